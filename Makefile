@@ -1,0 +1,49 @@
+# Every target sets itself up: .venv is made with the python3 that is there and redone when the lock changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export RAY_USAGE_STATS_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check bench lock clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "Sightline needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "installing the locked packages into $(VENV) ..."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: $(STAMP)  ## solar cells: train, publish, serve, score; prints what came out
+	@$(BIN)/python -m jobs.demo
+
+serve: $(STAMP)  ## keep the newest bundle up at http://localhost:8000 until Ctrl-C
+	@$(BIN)/python -m jobs.serve
+
+test: $(STAMP)  ## every test that can run on this machine
+	$(BIN)/python -m pytest
+
+check: $(STAMP)  ## lint, format, types, drift and the fast tests: under a minute
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m cluster.render --check
+	$(BIN)/python -m pytest -q -m "not ray and not e2e and not slow"
+
+bench: $(STAMP)  ## the quick serving benchmark; others: python -m benchmarks.NAME
+	$(BIN)/python -m benchmarks.serving --quick
+
+lock: $(STAMP)  ## resolve requirements.lock anew
+	$(BIN)/uv pip compile pyproject.toml --extra demo --extra dev --universal --upgrade \
+	  --generate-hashes --no-annotate --no-header --output-file requirements.lock
+
+clean:  ## remove what the other targets made, trained models included
+	rm -rf $(VENV) .sightline build dist *.egg-info benchmarks/out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,252 @@
+"""Publish and open model bundles: the only thing that crosses from training to serving.
+
+A bundle is `<store>/<name>/<version>/`. Publishing creates every artifact only-if-absent and the
+manifest last, so half an upload is invisible, a version is never overwritten, and two publishers
+get two versions. Opening verifies the size and SHA-256 of each artifact it loads, through a local
+cache that any number of processes may share.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.errors import (
+    AlreadyExistsError,
+    BundleError,
+    DigestError,
+    NotFoundError,
+    StorageError,
+)
+from models.manifest import Artifact, Manifest, check_name, dump_manifest, parse_manifest
+from models.storage import Store, open_store
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+CHUNK = 1 << 20
+MAX_VERSION_RACES = 100
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its manifest, and its artifacts on demand."""
+
+    uri: str
+    manifest: Manifest
+    cache: Path
+
+    def path(self, artifact_path: str) -> Path:
+        """Return a verified local copy of one artifact, fetching it at first use.
+
+        Raises `ManifestError` if the bundle has none of that name and `DigestError` if its bytes
+        are not what the manifest says.
+        """
+        artifact = self.manifest.artifact(artifact_path)
+        return _fetch(open_store(self.uri), artifact, self.cache)
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a bundle was published."""
+
+    uri: str
+    manifest: Manifest
+
+
+def default_cache() -> Path:
+    """Return the cache folder: `SIGHTLINE_CACHE`, else `sightline` in the user's cache folder."""
+    configured = os.environ.get("SIGHTLINE_CACHE")
+    if configured:
+        return Path(configured).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "sightline"
+
+
+def describe_file(path: Path, **fields: object) -> Artifact:
+    """Return the artifact entry of a local file: name, size and SHA-256, plus the fields given."""
+    return Artifact.model_validate(
+        {"path": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path), **fields}
+    )
+
+
+def publish(store_uri: str | Path, manifest: Manifest, folder: Path) -> Published:
+    """Publish the artifacts that the manifest lists, from `folder`, under the next free version.
+
+    The version in `manifest` is replaced by the one found free. Raises `BundleError` when a file
+    does not match its entry (before anything is written) and `StorageError` when the store fails;
+    then no version appears.
+    """
+    check_name(manifest.name)
+    for artifact in manifest.artifacts:
+        _verify(folder / artifact.path, artifact, f"draft {folder}")
+    models = open_store(store_uri)
+    for _ in range(MAX_VERSION_RACES):
+        version = max(_claimed_versions(models, manifest.name), default=0) + 1
+        published = _publish_as(models, manifest.model_copy(update={"version": version}), folder)
+        if published is not None:
+            return published
+    raise BundleError(
+        f"cannot publish {manifest.name} to {store_uri}: {MAX_VERSION_RACES} versions in a row "
+        "were taken by other "
+        "publishers"
+    )
+
+
+def open_bundle(uri: str | Path, cache: Path | None = None) -> Bundle:
+    """Open the bundle at `<store>/<name>/<version>`.
+
+    Reads the manifest only; artifacts come when asked for. Raises `NotFoundError` for a version
+    that does not exist or was never completed, naming the versions there are, and `ManifestError`
+    for a manifest that cannot be read.
+    """
+    store = open_store(uri)
+    try:
+        data = store.read(MANIFEST)
+    except NotFoundError as error:
+        raise NotFoundError(_explain_missing(store)) from error
+    manifest = parse_manifest(data, f"{store.uri}/{MANIFEST}")
+    return Bundle(store.uri, manifest, cache or default_cache())
+
+
+def list_versions(store_uri: str | Path, name: str) -> list[int]:
+    """Return the published versions of a model, ascending; half-written ones are not among them."""
+    models = open_store(store_uri)
+    return [
+        version
+        for version in sorted(_claimed_versions(models, name))
+        if models.exists(f"{name}/{version}/{MANIFEST}")
+    ]
+
+
+def newest_version(store_uri: str | Path, name: str) -> int:
+    """Return the highest published version, or raise `NotFoundError`."""
+    versions = list_versions(store_uri, name)
+    if not versions:
+        raise NotFoundError(
+            f"no published version of model {name!r} in {open_store(store_uri).uri}; train one "
+            "first"
+        )
+    return versions[-1]
+
+
+def _publish_as(models: Store, manifest: Manifest, folder: Path) -> Published | None:
+    """Publish under one version; None if somebody else has it."""
+    target = models.child(f"{manifest.name}/{manifest.version}")
+    for position, artifact in enumerate(manifest.artifacts):
+        try:
+            target.create(artifact.path, (folder / artifact.path).read_bytes())
+        except AlreadyExistsError:
+            if position == 0:  # the first artifact is the claim on the version
+                return None
+            raise
+    try:
+        target.create(MANIFEST, dump_manifest(manifest))
+    except AlreadyExistsError:
+        return None
+    return Published(target.uri, manifest)
+
+
+def _claimed_versions(models: Store, name: str) -> list[int]:
+    """Return every version number that has any file, complete or not."""
+    try:
+        folders, _ = models.list_children(name)
+    except NotFoundError:
+        return []
+    return [int(folder) for folder in folders if folder.isdecimal() and int(folder) > 0]
+
+
+def _explain_missing(store: Store) -> str:
+    parent, _, version = store.uri.rpartition("/")
+    models, _, name = parent.rpartition("/")
+    try:
+        versions = list_versions(models, name)
+    except StorageError:
+        versions = []
+    if not versions:
+        return (
+            f"no bundle at {store.uri}: there is no {MANIFEST}, nor any other version of {name!r} "
+            "beside it. "
+            "Train and publish one, or correct the URI (<store>/<name>/<version>)"
+        )
+    found = ", ".join(map(str, versions))
+    missing = f"version {version!r} of {name!r} is not published"
+    return f"no bundle at {store.uri}: {missing}; there are {found}"
+
+
+def _fetch(store: Store, artifact: Artifact, cache: Path) -> Path:
+    folder = cache / artifact.sha256
+    target = folder / artifact.path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / ".lock"):
+            if target.is_file() and _is_whole(target, artifact):
+                return target
+            _download(store, artifact, folder, target)
+    except OSError as error:
+        full = " (the disk is full)" if error.errno == errno.ENOSPC else ""
+        raise StorageError(
+            f"cannot cache {store.uri}/{artifact.path} in {cache}: {error}{full}; free space, or "
+            "set SIGHTLINE_CACHE "
+            "to another folder"
+        ) from error
+    return target
+
+
+def _download(store: Store, artifact: Artifact, folder: Path, target: Path) -> None:
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".part-")
+    os.close(handle)
+    part = Path(name)
+    try:
+        store.download(artifact.path, part)
+        _verify(part, artifact, f"{store.uri}/{artifact.path}")
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    logger.info("cached %s/%s (%d bytes)", store.uri, artifact.path, artifact.bytes)
+
+
+def _verify(path: Path, artifact: Artifact, thing: str) -> None:
+    if not path.is_file():
+        raise BundleError(f"{thing}: the file {artifact.path!r} that the manifest lists is missing")
+    size = path.stat().st_size
+    if size != artifact.bytes:
+        raise DigestError(f"{thing}: {size:,} bytes, but the manifest says {artifact.bytes:,}")
+    digest = _sha256(path)
+    if digest != artifact.sha256:
+        raise DigestError(
+            f"{thing}: SHA-256 {digest}, but the manifest says {artifact.sha256}; the file was "
+            "changed after it was "
+            "published. Publish the model again"
+        )
+
+
+def _is_whole(path: Path, artifact: Artifact) -> bool:
+    whole = path.stat().st_size == artifact.bytes and _sha256(path) == artifact.sha256
+    if not whole:
+        logger.warning("cached %s is damaged; fetching it again", path)
+    return whole
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the kernel releases if this process dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

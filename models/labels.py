@@ -1,0 +1,91 @@
+"""From a row of probabilities to an answer with names. Pure: no store, no engine, no HTTP.
+
+The classes of a model are fixed with its weights: an ordered list of ids that never change, each
+with the name that people read. Two names that only differ in width, accents' encoding or case are
+one name to a person, so they are refused (`fold`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.errors import ManifestError
+
+Scores = Literal["top", "all", "none"]
+
+
+class OutputClass(BaseModel):
+    """One output of a classifier: its immutable id, and the name shown to people."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1, max_length=200)
+    name: str = Field(min_length=1, max_length=200)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One label with its probability, 0 to 1, and the output's position."""
+
+    label: str
+    probability: float
+    index: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a classifier says of one image."""
+
+    label: str
+    confidence: float
+    scores: tuple[Score, ...]
+
+
+def fold(name: str) -> str:
+    """Return the form under which two names count as the same (Unicode NFKC, casefolded, trimmed)."""
+    return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise `ManifestError` when two class names look the same to a person."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(fold(name), name)
+        if other is not name:
+            raise ManifestError(
+                f"class names {other!r} and {name!r} are the same after Unicode folding; names "
+                "must be unique"
+            )
+
+
+def fingerprint(classes: Sequence[OutputClass]) -> str:
+    """Return a digest of the ordered class ids, by which a label map knows its model."""
+    joined = "\x00".join(entry.id for entry in classes)
+    return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+def rank(
+    probabilities: npt.NDArray[np.float32],
+    classes: Sequence[OutputClass],
+    *,
+    top_k: int = 5,
+    scores: Scores = "top",
+) -> Answer:
+    """Answer for one image from its probabilities (C,).
+
+    `scores` is `top` for the `top_k` best labels, `all` for every label, `none` for the winner
+    alone; scores are sorted, best first, and equal probabilities keep the order of the classes.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    wanted = {"top": min(top_k, len(classes)), "all": len(classes), "none": 0}[scores]
+    listed = tuple(Score(classes[i].name, float(probabilities[i]), int(i)) for i in order[:wanted])
+    best = int(order[0])
+    return Answer(classes[best].name, float(probabilities[best]), listed)

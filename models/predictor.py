@@ -1,0 +1,242 @@
+"""An opened, proven model: bytes or pixels in, labels and embeddings out.
+
+`open_predictor` walks the configured engines and precisions in order and keeps the first that
+reproduces the bundle's reference outputs. Nothing falls back silently: every refusal is logged,
+kept on the predictor, and all of them are named if none fits. It knows nothing of HTTP or Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from models.bundle import Bundle
+from models.engines.base import Engine, EngineOptions, Images, find_engine
+from models.errors import BundleError, EngineError, ProofError, SightlineError
+from models.kinds import Kind, find_kind
+from models.labels import Answer, Scores, rank
+from models.manifest import Manifest, Tolerance
+from models.preprocess import DEFAULT_LIMITS, Image, ImageLimits, prepare
+
+logger = logging.getLogger(__name__)
+
+REFERENCE = "reference.npz"
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of N images. `probabilities` is None for kinds without classes."""
+
+    probabilities: Floats | None  # (N, C), rows sum to 1
+    embedding: Floats  # (N, D), rows of unit length
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How close an engine came to the reference outputs of the bundle."""
+
+    num_images: int
+    largest_probability_difference: float
+    lowest_cosine: float
+    labels_equal: bool
+    seconds: float
+
+
+class Predictor:
+    """A bundle, the engine that runs it, and the proof that the two fit. Safe to share by threads."""
+
+    def __init__(
+        self, bundle: Bundle, engine: Engine, proof: Proof, refusals: Sequence[str] = ()
+    ) -> None:
+        self.bundle = bundle
+        self.engine = engine
+        self.proof = proof
+        self.refusals = tuple(refusals)
+        self.manifest: Manifest = bundle.manifest
+        self.kind: Kind = find_kind(bundle.manifest.kind)
+        self._pool = ThreadPoolExecutor(engine.feeding.parallel, thread_name_prefix="predict")
+
+    def prepare(self, data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
+        """Decode one encoded image to the model's input (H, W, 3). Raises `ImageError`."""
+        return prepare(data, self.manifest.preprocess, limits)
+
+    def predict(self, images: Images) -> Prediction:
+        """Run uint8 images (N, H, W, 3), split in the way that the engine likes to be fed.
+
+        Raises `EngineError` if the shape is not the model's.
+        """
+        self._check_shape(images)
+        chunks = list(_chunks(images, self.engine))
+        if len(chunks) == 1:
+            return _as_prediction([self.engine.run(chunks[0])], self.kind)
+        return _as_prediction(list(self._pool.map(self.engine.run, chunks)), self.kind)
+
+    def classify(
+        self, prediction: Prediction, *, top_k: int = 5, scores: Scores = "top"
+    ) -> list[Answer]:
+        """Put names to the probabilities, one answer per image."""
+        if prediction.probabilities is None:
+            raise EngineError(f"model {self.manifest.label} has no classes (kind {self.kind.name})")
+        classes = self.manifest.classes
+        return [rank(row, classes, top_k=top_k, scores=scores) for row in prediction.probabilities]
+
+    def close(self) -> None:
+        """Free the engine and its threads."""
+        self._pool.shutdown(wait=True)
+        self.engine.close()
+
+    def _check_shape(self, images: Images) -> None:
+        spec = self.manifest.preprocess
+        expected = (spec.height, spec.width, 3)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+            raise EngineError(
+                f"model {self.manifest.label} takes uint8 images of shape (N, {spec.height}, "
+                f"{spec.width}, 3), "
+                f"got {images.dtype} {images.shape}"
+            )
+
+
+def open_predictor(bundle: Bundle, options: EngineOptions | None = None) -> Predictor:
+    """Open the first configured engine and precision that passes the bundle's proof.
+
+    Raises `EngineError` listing every engine tried with its reason if none does.
+    """
+    options = options or EngineOptions()
+    refusals: list[str] = []
+    for name in options.engines:
+        try:
+            precisions = find_engine(name).precisions(options)
+        except EngineError as error:
+            refusals.append(f"{name}: {error}")
+            continue
+        for precision in precisions:
+            try:
+                return _open_proven(bundle, name, precision, options, refusals)
+            except (EngineError, ProofError) as error:
+                refusals.append(f"{name} {precision}: {error}")
+                logger.warning("%s: engine %s refused", bundle.manifest.label, refusals[-1])
+    reasons = "\n  ".join(refusals)
+    raise EngineError(f"no engine can serve {bundle.manifest.label} here:\n  {reasons}")
+
+
+def prove(bundle: Bundle, engine: Engine) -> Proof:
+    """Run the bundle's reference images and compare with the outputs that were stored with them.
+
+    Raises `ProofError` beyond the manifest's tolerance, or if an image whose reference is decided
+    by more than that tolerance gets another label.
+    """
+    started = time.perf_counter()
+    images, expected = _load_reference(bundle)
+    outputs: dict[str, list[Floats]] = {}
+    # One image per call and then all at once: what the replica will do, and the batched path beside
+    # it.
+    for chunk in (*np.split(images, len(images)), images):
+        for name, values in engine.run(np.ascontiguousarray(chunk)).items():
+            outputs.setdefault(name, []).append(values)
+    got = {name: np.concatenate(values) for name, values in outputs.items()}
+    twice = {name: np.concatenate([values, values]) for name, values in expected.items()}
+    proof = _compare(got, twice, bundle.manifest, time.perf_counter() - started)
+    _check(proof, bundle.manifest.tolerance, engine)
+    return proof
+
+
+def _open_proven(
+    bundle: Bundle, name: str, precision: str, options: EngineOptions, refusals: Sequence[str]
+) -> Predictor:
+    engine = find_engine(name).open_engine(bundle, precision, options)
+    try:
+        proof = prove(bundle, engine)
+    except SightlineError:
+        engine.close()
+        raise
+    logger.info(
+        "%s runs on %s %s (%s): largest probability difference %.4f, lowest cosine %.5f",
+        bundle.manifest.label,
+        name,
+        precision,
+        engine.device,
+        proof.largest_probability_difference,
+        proof.lowest_cosine,
+    )
+    return Predictor(bundle, engine, proof, refusals)
+
+
+def _load_reference(bundle: Bundle) -> tuple[Images, dict[str, Floats]]:
+    path = bundle.path(REFERENCE)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            images: Images = stored["images"]
+            expected = {name: stored[name] for name in find_kind(bundle.manifest.kind).outputs}
+    except (KeyError, ValueError, OSError) as error:
+        raise BundleError(
+            f"{bundle.manifest.label}: {REFERENCE} cannot be read ({error}); publish the model "
+            "again"
+        ) from error
+    if not len(images):
+        raise BundleError(
+            f"{bundle.manifest.label}: {REFERENCE} holds no image to prove an engine with"
+        )
+    return images, expected
+
+
+def _compare(
+    got: dict[str, Floats], expected: dict[str, Floats], manifest: Manifest, seconds: float
+) -> Proof:
+    missing = set(expected) - set(got)
+    if missing:
+        raise ProofError(f"the engine gives {sorted(got)}, but not {sorted(missing)}")
+    for name, values in expected.items():
+        if got[name].shape != values.shape:
+            raise ProofError(f"{name} has shape {got[name].shape}, expected {values.shape}")
+        if not np.isfinite(got[name]).all():
+            raise ProofError(f"{name} has values that are not finite numbers")
+    cosine = float(np.min(np.sum(got["embedding"] * expected["embedding"], axis=1)))
+    difference, labels_equal = 0.0, True
+    if "probabilities" in expected:
+        reference = expected["probabilities"]
+        difference = float(np.max(np.abs(got["probabilities"] - reference)))
+        top_two = np.sort(reference, axis=1)[:, -2:]
+        decided = (top_two[:, -1] - top_two[:, 0]) > 2 * manifest.tolerance.probability
+        same = got["probabilities"].argmax(axis=1) == reference.argmax(axis=1)
+        labels_equal = bool(np.all(same | ~decided))
+    return Proof(len(expected["embedding"]) // 2, difference, cosine, labels_equal, seconds)
+
+
+def _check(proof: Proof, tolerance: Tolerance, engine: Engine) -> None:
+    thing = f"{engine.name} {engine.precision} does not reproduce the reference outputs"
+    if proof.largest_probability_difference > tolerance.probability:
+        raise ProofError(
+            f"{thing}: a probability differs by {proof.largest_probability_difference:.4f}, more "
+            "than "
+            f"{tolerance.probability}"
+        )
+    if proof.lowest_cosine < tolerance.cosine:
+        raise ProofError(
+            f"{thing}: an embedding has cosine {proof.lowest_cosine:.5f}, less than "
+            f"{tolerance.cosine}"
+        )
+    if not proof.labels_equal:
+        raise ProofError(f"{thing}: another label for an image that is not a close call")
+
+
+def _chunks(images: Images, engine: Engine) -> Iterator[Images]:
+    """Cut a batch into single calls: one image each for streams, full batches otherwise."""
+    size = 1 if engine.feeding.mode == "streams" else engine.feeding.max_batch
+    for start in range(0, max(len(images), 1), size):
+        yield images[start : start + size]
+
+
+def _as_prediction(parts: Sequence[dict[str, Floats]], kind: Kind) -> Prediction:
+    whole = {
+        name: parts[0][name] if len(parts) == 1 else np.concatenate([part[name] for part in parts])
+        for name in kind.outputs
+    }
+    return Prediction(whole.get("probabilities"), whole["embedding"])

@@ -1,0 +1,135 @@
+"""From the bytes of an image file to the border tensor, uint8 H x W x 3 in RGB.
+
+`prepare` is the one function that decodes, resizes and crops, in training, evaluation, batch
+scoring and serving alike, so that they cannot drift apart. Normalisation is not here: it is inside
+the exported graph.
+
+Shape legend: H, W are the model's input height and width; h, w those of the decoded photo.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.decoders import DEFAULT_LIMITS, ImageLimits, decode
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+Image = npt.NDArray[np.uint8]
+
+__all__ = ["DEFAULT_LIMITS", "Image", "ImageLimits", "PreprocessSpec", "prepare", "resize"]
+
+
+class PreprocessSpec(BaseModel):
+    """How an image becomes the model's input; written into the bundle's manifest.
+
+    `stretch` scales both sides to the input size and may change the aspect; `crop` scales the
+    shorter side to `size / crop_ratio` and cuts out the centre; `pad` scales the longer side to the
+    size and fills the rest with grey, so that nothing at the edge of a part is lost.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # `bilinear` and `bicubic` average whole factors first, so neither aliases; `area` averages
+    # throughout.
+    height: int = Field(224, ge=16, le=4096)
+    width: int = Field(224, ge=16, le=4096)
+    resize: Literal["stretch", "crop", "pad"] = "crop"
+    interpolation: Literal["bilinear", "area", "bicubic"] = "bilinear"
+    crop_ratio: float = Field(0.875, gt=0.2, le=1.0)
+    pad_value: int = Field(114, ge=0, le=255)
+    colour: Literal["rgb"] = "rgb"
+
+
+def prepare(
+    data: bytes | bytearray | memoryview,
+    spec: PreprocessSpec,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> Image:
+    """Decode one encoded image and bring it to the model's size.
+
+    Returns a contiguous uint8 array of shape (H, W, 3), RGB. Raises `ImageTypeError`,
+    `ImageTooLargeError` or `ImageDecodeError`; never anything else, whatever the bytes are.
+    """
+    return resize(decode(data, limits, smallest=_scaled_size(spec)), spec)
+
+
+def resize(image: Image, spec: PreprocessSpec) -> Image:
+    """Bring a decoded image (h, w, 3) to the model's size (H, W, 3) by the rule of the spec."""
+    height, width = spec.height, spec.width
+    if image.shape[:2] == (height, width) and spec.resize != "crop":
+        return np.ascontiguousarray(image)
+    if spec.resize == "stretch":
+        return _scale(image, height, width, spec.interpolation)
+    if spec.resize == "crop":
+        return _crop(image, spec)
+    return _pad(image, spec)
+
+
+def _scaled_size(spec: PreprocessSpec) -> tuple[int, int]:
+    """Return the (height, width) below which a JPEG must not be shrunk while it is decoded."""
+    if spec.resize == "crop":
+        return math.ceil(spec.height / spec.crop_ratio), math.ceil(spec.width / spec.crop_ratio)
+    return spec.height, spec.width
+
+
+def _crop(image: Image, spec: PreprocessSpec) -> Image:
+    h, w = image.shape[:2]
+    target_h, target_w = _scaled_size(spec)
+    scale = max(target_h / h, target_w / w)
+    scaled = _scale(
+        image,
+        max(spec.height, round(h * scale)),
+        max(spec.width, round(w * scale)),
+        spec.interpolation,
+    )
+    top = (scaled.shape[0] - spec.height) // 2
+    left = (scaled.shape[1] - spec.width) // 2
+    return np.ascontiguousarray(scaled[top : top + spec.height, left : left + spec.width])
+
+
+def _pad(image: Image, spec: PreprocessSpec) -> Image:
+    h, w = image.shape[:2]
+    scale = min(spec.height / h, spec.width / w)
+    new_h = min(spec.height, max(1, round(h * scale)))
+    new_w = min(spec.width, max(1, round(w * scale)))
+    canvas = np.full((spec.height, spec.width, 3), spec.pad_value, dtype=np.uint8)
+    top, left = (spec.height - new_h) // 2, (spec.width - new_w) // 2
+    canvas[top : top + new_h, left : left + new_w] = _scale(image, new_h, new_w, spec.interpolation)
+    return canvas
+
+
+def _scale(image: Image, height: int, width: int, interpolation: str) -> Image:
+    h, w = image.shape[:2]
+    if (h, w) == (height, width):
+        return image
+    cv2 = _opencv()
+    if interpolation == "area" and height * width < h * w:
+        exact: Image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        return exact
+    # Four or nine neighbours cannot stand for a region of a large photo: fine structure would alias
+    # away. So whole factors are averaged first, which is exact and fast; area averaging by a
+    # fraction is 4x slower.
+    factor = min(h // height, w // width)
+    if factor > 1:
+        image = cv2.resize(image, (w // factor, h // factor), interpolation=cv2.INTER_AREA)
+    code = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
+    scaled: Image = cv2.resize(image, (width, height), interpolation=code)
+    return scaled
+
+
+@cache
+def _opencv() -> ModuleType:
+    import cv2
+
+    # Callers decode many images at once in threads of their own; a second pool inside each only
+    # fights them.
+    cv2.setNumThreads(0)
+    return cv2

@@ -1,0 +1,253 @@
+"""Files in a folder or a bucket, by URI: read, write, create-if-absent, list.
+
+A thin layer over `obstore` that adds what the rest of Sightline needs: one spelling of URIs, our
+errors with advice instead of a debug dump, and stores that can be pickled to other processes. It
+knows nothing of images or bundles.
+
+Credentials and the endpoint come from the variables that every S3 client reads:
+`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL` (and `GOOGLE_*`,
+`AZURE_*`). They are read when a store is opened, never stored, never logged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore import exceptions as upstream
+
+from models.errors import (
+    AccessError,
+    AlreadyExistsError,
+    ConfigError,
+    NotFoundError,
+    StorageError,
+)
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+REMOTE_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
+LIST_CHUNK = 1000  # what one S3 list call returns
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object: its key below the store's URI, and its size in bytes."""
+
+    key: str
+    size: int
+
+
+Children = tuple[list[str], list[Entry]]  # folder names, objects
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder or a bucket prefix. Cheap to make and to pickle; the client behind it is per
+    process.
+    """
+
+    uri: str
+
+    def read(self, key: str) -> bytes:
+        """Return the whole object. Raises `NotFoundError`, `AccessError` or `StorageError`."""
+        with self._explained("read", key):
+            return bytes(obstore.get(self._client(), key).bytes())
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write the object whole, replacing what was there; readers see the old or the new bytes."""
+        with self._explained("write", key):
+            obstore.put(self._client(writing=True), key, data)
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write the object only if it is absent, else raise `AlreadyExistsError`.
+
+        This is the one atomic operation that publishing relies on. It is a single conditional PUT
+        on S3, GCS and Azure, and a hard link on a local disk.
+        """
+        with self._explained("create", key):
+            obstore.put(self._client(writing=True), key, data, mode="create", use_multipart=False)
+
+    def delete(self, key: str) -> None:
+        """Remove the object; one that is absent already is not an error."""
+        try:
+            with self._explained("delete", key):
+                obstore.delete(self._client(), key)
+        except NotFoundError:
+            return
+
+    def exists(self, key: str) -> bool:
+        """Say whether the object is there. A refused key or a missing bucket still raises."""
+        try:
+            with self._explained("look up", key):
+                obstore.head(self._client(), key)
+        except NotFoundError:
+            return False
+        return True
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield every object below `prefix`, page by page, so that millions need no memory."""
+        with self._explained("list", prefix):
+            client = self._client()
+            for page in obstore.list(client, prefix or None, chunk_size=LIST_CHUNK):
+                yield from (Entry(item["path"], item["size"]) for item in page)
+
+    def list_children(self, prefix: str = "") -> Children:
+        """Return the folder names and the objects directly below `prefix`, both sorted."""
+        with self._explained("list", prefix):
+            result = obstore.list_with_delimiter(self._client(), prefix or None)
+        folders = sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in result["common_prefixes"])
+        files = [Entry(item["path"], item["size"]) for item in result["objects"]]
+        return folders, sorted(files, key=lambda entry: entry.key)
+
+    def child(self, key: str) -> Store:
+        """Return the store one or more folders further down."""
+        return Store(f"{self.uri.rstrip('/')}/{key.strip('/')}")
+
+    def download(self, key: str, path: Path) -> int:
+        """Stream the object to a local file and return the number of bytes written."""
+        size = 0
+        with self._explained("read", key):
+            stream = obstore.get(self._client(), key).stream(min_chunk_size=8 << 20)
+            with path.open("wb") as file:
+                for chunk in stream:
+                    size += file.write(chunk)
+        return size
+
+    def _client(self, *, writing: bool = False) -> ObjectStore:
+        return _open_client(self.uri, writing, _environment_key())
+
+    @contextmanager
+    def _explained(self, verb: str, key: str) -> Iterator[None]:
+        """Turn the library's exceptions into ours, with the object's full URI and advice."""
+        thing = f"{self.uri.rstrip('/')}/{key}" if key else self.uri
+        try:
+            yield
+        except StorageError:
+            raise
+        except (upstream.AlreadyExistsError, upstream.PreconditionError, FileExistsError) as error:
+            raise AlreadyExistsError(f"cannot {verb} {thing}: it exists already") from error
+        except (FileNotFoundError, upstream.NotFoundError) as error:
+            raise NotFoundError(_missing(self.uri, thing, verb, str(error))) from error
+        except (
+            upstream.PermissionDeniedError,
+            upstream.UnauthenticatedError,
+            PermissionError,
+        ) as error:
+            raise AccessError(_refused(thing, verb)) from error
+        except (upstream.BaseError, OSError, ValueError) as error:
+            raise _sort_generic(self.uri, thing, verb, error) from error
+
+
+def open_store(uri: str | Path) -> Store:
+    """Return the store for a local path, `file://`, `s3://`, `gs://`, `az://` or `abfs://` URI.
+
+    Nothing is contacted yet: a missing bucket shows at the first read, write or list.
+    Raises `ConfigError` for a scheme that is not known.
+    """
+    return Store(normalise_uri(uri))
+
+
+def normalise_uri(uri: str | Path) -> str:
+    """Return an absolute local path or a URI with its scheme, without a trailing slash."""
+    text = str(uri)
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return str(Path(text).expanduser().absolute())
+    if scheme == "file":
+        return str(Path(unquote(urlsplit(text).path)).absolute())
+    if scheme not in REMOTE_SCHEMES:
+        raise ConfigError(
+            f"storage URI {text!r} has the unknown scheme {scheme!r}; "
+            f"expected a local path, file:// or one of {', '.join(REMOTE_SCHEMES)}"
+        )
+    return text.rstrip("/")
+
+
+def split_uri(uri: str | Path) -> tuple[str, str]:
+    """Split the URI of one object into the URI of its folder and its name."""
+    parent, _, name = normalise_uri(uri).rpartition("/")
+    return parent or "/", name
+
+
+def read_uri(uri: str | Path) -> bytes:
+    """Read one object by its full URI."""
+    parent, name = split_uri(uri)
+    return open_store(parent).read(name)
+
+
+def is_remote(uri: str) -> bool:
+    """Say whether a URI points to a bucket rather than to a local disk."""
+    return "://" in uri and not uri.startswith("file://")
+
+
+def _environment_key() -> str:
+    # A client freezes the credentials that it was made with. Keying the cache by the endpoint and
+    # key id lets a process (a test, a notebook) change both without a stale client answering.
+    return f"{os.environ.get('AWS_ENDPOINT_URL', '')} {os.environ.get('AWS_ACCESS_KEY_ID', '')}"
+
+
+@lru_cache(maxsize=64)
+def _open_client(uri: str, writing: bool, _environment: str) -> ObjectStore:
+    from obstore.store import LocalStore, from_url
+
+    if not is_remote(uri):
+        path = Path(uri)
+        if not writing and not path.is_dir():
+            raise NotFoundError(f"folder {uri} does not exist; check the path, or create it")
+        return LocalStore(path, mkdir=writing)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    # Plain HTTP is refused by default; an endpoint that the operator wrote as http:// is meant so.
+    client: ClientConfig = {"allow_http": True} if endpoint.startswith("http://") else {}
+    # The library's own default retries for three minutes, which looks like a hang.
+    retry: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
+    store: ObjectStore = from_url(uri, client_options=client, retry_config=retry)
+    return store
+
+
+def _missing(uri: str, thing: str, verb: str, detail: str) -> str:
+    if "NoSuchBucket" in detail:
+        return (
+            f"cannot {verb} {thing}: the bucket {_bucket(uri)!r} does not exist at "
+            f"{_endpoint()}; check its name, AWS_REGION and AWS_ENDPOINT_URL"
+        )
+    return f"cannot {verb} {thing}: there is no such object"
+
+
+def _refused(thing: str, verb: str) -> str:
+    return (
+        f"cannot {verb} {thing}: the store refused the credentials; check AWS_ACCESS_KEY_ID, "
+        f"AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and that they may {verb} there"
+    )
+
+
+def _sort_generic(uri: str, thing: str, verb: str, error: Exception) -> StorageError:
+    """Name the cause that the library only gives as text."""
+    text = str(error)
+    if "NoSuchBucket" in text:
+        return NotFoundError(_missing(uri, thing, verb, text))
+    if any(word in text for word in ("403 Forbidden", "401 Unauthorized", "AccessDenied")):
+        return AccessError(_refused(thing, verb))
+    if any(word in text for word in ("169.254.169.254", "CredentialsProvider", "credential")):
+        return AccessError(
+            f"cannot {verb} {thing}: no credentials found; set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        )
+    return StorageError(f"cannot {verb} {thing}: {text.splitlines()[0] if text else error!r}")
+
+
+def _bucket(uri: str) -> str:
+    return urlsplit(uri).netloc
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL") or "the provider's default endpoint"
