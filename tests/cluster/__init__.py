@@ -1,0 +1,1 @@
+"""Tests of rendering and of the manifests, without a cluster."""
