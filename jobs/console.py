@@ -1,0 +1,98 @@
+"""What entry points share: logging set-up, progress bars, and errors that people can read.
+
+Tables and bars go to standard error, so that standard output holds results only.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from models.errors import SightlineError
+
+# Libraries that report each of their steps as news.
+CHATTY = (
+    "onnx_ir",
+    "onnxscript",
+    "torch.onnx",
+    "ray.data",
+    "ray.train",
+    "ray.serve",
+    "httpx",
+    "matplotlib",
+)
+
+
+class Advance(Protocol):
+    """Moves a bar on; `total` may come with the first call, when it was not known before."""
+
+    def __call__(self, count: int, total: int | None = None) -> None: ...
+
+
+def set_up_logging(level: int = logging.WARNING) -> None:
+    """Send our log lines to standard error, and only warnings of the libraries."""
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def make_console() -> Console:
+    """Return the console for tables and bars; as wide as the terminal, or 100 columns without one."""
+    return Console(stderr=True, width=None if sys.stderr.isatty() else 100)
+
+
+@contextmanager
+def bar(console: Console, what: str, total: int | None) -> Iterator[Advance]:
+    """Show a progress bar with rate and time left; without a terminal, one line when it is done."""
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=total, note="")
+
+        def advance(count: int, total: int | None = None) -> None:
+            progress.update(task, advance=count, total=total)
+            speed = progress.tasks[task].speed
+            progress.update(task, note=f"{speed:,.0f}/s" if speed else "")
+
+        yield advance
+
+
+@contextmanager
+def readable_errors(console: Console) -> Iterator[None]:
+    """Turn an error raised on purpose into one message and exit status 1; a defect of ours keeps
+    its traceback.
+    """
+    try:
+        yield
+    except SightlineError as error:
+        console.print(f"[bold red]{type(error).__name__}[/]: {_plain(str(error))}", highlight=False)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        raise SystemExit(130) from None
+
+
+def _plain(text: str) -> str:
+    """Keep brackets in a message from being read as markup."""
+    return text.replace("[", r"\[")

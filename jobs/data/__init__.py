@@ -1,0 +1,1 @@
+"""Labelled images by URI: listed, checked, split by content, streamed to training by Ray Data."""

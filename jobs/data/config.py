@@ -1,0 +1,78 @@
+"""What a user may say about a data set: where it is, how it is labelled, split and read.
+
+Only settings, with their defaults and the checks that need no data. Whether the labels make sense
+is found out in `sources` and `index`, which read the data.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.decoders import DEFAULT_LIMITS, ImageLimits
+
+
+class SplitConfig(BaseModel):
+    """Shares of the images for the splits that the source does not give itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: float = Field(0.70, gt=0, le=1)
+    validation: float = Field(0.15, ge=0, lt=1)
+    test: float = Field(0.15, ge=0, lt=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        total = self.train + self.validation + self.test
+        if not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise ValueError(
+                f"train + validation + test must be 1, got {self.train} + {self.validation} + "
+                f"{self.test} = {total:g}"
+            )
+        return self
+
+
+class DataConfig(BaseModel):
+    """A labelled image set and how to read it. Unknown keys are refused."""
+
+    # Class names such as 0 and 1 are numbers to YAML and names to us.
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    source: Literal["folder", "manifest"] = "folder"
+    uri: str = Field(min_length=1)
+
+    # Manifest columns. With `split_column` unset, a column named "split" is used if there is one.
+    path_column: str = "path"
+    label_column: str = "label"
+    split_column: str | None = None
+
+    # Labels: old name -> new name, then the order of the classes (default: sorted by name).
+    rename: dict[str, str] = Field(default_factory=dict)
+    classes: list[str] | None = Field(None, min_length=2)
+
+    split: SplitConfig = Field(default_factory=SplitConfig)
+    max_broken_share: float = Field(0.05, ge=0, le=1)
+
+    max_image_bytes: int = Field(DEFAULT_LIMITS.max_bytes, gt=0)
+    max_image_pixels: int = Field(DEFAULT_LIMITS.max_pixels, gt=0)
+
+    # Reading: images that one Ray task reads and decodes, in how many threads, and how many
+    # batches are kept ready ahead of the consumer.
+    images_per_task: int = Field(64, ge=1, le=4096)
+    read_threads: int = Field(4, ge=1, le=256)
+    prefetch_batches: int = Field(4, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _classes_are_distinct(self) -> Self:
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+            raise ValueError(f"classes names {', '.join(map(repr, twice))} more than once")
+        return self
+
+    @property
+    def limits(self) -> ImageLimits:
+        """Return the limits that decoding enforces."""
+        return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)

@@ -1,0 +1,304 @@
+"""Batches of decoded images for one split, streamed: read, decoded and ordered ahead by Ray Data.
+
+The row numbers are shuffled, not the images, so the shuffle is perfect and costs nothing; each
+worker of a training run makes its own stream over its own share. Images stay uint8: a quarter of
+the bytes of float32 on every way they travel.
+
+Shape legend: B images per batch, H x W the model's input size, channels last, RGB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from jobs.data.chunks import Columns, Pace, run_chunks
+from jobs.data.config import DataConfig
+from jobs.data.index import Index
+from jobs.data.locate import read_image
+from jobs.data.order import Ids, balanced, shard, shuffled, whole_batches
+from jobs.data.quarantine import Broken, check_share
+from models.decoders import DEFAULT_LIMITS, ImageLimits
+from models.errors import DataError, ImageError, NotFoundError
+from models.preprocess import PreprocessSpec, prepare
+
+MAX_CHUNK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded images with their labels. The arrays are the batch's own and may be written to."""
+
+    images: npt.NDArray[np.uint8]  # [B, H, W, 3]
+    labels: npt.NDArray[np.int64]  # [B]
+    ids: npt.NDArray[np.int64]  # [B], row in the split: `paths(split)[id]`
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How images are read. `cpu_limit` is the share of one worker: N workers on one machine must
+    not each take all its CPUs.
+    """
+
+    images_per_task: int = 64
+    read_threads: int = 4
+    prefetch_batches: int = 4
+    cpu_limit: float | None = None
+    limits: ImageLimits = DEFAULT_LIMITS
+    max_broken_share: float = 0.05
+
+    @classmethod
+    def from_config(cls, config: DataConfig, cpu_limit: float | None = None) -> StreamOptions:
+        """Return the options that a data config asks for."""
+        return cls(
+            images_per_task=config.images_per_task,
+            read_threads=config.read_threads,
+            prefetch_batches=config.prefetch_batches,
+            cpu_limit=cpu_limit,
+            limits=config.limits,
+            max_broken_share=config.max_broken_share,
+        )
+
+
+class IndexedImages:
+    """The images of an index, as batches per split. Picklable; needs a running Ray to iterate."""
+
+    def __init__(
+        self, index: Index, spec: PreprocessSpec, options: StreamOptions | None = None
+    ) -> None:
+        self.classes = index.classes
+        self.spec = spec
+        self.options = options or StreamOptions()
+        self._splits = {
+            split: index.table.filter(pc.equal(index.table["split"], split)).select(
+                ["path", "label"]
+            )
+            for split in ("train", "validation", "test")
+        }
+        self._broken: dict[str, Broken] = {}
+        self._path_refs: dict[str, ray.ObjectRef[pa.StringArray]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_path_refs": {}}
+
+    @property
+    def broken(self) -> tuple[Broken, ...]:
+        """Return the images that could not be read any more, though the index held them usable."""
+        return tuple(self._broken.values())
+
+    def num_images(self, split: str) -> int:
+        """Return the number of images of a split."""
+        return int(self._table(split).num_rows)
+
+    def paths(self, split: str) -> list[str]:
+        """Return the full paths of a split; a batch's `ids` are positions in it."""
+        paths: list[str] = self._table(split)["path"].to_pylist()
+        return paths
+
+    def labels(self, split: str) -> npt.NDArray[np.int64]:
+        """Return the labels of a split; a batch's `ids` are positions in it."""
+        labels: npt.NDArray[np.int64] = self._table(split)["label"].to_numpy().astype(np.int64)
+        return labels
+
+    def order(
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        epoch: int = 0,
+        seed: int = 0,
+        shuffle: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        class_weights: Sequence[float] | None = None,
+    ) -> Ids:
+        """Return the row numbers that `batches` with the same arguments goes through.
+
+        Unshuffled, every row occurs once over all ranks and the last batch may be short. Shuffled,
+        or drawn by `class_weights`, all ranks get equally many whole batches: up to one batch per
+        rank is left out, in each epoch other images (see `order.whole_batches`).
+        """
+        ids = np.arange(self.num_images(split), dtype=np.int64)
+        if class_weights is not None and len(ids):
+            ids = balanced(self.labels(split), class_weights, epoch, seed)
+        elif shuffle:
+            ids = shuffled(len(ids), epoch, seed)
+        if len(ids) and (shuffle or class_weights is not None):
+            ids = whole_batches(ids, batch_size, world)
+        return shard(ids, rank, world)
+
+    def num_batches(
+        self, split: str, *, batch_size: int, shuffle: bool = False, rank: int = 0, world: int = 1
+    ) -> int:
+        """Return how many batches one pass has for this rank."""
+        ids = self.order(split, batch_size=batch_size, shuffle=shuffle, rank=rank, world=world)
+        return -(-len(ids) // batch_size)
+
+    def num_left_out(self, split: str, *, batch_size: int, world: int = 1) -> int:
+        """Return how many images a shuffled pass leaves out so that every batch is whole."""
+        rows = self.num_images(split)
+        group = batch_size * world
+        return rows % group if rows >= group else 0
+
+    def batches(
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        epoch: int = 0,
+        seed: int = 0,
+        shuffle: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        class_weights: Sequence[float] | None = None,
+        skip: int = 0,
+    ) -> Iterator[Batch]:
+        """Stream one pass over a split; the first `skip` batches are not even read.
+
+        Batch k always holds the same images for the same arguments, whatever the speed of the
+        machines. An image that cannot be read any more is missing from its batch and listed in
+        `broken`; too many of them raise `DataError`. Close the iterator to stop reading early.
+        """
+        ids = self.order(
+            split,
+            batch_size=batch_size,
+            epoch=epoch,
+            seed=seed,
+            shuffle=shuffle,
+            rank=rank,
+            world=world,
+            class_weights=class_weights,
+        )[skip * batch_size :]
+        return self._stream(split, ids, batch_size)
+
+    def _stream(self, split: str, ids: Ids, batch_size: int) -> Iterator[Batch]:
+        if not len(ids):
+            return
+        chunk_size = choose_chunk_size(
+            batch_size, self.options.images_per_task, self._image_bytes()
+        )
+        task = partial(
+            _read_chunk,
+            paths=self._paths_ref(split),
+            order=ray.put(ids),
+            size=chunk_size,
+            spec=self.spec,
+            limits=self.options.limits,
+            threads=self.options.read_threads,
+        )
+        chunks = run_chunks(task, -(-len(ids) // chunk_size), self._pace(batch_size, chunk_size))
+        labels = self.labels(split)
+        for images, rows in assemble(self._usable(split, chunks), len(ids), batch_size):
+            yield Batch(images, labels[ids[rows]], ids[rows])
+
+    def _usable(self, split: str, chunks: Iterator[Columns]) -> Iterator[Columns]:
+        """Pass the chunks on, taking note of broken images and stopping at too many."""
+        for columns in chunks:
+            reasons = columns["reason"]
+            if any(reasons):
+                paths = self._table(split)["path"]
+                for row, reason in zip(columns["id"].tolist(), reasons.tolist(), strict=True):
+                    if reason:
+                        path = paths[row].as_py()
+                        self._broken[path] = Broken(path, reason)
+                total = sum(table.num_rows for table in self._splits.values())
+                check_share(self.broken, total, self.options.max_broken_share, "the indexed set")
+            yield columns
+
+    def _pace(self, batch_size: int, chunk_size: int) -> Pace:
+        ahead = -(-self.options.prefetch_batches * batch_size // chunk_size)
+        return Pace(chunk_size * self._image_bytes(), max(2, ahead), self.options.cpu_limit)
+
+    def _image_bytes(self) -> int:
+        return self.spec.height * self.spec.width * 3
+
+    def _paths_ref(self, split: str) -> ray.ObjectRef[pa.StringArray]:
+        if split not in self._path_refs:
+            self._path_refs[split] = ray.put(self._table(split)["path"].combine_chunks())
+        return self._path_refs[split]
+
+    def _table(self, split: str) -> pa.Table:
+        if split not in self._splits:
+            raise DataError(f"unknown split {split!r}; expected one of {', '.join(self._splits)}")
+        return self._splits[split]
+
+
+def choose_chunk_size(batch_size: int, images_per_task: int, image_bytes: int) -> int:
+    """Return how many images one task reads: near `images_per_task`, in step with the batches.
+
+    A chunk that begins and ends with a batch needs no copying together. Large inputs get fewer
+    images, for what waits is counted in chunks.
+    """
+    target = max(1, min(images_per_task, MAX_CHUNK_BYTES // image_bytes))
+    if batch_size <= target:
+        return target // batch_size * batch_size
+    return -(-batch_size // -(-batch_size // target))
+
+
+def assemble(
+    chunks: Iterator[Columns], num_rows: int, batch_size: int
+) -> Iterator[tuple[npt.NDArray[np.uint8], Ids]]:
+    """Cut chunks into batches by position: batch k holds the usable ones of positions kB to kB+B-1.
+
+    Yields images and positions. Every batch comes, also one that lost images; one that lost all of
+    them raises `DataError`, since a training step cannot do without.
+    """
+    images: list[npt.NDArray[np.uint8]] = []
+    positions: list[Ids] = []
+    seen = 0
+    for columns in chunks:
+        start, size = seen, len(columns["id"])
+        seen += size
+        is_usable = columns["reason"] == ""
+        for first in range(start - start % batch_size, seen, batch_size):
+            lower, upper = max(first, start), min(first + batch_size, seen)
+            kept = np.flatnonzero(is_usable[lower - start : upper - start]) + (lower - start)
+            images.append(columns["image"][kept])
+            positions.append(kept + start)
+            if upper == min(first + batch_size, num_rows):
+                rows = np.concatenate(positions)
+                if not len(rows):
+                    raise DataError(
+                        f"none of the {upper - first} images of a batch can be read any more, "
+                        f"for example: {columns['reason'][lower - start]}"
+                    )
+                yield (images[0] if len(images) == 1 else np.concatenate(images)), rows
+                images, positions = [], []
+
+
+def _read_chunk(
+    chunk: int,
+    paths: ray.ObjectRef[pa.StringArray],
+    order: ray.ObjectRef[Ids],
+    size: int,
+    spec: PreprocessSpec,
+    limits: ImageLimits,
+    threads: int,
+) -> Columns:
+    """Run in a Ray task: read and decode one chunk of the order."""
+    rows = ray.get(order)[chunk * size : (chunk + 1) * size]
+    mine = ray.get(paths).take(pa.array(rows)).to_pylist()
+    images = np.zeros((len(mine), spec.height, spec.width, 3), dtype=np.uint8)
+
+    def read_into(slot: int) -> str:
+        try:
+            images[slot] = prepare(read_image(mine[slot]), spec, limits)
+        except (ImageError, NotFoundError) as error:
+            return str(error) or type(error).__name__
+        return ""
+
+    with ThreadPoolExecutor(threads) as pool:
+        reasons = list(pool.map(read_into, range(len(mine))))
+    return {"id": rows, "image": images, "reason": np.array(reasons, dtype=object)}

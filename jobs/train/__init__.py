@@ -1,0 +1,3 @@
+"""Training: from labelled images to a published bundle. `python -m jobs.train CONFIG [key=value
+...]`.
+"""

@@ -1,0 +1,159 @@
+"""Fit the head alone, on features that a frozen backbone gave once.
+
+The features are standardised with the training split's mean and deviation, which makes one learning
+rate right for any backbone; afterwards both are folded into the linear layer, so the network that
+is exported is no larger.
+
+Shape legend: N images, C classes, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from jobs.train.config import TrainConfig
+from jobs.train.features import Features
+from jobs.train.history import EpochRecord, is_better, should_stop
+from jobs.train.metrics import Evaluator
+from jobs.train.network import Network
+from jobs.train.objectives import build_objective, class_weights
+from jobs.train.steps import Autocast, build_schedule, train_step
+
+# a feature that never moves carries nothing; dividing by its deviation would only amplify noise
+MIN_STD = 1e-4
+HEAD_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Mean and deviation per feature (D,)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.std
+
+    def fold(self, linear: nn.Linear, into: nn.Linear) -> None:
+        """Write into `into` the layer that does on raw features what `linear` does on standardised
+        ones.
+        """
+        with torch.no_grad():
+            weight = linear.weight / self.std
+            into.weight.copy_(weight)
+            into.bias.copy_(linear.bias - weight @ self.mean)
+
+
+def fit_head(
+    network: Network,
+    train: Features,
+    validation: Features,
+    config: TrainConfig,
+    class_names: tuple[str, ...],
+    on_epoch: Callable[[EpochRecord], None],
+) -> list[EpochRecord]:
+    """Fit `network.head` in place to the best epoch by `config.monitor`, and return the history.
+
+    Without validation images the last epoch is kept.
+    """
+    torch.manual_seed(config.seed)
+    standard = Standardiser(train.values.mean(dim=0), train.values.std(dim=0).clamp_min(MIN_STD))
+    x_train, x_val = (
+        standard(train.values),
+        standard(validation.values) if len(validation) else None,
+    )
+    linear = nn.Linear(x_train.shape[1], len(class_names))
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    model = nn.Sequential(nn.Dropout(config.network.dropout), linear)
+    draw = _drawer(train.labels, len(class_names), config)
+    steps = max(1, len(train) // HEAD_BATCH)
+    optimiser = AdamW(
+        model.parameters(), lr=config.optimiser.lr, weight_decay=config.optimiser.weight_decay
+    )
+    schedule = build_schedule(
+        optimiser,
+        warmup_steps=round(config.optimiser.warmup_epochs * steps),
+        total_steps=config.epochs * steps,
+    )
+    objective = build_objective(
+        config.optimiser.label_smoothing,
+        _loss_weights(train.labels, len(class_names), config),
+        torch.device("cpu"),
+    )
+    autocast = Autocast("cpu", enabled=False)
+    history: list[EpochRecord] = []
+    best: tuple[Tensor, Tensor] | None = None
+    for epoch in range(config.epochs):
+        model.train()
+        order = draw(epoch)
+        losses = [
+            train_step(
+                model,
+                x_train[rows],
+                train.labels[rows],
+                objective=objective,
+                optimiser=optimiser,
+                schedule=schedule,
+                clip_norm=config.optimiser.clip_norm,
+                autocast=autocast,
+            )
+            for rows in order.tensor_split(steps)
+        ]
+        record = _record(model, x_val, validation.labels, class_names, epoch, losses)
+        if best is None or is_better(record, history, config.monitor):
+            best = (linear.weight.detach().clone(), linear.bias.detach().clone())
+        history.append(record)
+        on_epoch(record)
+        if should_stop(history, config.monitor, config.early_stop_epochs):
+            break
+    assert best is not None
+    with torch.no_grad():
+        linear.weight.copy_(best[0])
+        linear.bias.copy_(best[1])
+    standard.fold(linear, network.head)
+    return history
+
+
+def _record(
+    model: nn.Module,
+    x_val: Tensor | None,
+    labels: Tensor,
+    class_names: tuple[str, ...],
+    epoch: int,
+    losses: list[Tensor],
+) -> EpochRecord:
+    train_loss = float(torch.stack(losses).mean())
+    if x_val is None:
+        return EpochRecord(epoch, train_loss, None)
+    model.eval()
+    evaluator = Evaluator(class_names)
+    with torch.inference_mode():
+        evaluator.update(torch.softmax(model(x_val), dim=1), labels)
+    return EpochRecord(epoch, train_loss, evaluator.compute().flat())
+
+
+def _drawer(labels: Tensor, num_classes: int, config: TrainConfig) -> Callable[[int], Tensor]:
+    """Return what gives the row order of an epoch: a permutation, or draws that even out the
+    classes.
+    """
+    chances = class_weights(torch.bincount(labels, minlength=num_classes).tolist())[labels]
+
+    def draw(epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
+        if config.balance == "sampling":
+            return torch.multinomial(chances, len(labels), replacement=True, generator=generator)
+        return torch.randperm(len(labels), generator=generator)
+
+    return draw
+
+
+def _loss_weights(labels: Tensor, num_classes: int, config: TrainConfig) -> Tensor | None:
+    if config.balance != "weights":
+        return None
+    return class_weights(torch.bincount(labels, minlength=num_classes).tolist())

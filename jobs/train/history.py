@@ -1,0 +1,48 @@
+"""What each epoch of a run gave, and which epoch was the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One finished epoch, counted from 0. `validation` is None where there are no validation
+    images.
+    """
+
+    epoch: int
+    train_loss: float
+    validation: dict[str, float] | None
+    images_per_second: float = 0.0
+    waiting_share: float = 0.0  # of the epoch's time, spent waiting for data
+
+
+def score(record: EpochRecord, monitor: str) -> float:
+    """Return the monitored figure as larger-is-better; minus infinity without validation."""
+    if record.validation is None:
+        return float("-inf")
+    value = record.validation[monitor]
+    return -value if monitor == "loss" else value
+
+
+def is_better(record: EpochRecord, history: Sequence[EpochRecord], monitor: str) -> bool:
+    """Say whether a record beats all earlier ones; without validation the latest always does."""
+    if record.validation is None:
+        return True
+    return all(score(record, monitor) > score(earlier, monitor) for earlier in history)
+
+
+def best_epoch(history: Sequence[EpochRecord], monitor: str) -> int:
+    """Return the position of the first best record; the last one without validation."""
+    if not history or history[-1].validation is None:
+        return len(history) - 1
+    return max(range(len(history)), key=lambda i: (score(history[i], monitor), -i))
+
+
+def should_stop(history: Sequence[EpochRecord], monitor: str, patience: int | None) -> bool:
+    """Say whether the last `patience` epochs all failed to beat the best before them."""
+    if patience is None or not history:
+        return False
+    return len(history) - 1 - best_epoch(history, monitor) >= patience

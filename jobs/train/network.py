@@ -1,0 +1,118 @@
+"""The network that is trained and exported: normalise, backbone, head.
+
+It takes the border tensor, uint8 (N, H, W, 3), and normalises inside, so nothing about pixel values
+can drift apart between training and serving. It knows nothing of files: `jobs.train.weights` fills
+it.
+
+Shape legend: N images, C classes, D features.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Network(nn.Module):
+    """A timm backbone with pooled features and a linear head."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, backbone: nn.Module, num_features: int, num_classes: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(num_features, num_classes)
+        self.register_buffer("mean", torch.full((1, 3, 1, 1), 127.5))
+        self.register_buffer("std", torch.full((1, 3, 1, 1), 127.5))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return pooled features (N, D) of uint8 or float images (N, H, W, 3) with values 0 to 255."""
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
+        return cast(Tensor, self.backbone((pixels - self.mean) / self.std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, C)."""
+        return cast(Tensor, self.head(self.dropout(self.features(images))))
+
+    def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Set mean and standard deviation per channel, in the 0 to 1 scale that weights are
+        published with.
+        """
+        self.mean.copy_(torch.tensor(mean).view(1, 3, 1, 1) * 255)
+        self.std.copy_(torch.tensor(std).view(1, 3, 1, 1) * 255)
+
+
+class ServedNetwork(nn.Module):
+    """What is exported: the same network with soft-max and unit-length embedding as its two
+    outputs.
+    """
+
+    def __init__(self, network: Network, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.network = network
+        self.temperature = temperature
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return probabilities (N, C) and embeddings (N, D) of uint8 images (N, H, W, 3)."""
+        features = self.network.features(images)
+        logits = self.network.head(features) / self.temperature
+        return functional.softmax(logits, dim=1), functional.normalize(features, dim=1)
+
+
+class FeatureNetwork(nn.Module):
+    """The frozen part alone, exported to compute features once."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features (N, D) of uint8 images (N, H, W, 3)."""
+        return self.network.features(images)
+
+
+def build_network(backbone: str, num_classes: int, dropout: float = 0.0) -> Network:
+    """Build the network with random weights.
+
+    Raises `ConfigError` for a backbone that timm does not have, naming the nearest, or that gives
+    no pooled features.
+    """
+    import timm
+
+    if not timm.is_model(backbone):
+        near = difflib.get_close_matches(backbone, timm.list_models(), n=3, cutoff=0.4)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise ConfigError(
+            f"network.backbone {backbone!r} is not a network of timm {timm.__version__}{hint}. "
+            "`python -c 'import timm; print(*timm.list_models())'` lists all"
+        )
+    try:
+        body: Any = timm.create_model(backbone, pretrained=False, num_classes=0)
+        num_features = _num_features(body)
+    except (TypeError, RuntimeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"network.backbone {backbone!r} cannot give one feature vector per image: {error}"
+        ) from error
+    network = Network(body, num_features, num_classes, dropout)
+    network.set_normalisation(body.default_cfg["mean"], body.default_cfg["std"])
+    return network
+
+
+def _num_features(body: Any) -> int:
+    """Return the width of the pooled features; timm's `head_hidden_size` differs from
+    `num_features` in some nets.
+    """
+    return int(getattr(body, "head_hidden_size", None) or body.num_features)

@@ -1,0 +1,258 @@
+"""A whole run, from a configuration to a published bundle.
+
+Index the images, train, export, prove every artifact, evaluate the exported model on the test
+split, publish. The figures are those of the engine that will serve, not of the network in training:
+what is reported is what is deployed.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice, zip_longest
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+import torch
+from rich.console import Console
+
+from jobs.console import Advance, bar
+from jobs.data.index import Index, build_index
+from jobs.data.locate import read_image
+from jobs.data.streams import IndexedImages
+from jobs.export.exporter import Draft, Provenance, code_revision, digest_of, export_draft, finish
+from jobs.train import report
+from jobs.train.config import TrainConfig
+from jobs.train.history import EpochRecord, best_epoch
+from jobs.train.metrics import Evaluation, Evaluator
+from jobs.train.network import ServedNetwork
+from jobs.train.trainer import Trained, describe, open_images, prepare_network, train
+from models.bundle import Published, publish
+from models.errors import DataError
+from models.manifest import Tolerance
+from models.predictor import open_predictor
+from models.preprocess import prepare
+from models.storage import open_store
+
+logger = logging.getLogger(__name__)
+
+EVALUATION_BATCH = 32
+QUARANTINE_SHOWN = 5
+KIND = "generic"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave. `seconds` says where the time went, by stage."""
+
+    published: Published
+    index: Index
+    evaluation: Evaluation
+    history: list[EpochRecord]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run_training(config: TrainConfig, console: Console) -> Outcome:
+    """Train and publish one model. Needs a running Ray.
+
+    Raises the errors of its stages; unless it returns, nothing was published.
+    """
+    seconds: dict[str, float] = {}
+    run_id = config.run or new_run_id()
+    # an unknown backbone or foreign weights show before the images are read
+    prepare_network(config, 2)
+    with _timed(seconds, "index"):
+        index = _index(config, run_id, console)
+    with _timed(seconds, "train"):
+        trained = _train(config, index, run_id, console)
+    with tempfile.TemporaryDirectory(prefix="sightline-draft-") as folder:
+        with _timed(seconds, "export"):
+            draft = _export(config, index, trained, run_id, Path(folder))
+            _print_parities(draft, console)
+        with _timed(seconds, "evaluate"):
+            evaluation = _evaluate(config, index, draft, console)
+        with _timed(seconds, "publish"):
+            published = _publish(config, index, trained, draft, evaluation)
+    console.print(f"published {published.uri}")
+    return Outcome(published, index, evaluation, trained.history, seconds)
+
+
+def new_run_id() -> str:
+    """Return a name for a run: sortable by time, and unlike any other."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def evaluate(draft: Draft, images: IndexedImages, split: str, advance: Advance) -> Evaluation:
+    """Evaluate a bundle on a split through the engine that would serve it."""
+    predictor = open_predictor(draft.bundle)
+    evaluator = Evaluator([entry.name for entry in draft.manifest.classes])
+    try:
+        for batch in images.batches(split, batch_size=EVALUATION_BATCH, shuffle=False):
+            prediction = predictor.predict(batch.images)
+            assert prediction.probabilities is not None
+            evaluator.update(
+                torch.from_numpy(prediction.probabilities), torch.from_numpy(batch.labels)
+            )
+            advance(len(batch.labels))
+    finally:
+        predictor.close()
+    return evaluator.compute()
+
+
+def _index(config: TrainConfig, run_id: str, console: Console) -> Index:
+    with bar(console, "reading images", None) as advance:
+        done = 0
+
+        def progress(count: int, total: int) -> None:
+            nonlocal done
+            advance(count - done, total)
+            done = count
+
+        index = build_index(config.data, config.preprocess, progress)
+    console.print(report.index_table(index))
+    for warning in index.warnings:
+        console.print(f"[yellow]note:[/] {warning}", highlight=False)
+    if index.quarantine:
+        _report_quarantine(config, index, run_id, console)
+    return index
+
+
+def _report_quarantine(config: TrainConfig, index: Index, run_id: str, console: Console) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "quarantine.jsonl"
+        index.write_quarantine(path)
+        open_store(config.runs).write(f"{run_id}/quarantine.jsonl", path.read_bytes())
+    where = f"{config.runs}/{run_id}/quarantine.jsonl"
+    console.print(
+        f"[yellow]note:[/] {len(index.quarantine)} images left out, listed in {where}:",
+        highlight=False,
+    )
+    for broken in index.quarantine[:QUARANTINE_SHOWN]:
+        console.print(f"  {broken.path}: {broken.reason}", highlight=False, markup=False)
+
+
+class _BarWatcher:
+    """Shows the steps of an in-process run as a bar, and each epoch as a line."""
+
+    def __init__(self, console: Console, advance: Advance, *, quiet_epochs: bool) -> None:
+        self._console, self._advance, self._quiet = console, advance, quiet_epochs
+
+    def step(self, num_images: int, loss: float) -> None:
+        self._advance(num_images)
+
+    def epoch(self, record: EpochRecord) -> None:
+        if not self._quiet:
+            self._console.print(describe(record), highlight=False)
+
+
+def _train(config: TrainConfig, index: Index, run_id: str, console: Console) -> Trained:
+    frozen = config.network.freeze == "backbone"
+    images = index.num_images("train")
+    total = images + index.num_images("validation") if frozen else images * config.epochs
+    console.print(
+        f"run {run_id}: {config.network.backbone}, {config.epochs} epochs", highlight=False
+    )
+    with bar(console, "features" if frozen else "training", total) as advance:
+        watcher = _BarWatcher(console, advance, quiet_epochs=frozen)
+        trained = train(config, index, run_id, watcher)
+    kept = trained.history[best_epoch(trained.history, config.monitor)]
+    console.print(f"kept {describe(kept)}", highlight=False)
+    return trained
+
+
+def _export(
+    config: TrainConfig, index: Index, trained: Trained, run_id: str, folder: Path
+) -> Draft:
+    return export_draft(
+        ServedNetwork(trained.network),
+        folder,
+        name=config.name,
+        kind=KIND,
+        classes=index.classes,
+        preprocess=config.preprocess,
+        reference_images=reference_images(config, index),
+        provenance=Provenance(
+            run_id, digest_of(config.model_dump_json()), code_revision(Path(__file__).parent)
+        ),
+        tolerance=Tolerance(
+            probability=config.export.probability_tolerance, cosine=config.export.cosine_tolerance
+        ),
+    )
+
+
+def reference_images(config: TrainConfig, index: Index) -> npt.NDArray[np.uint8]:
+    """Return prepared images (N, H, W, 3), the classes in turn, from the validation split where
+    there is one.
+    """
+    split = "validation" if index.num_images("validation") else "train"
+    rows = index.table.filter(pc.equal(index.table["split"], split))
+    paths, labels = rows["path"].to_pylist(), rows["label"].to_pylist()
+    by_class: dict[int, list[str]] = {}
+    for path, label in zip(paths, labels, strict=True):
+        by_class.setdefault(label, []).append(path)
+    in_turn = (path for row in zip_longest(*by_class.values()) for path in row if path is not None)
+    chosen = list(islice(in_turn, config.export.num_reference_images))
+    limits = config.data.limits
+    return np.stack([prepare(read_image(path), config.preprocess, limits) for path in chosen])
+
+
+def _print_parities(draft: Draft, console: Console) -> None:
+    for parity in draft.parities:
+        if parity.proof is None:
+            console.print(
+                f"[yellow]note:[/] {parity.engine} {parity.precision} is not accurate enough: "
+                f"{parity.refusal}",
+                highlight=False,
+            )
+        else:
+            console.print(
+                f"proved {parity.engine} {parity.precision}: largest probability difference "
+                f"{parity.proof.largest_probability_difference:.5f}, lowest cosine "
+                f"{parity.proof.lowest_cosine:.5f}",
+                highlight=False,
+            )
+
+
+def _evaluate(config: TrainConfig, index: Index, draft: Draft, console: Console) -> Evaluation:
+    split = next((s for s in ("test", "validation") if index.num_images(s)), None)
+    if split is None:
+        raise DataError(
+            f"{config.data.uri} has neither test nor validation images to judge the model by; set "
+            "data.split, or add "
+            "images"
+        )
+    images = open_images(config, index)
+    with bar(console, f"{split} images", index.num_images(split)) as advance:
+        evaluation = evaluate(draft, images, split, advance)
+    console.print(report.evaluation_table(evaluation, f"{split} split"))
+    return evaluation
+
+
+def _publish(
+    config: TrainConfig, index: Index, trained: Trained, draft: Draft, evaluation: Evaluation
+) -> Published:
+    folder = draft.folder
+    report.draw_confusion(evaluation, folder / report.CONFUSION)
+    report.draw_curves(trained.history, config.monitor, folder / report.CURVES)
+    card = report.model_card(draft.manifest, index, evaluation, config.network.backbone)
+    (folder / report.CARD).write_text(card)
+    documents = [folder / name for name in (report.CARD, report.CONFUSION, report.CURVES)]
+    draft = finish(draft, evaluation.flat(), documents)
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    return publish(config.store, draft.manifest, folder)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - started

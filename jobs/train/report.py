@@ -1,0 +1,154 @@
+"""What a person wants to see of a run: tables, curves, a confusion matrix, a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from jobs.data.index import Index
+from jobs.data.split import SPLITS
+from jobs.train.history import EpochRecord, best_epoch
+from jobs.train.metrics import Evaluation
+from models.manifest import Manifest
+
+CARD = "model_card.md"
+CONFUSION = "confusion.png"
+CURVES = "curves.png"
+ENOUGH_SUPPORT = 20
+
+
+def index_table(index: Index) -> Table:
+    """Return the images per class and split."""
+    table = Table(title="images", title_justify="left")
+    table.add_column("class")
+    for name in (*SPLITS, "all"):
+        table.add_column(name, justify="right")
+    for name, row in index.counts.items():
+        table.add_row(name, *(f"{row[split]:,}" for split in SPLITS), f"{sum(row.values()):,}")
+    table.add_section()
+    totals = [index.num_images(split) for split in SPLITS]
+    table.add_row("all", *(f"{total:,}" for total in totals), f"{sum(totals):,}")
+    return table
+
+
+def evaluation_table(evaluation: Evaluation, title: str) -> Table:
+    """Return precision, recall and F1 per class, and the overall figures below."""
+    table = Table(title=title, title_justify="left")
+    for column in ("class", "precision", "recall", "F1", "images"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for figures in evaluation.classes:
+        mark = " (few)" if figures.num_images < ENOUGH_SUPPORT else ""
+        table.add_row(
+            figures.name,
+            f"{figures.precision:.3f}",
+            f"{figures.recall:.3f}",
+            f"{figures.f1:.3f}",
+            f"{figures.num_images:,}{mark}",
+        )
+    table.add_section()
+    table.add_row(
+        "top-1 accuracy", "", f"{evaluation.accuracy:.3f}", "", f"{evaluation.num_images:,}"
+    )
+    table.add_row("balanced accuracy", "", f"{evaluation.balanced_accuracy:.3f}", "", "")
+    return table
+
+
+def confusion_table(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Table:
+    """Return the confusion matrix, truth down and answer across."""
+    table = Table(title="confusion matrix (rows: truth, columns: answer)", title_justify="left")
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+    for i, (name, row) in enumerate(zip(names, confusion, strict=True)):
+        table.add_row(name, *(f"[bold]{n:,}[/]" if i == j else f"{n:,}" for j, n in enumerate(row)))
+    return table
+
+
+def draw_confusion(evaluation: Evaluation, path: Path) -> None:
+    """Draw the confusion matrix, coloured by the share of each true class."""
+    figure, axes = _figure(len(evaluation.classes))
+    names = [figures.name for figures in evaluation.classes]
+    shares = [[n / max(1, sum(row)) for n in row] for row in evaluation.confusion]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for i, row in enumerate(evaluation.confusion):
+        for j, count in enumerate(row):
+            colour = "white" if shares[i][j] > 0.5 else "black"
+            axes.text(j, i, str(count), ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("truth")
+    axes.set_title(f"{evaluation.num_images} test images, top-1 {evaluation.accuracy:.3f}")
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def draw_curves(history: Sequence[EpochRecord], monitor: str, path: Path) -> None:
+    """Draw the training loss and the monitored figure over the epochs, with the epoch that was
+    kept.
+    """
+    figure, axes = _figure(4)
+    epochs = [record.epoch + 1 for record in history]
+    axes.plot(
+        epochs, [record.train_loss for record in history], label="train loss", color="tab:gray"
+    )
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("train loss")
+    if history and history[-1].validation is not None:
+        right = axes.twinx()
+        values = [(record.validation or {}).get(monitor, float("nan")) for record in history]
+        right.plot(epochs, values, label=monitor, color="tab:blue")
+        right.set_ylabel(f"validation {monitor.replace('_', ' ')}")
+    axes.axvline(best_epoch(history, monitor) + 1, color="tab:green", linestyle=":", label="kept")
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def model_card(manifest: Manifest, index: Index, evaluation: Evaluation, backbone: str) -> str:
+    """Return the card: what the model is, what it was trained on, how good it is on which images."""
+    rows = "\n".join(
+        f"| {f.name} | {f.precision:.3f} | {f.recall:.3f} | {f.f1:.3f} | {f.num_images} |"
+        for f in evaluation.classes
+    )
+    counts = "\n".join(
+        f"| {name} | {' | '.join(str(row[split]) for split in SPLITS)} |"
+        for name, row in index.counts.items()
+    )
+    spec = manifest.preprocess
+    return f"""# {manifest.name}
+
+A {manifest.kind} model on the backbone `{backbone}`, input {spec.height} x {spec.width} pixels ({spec.resize}).
+Trained {manifest.created:%Y-%m-%d} by run `{manifest.run_id}`, code `{manifest.code_revision}`, configuration
+`{manifest.config_digest}`.
+
+## Figures on the test split ({evaluation.num_images} images, never trained on)
+
+Top-1 accuracy {evaluation.accuracy:.3f}, balanced accuracy {evaluation.balanced_accuracy:.3f}.
+
+| class | precision | recall | F1 | images |
+|---|---|---|---|---|
+{rows}
+
+![confusion matrix]({CONFUSION})
+
+## Images
+
+| class | train | validation | test |
+|---|---|---|---|
+{counts}
+
+{len(index.quarantine)} images could not be read and were left out.
+
+![learning curves]({CURVES})
+"""
+
+
+def _figure(size: int) -> tuple[Any, Any]:
+    # The object interface: pyplot keeps global state and wants a display.
+    from matplotlib.figure import Figure
+
+    edge = min(12.0, 3.0 + 0.6 * size)
+    figure = Figure(figsize=(edge, edge))
+    return figure, figure.add_subplot()
