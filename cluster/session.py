@@ -65,7 +65,7 @@ class Session:
     folder: Path
 
 
-def serving_environment(folder: Path) -> dict[str, str]:
+def serving_environment() -> dict[str, str]:
     """Return the variables that every node needs before Ray starts so that Serve is fast.
 
     Each is explained by a measurement in ARCHITECTURE.md.
@@ -74,17 +74,10 @@ def serving_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1" if usable_cores() <= 4 else "4",
-        # Its files lie in one folder for the whole machine by default, where two sessions would
-        # fight.
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy" / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "haproxy" / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "haproxy" / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder / "haproxy"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "haproxy" / "server-state"),
     }
 
 
-def session_environment(folder: Path, token: str, mark: str) -> dict[str, str]:
+def session_environment(token: str, mark: str) -> dict[str, str]:
     """Return all variables of a local session. What the user has set already wins, except the mark."""
     wanted = {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -94,7 +87,7 @@ def session_environment(folder: Path, token: str, mark: str) -> dict[str, str]:
         "RAY_TRAIN_V2_ENABLED": "1",
         # Some S3-compatible stores corrupt or refuse the checksums that newer clients add.
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        **serving_environment(folder),
+        **serving_environment(),
     }
     return {**{k: v for k, v in wanted.items() if k not in os.environ}, MARK: mark}
 
@@ -154,7 +147,7 @@ def _started(options: SessionOptions) -> Iterator[Session]:
     folder = temp_folder(options.home)
     folder.mkdir(parents=True, exist_ok=True)
     mark = secrets.token_hex(8)
-    with _environment(session_environment(folder, secrets.token_hex(32), mark)):
+    with _environment(session_environment(secrets.token_hex(32), mark)):
         import ray
 
         _read_environment_again()
@@ -255,7 +248,7 @@ def up(home: Path, dashboard_port: int) -> int:
     folder = temp_folder(home)
     folder.mkdir(parents=True, exist_ok=True)
     port, token, mark = free_port(), secrets.token_hex(32), secrets.token_hex(8)
-    environment = {**os.environ, **session_environment(folder, token, mark)}
+    environment = {**os.environ, **session_environment(token, mark)}
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head"),
         *("--port", str(port), "--num-cpus", str(logical_cpus()), "--temp-dir", str(folder)),

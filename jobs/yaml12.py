@@ -1,7 +1,7 @@
 """YAML as version 1.2 has it, on top of PyYAML, which follows 1.1.
 
-In 1.1 `1e-3` is a string, `010` is 8, `1:30` is 90, a date is a date object, and `no`, `on` and `yes`
-are booleans, which class names often are. In 1.2 they are what they look like.
+In 1.1 `1e-3` is a string, `010` is 8, `1:30` is 90, a date is a date object, and `no`, `on`
+and `yes` are booleans, which class names often are. In 1.2 they are what they look like.
 """
 
 from __future__ import annotations

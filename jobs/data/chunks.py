@@ -68,6 +68,12 @@ def run_chunks(function: ChunkFunction, num_chunks: int, pace: Pace) -> Iterator
         batches.close()
 
 
+def count_cpus(cpu_limit: float | None) -> int:
+    """Return how many chunks are worked on at once: the limit, else the CPUs of the cluster."""
+    cpus = cpu_limit if cpu_limit is not None else ray.cluster_resources().get("CPU", 1)
+    return max(1, int(cpus))
+
+
 def find_cause(error: BaseException) -> SightlineError | None:
     """Return our own error inside what Ray raised, if there is one."""
     seen: set[int] = set()
@@ -95,9 +101,8 @@ def _context(pace: Pace) -> DataContext:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
-    cpus = pace.cpu_limit or ray.cluster_resources().get("CPU", 1)
     # Beside what waits, every running task holds one finished chunk.
-    in_flight = pace.ahead + cpus + 1
+    in_flight = pace.ahead + count_cpus(pace.cpu_limit) + 1
     context.execution_options.resource_limits = ExecutionResources(
         cpu=pace.cpu_limit, object_store_memory=in_flight * pace.chunk_bytes
     )

@@ -22,7 +22,7 @@ class SplitConfig(BaseModel):
     train: float = Field(0.70, gt=0, le=1)
     validation: float = Field(0.15, ge=0, lt=1)
     test: float = Field(0.15, ge=0, lt=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
@@ -59,10 +59,10 @@ class DataConfig(BaseModel):
     max_image_bytes: int = Field(DEFAULT_LIMITS.max_bytes, gt=0)
     max_image_pixels: int = Field(DEFAULT_LIMITS.max_pixels, gt=0)
 
-    # Reading: images that one Ray task reads and decodes, in how many threads, and how many
-    # batches are kept ready ahead of the consumer.
-    images_per_task: int = Field(64, ge=1, le=4096)
-    read_threads: int = Field(4, ge=1, le=256)
+    # Reading: the most images that one Ray task decodes, in how many threads (unset: 2 on a disk,
+    # 16 on a bucket), and how many batches are kept ready ahead of the consumer.
+    images_per_task: int = Field(256, ge=1, le=4096)
+    read_threads: int | None = Field(None, ge=1, le=256)
     prefetch_batches: int = Field(4, ge=1, le=64)
 
     @model_validator(mode="after")

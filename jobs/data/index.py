@@ -23,7 +23,7 @@ import ray
 from jobs.data.chunks import Columns, Pace, run_chunks
 from jobs.data.config import DataConfig
 from jobs.data.labels import number_labels
-from jobs.data.locate import read_image
+from jobs.data.locate import choose_threads, read_image
 from jobs.data.quarantine import Broken, check_share, write_quarantine
 from jobs.data.sources import list_source
 from jobs.data.split import SPLITS, assign_splits, crossing
@@ -35,6 +35,7 @@ from models.preprocess import PreprocessSpec, prepare
 Progress = Callable[[int, int], None]
 
 SMALL_CLASS = 50
+INDEX_CHUNK = 64
 BYTES_PER_ROW = 200  # digest and reason of one image
 SCHEMA = pa.schema(
     [
@@ -144,7 +145,8 @@ def _examine(
 def _examine_chunks(
     paths: pa.ChunkedArray, config: DataConfig, spec: PreprocessSpec, cpu_limit: float | None
 ) -> Iterator[Columns]:
-    size = config.images_per_task
+    # Small enough that a small set keeps every CPU busy and the progress moves.
+    size = min(config.images_per_task, INDEX_CHUNK)
     task = partial(
         _examine_chunk,
         paths=ray.put(paths.combine_chunks()),
@@ -163,11 +165,11 @@ def _examine_chunk(
     size: int,
     spec: PreprocessSpec,
     limits: ImageLimits,
-    threads: int,
+    threads: int | None,
 ) -> Columns:
     """Run in a Ray task: read, hash and decode one chunk of images."""
     mine = ray.get(paths).slice(chunk * size, size).to_pylist()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads or choose_threads(mine[0])) as pool:
         results = list(pool.map(partial(examine_image, spec=spec, limits=limits), mine))
     digests, reasons = zip(*results, strict=True)
     return {

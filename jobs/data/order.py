@@ -60,3 +60,23 @@ def whole_batches(ids: Ids, batch_size: int, world: int) -> Ids:
 def shard(ids: Ids, rank: int, world: int) -> Ids:
     """Return the rows of one rank: every `world`-th, so the shares of a split differ by one."""
     return ids[rank::world]
+
+
+def chunk_bounds(num_rows: int, batch_size: int, largest: int, parallel: int) -> Ids:
+    """Return where the chunks that tasks read begin, and the end: 0, ..., `num_rows`.
+
+    A task costs about 25 ms of its own, so large chunks are cheaper; but the first batch waits for
+    the first chunk, and at the end all `parallel` workers should finish together. So sizes grow
+    from one batch to `largest` rows and shrink again. Chunks hold whole batches, which then need no
+    putting together; a batch larger than `largest` is divided evenly instead. What is in a batch
+    does not depend on any of this.
+    """
+    if batch_size > largest:
+        step = -(-batch_size // -(-batch_size // largest))
+        return np.append(np.arange(0, num_rows, step, dtype=np.int64), num_rows)
+    bounds = [0]
+    while (done := bounds[-1]) < num_rows:
+        size = min(largest, done // parallel, (num_rows - done) // (2 * parallel))
+        size = max(size // batch_size, 1) * batch_size
+        bounds.append(min(done + size, num_rows))
+    return np.array(bounds, dtype=np.int64)

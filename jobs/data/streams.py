@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from jobs.data.chunks import Columns, Pace, run_chunks
+from jobs.data.chunks import Columns, Pace, count_cpus, run_chunks
 from jobs.data.config import DataConfig
 from jobs.data.index import Index
-from jobs.data.locate import read_image
-from jobs.data.order import Ids, balanced, shard, shuffled, whole_batches
+from jobs.data.locate import choose_threads, read_image
+from jobs.data.order import Ids, balanced, chunk_bounds, shard, shuffled, whole_batches
 from jobs.data.quarantine import Broken, check_share
 from models.decoders import DEFAULT_LIMITS, ImageLimits
 from models.errors import DataError, ImageError, NotFoundError
@@ -52,8 +52,8 @@ class StreamOptions:
     not each take all its CPUs.
     """
 
-    images_per_task: int = 64
-    read_threads: int = 4
+    images_per_task: int = 256
+    read_threads: int | None = None
     prefetch_batches: int = 4
     cpu_limit: float | None = None
     limits: ImageLimits = DEFAULT_LIMITS
@@ -186,19 +186,21 @@ class IndexedImages:
     def _stream(self, split: str, ids: Ids, batch_size: int) -> Iterator[Batch]:
         if not len(ids):
             return
-        chunk_size = choose_chunk_size(
-            batch_size, self.options.images_per_task, self._image_bytes()
-        )
+        parallel = count_cpus(self.options.cpu_limit)
+        bounds = chunk_bounds(len(ids), batch_size, self._largest_chunk(), parallel)
+        largest = int(np.diff(bounds).max())
+        ahead = -(-self.options.prefetch_batches * batch_size // largest)
+        pace = Pace(largest * self._image_bytes(), max(2, ahead), self.options.cpu_limit)
         task = partial(
             _read_chunk,
             paths=self._paths_ref(split),
             order=ray.put(ids),
-            size=chunk_size,
+            bounds=bounds,
             spec=self.spec,
             limits=self.options.limits,
             threads=self.options.read_threads,
         )
-        chunks = run_chunks(task, -(-len(ids) // chunk_size), self._pace(batch_size, chunk_size))
+        chunks = run_chunks(task, len(bounds) - 1, pace)
         labels = self.labels(split)
         for images, rows in assemble(self._usable(split, chunks), len(ids), batch_size):
             yield Batch(images, labels[ids[rows]], ids[rows])
@@ -217,9 +219,8 @@ class IndexedImages:
                 check_share(self.broken, total, self.options.max_broken_share, "the indexed set")
             yield columns
 
-    def _pace(self, batch_size: int, chunk_size: int) -> Pace:
-        ahead = -(-self.options.prefetch_batches * batch_size // chunk_size)
-        return Pace(chunk_size * self._image_bytes(), max(2, ahead), self.options.cpu_limit)
+    def _largest_chunk(self) -> int:
+        return max(1, min(self.options.images_per_task, MAX_CHUNK_BYTES // self._image_bytes()))
 
     def _image_bytes(self) -> int:
         return self.spec.height * self.spec.width * 3
@@ -233,18 +234,6 @@ class IndexedImages:
         if split not in self._splits:
             raise DataError(f"unknown split {split!r}; expected one of {', '.join(self._splits)}")
         return self._splits[split]
-
-
-def choose_chunk_size(batch_size: int, images_per_task: int, image_bytes: int) -> int:
-    """Return how many images one task reads: near `images_per_task`, in step with the batches.
-
-    A chunk that begins and ends with a batch needs no copying together. Large inputs get fewer
-    images, for what waits is counted in chunks.
-    """
-    target = max(1, min(images_per_task, MAX_CHUNK_BYTES // image_bytes))
-    if batch_size <= target:
-        return target // batch_size * batch_size
-    return -(-batch_size // -(-batch_size // target))
 
 
 def assemble(
@@ -282,13 +271,13 @@ def _read_chunk(
     chunk: int,
     paths: ray.ObjectRef[pa.StringArray],
     order: ray.ObjectRef[Ids],
-    size: int,
+    bounds: Ids,
     spec: PreprocessSpec,
     limits: ImageLimits,
-    threads: int,
+    threads: int | None,
 ) -> Columns:
     """Run in a Ray task: read and decode one chunk of the order."""
-    rows = ray.get(order)[chunk * size : (chunk + 1) * size]
+    rows = ray.get(order)[bounds[chunk] : bounds[chunk + 1]]
     mine = ray.get(paths).take(pa.array(rows)).to_pylist()
     images = np.zeros((len(mine), spec.height, spec.width, 3), dtype=np.uint8)
 
@@ -299,6 +288,6 @@ def _read_chunk(
             return str(error) or type(error).__name__
         return ""
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads or choose_threads(mine[0])) as pool:
         reasons = list(pool.map(read_into, range(len(mine))))
     return {"id": rows, "image": images, "reason": np.array(reasons, dtype=object)}

@@ -1,0 +1,219 @@
+"""Decode and infer without any server: what the machine could do at most.
+
+One guess at the best layout can be half of the truth, so `LAYOUTS` holds every sensible one. A
+layout is run by processes of their own (`python -m benchmarks.ceiling`), which load the model, say
+that they are ready, and then run for as many seconds as each line on their standard input says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.bundle import Bundle, open_bundle
+from models.engines.base import engine_artifact
+from models.engines.openvino_engine import HINTS
+from models.predictor import Predictor, open_predictor
+from models.preprocess import prepare
+
+WARM_UP_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the work is spread."""
+
+    processes: int
+    threads: int  # per process
+    streams: int  # of OpenVINO, per process
+    is_pinned: bool
+    is_async: bool = False  # one decoding thread and OpenVINO's AsyncInferQueue
+
+    @property
+    def name(self) -> str:
+        """Its name in tables and plots."""
+        queue = " async" if self.is_async else ""
+        pinned = " pinned" if self.is_pinned else ""
+        return f"{self.processes} proc x {self.threads} thr x {self.streams} str{queue}{pinned}"
+
+
+def layouts(cores: int) -> list[Layout]:
+    """Return every sensible layout for a machine."""
+    found = []
+    for is_pinned in (False, True):
+        found += [
+            Layout(1, cores, cores, is_pinned),
+            Layout(1, cores + 1, cores, is_pinned),
+            Layout(cores, 1, 1, is_pinned),
+            Layout(cores, 2, 2, is_pinned),
+            Layout(1, 1, cores, is_pinned, is_async=True),
+        ]
+    return [*found, Layout(cores, 2, 1, False)]
+
+
+class Crew:
+    """The processes of one layout, loaded and waiting."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        bundle: str,
+        images: Path,
+        precision: str,
+        environment: Mapping[str, str],
+    ) -> None:
+        self.layout = layout
+        command = [
+            *(sys.executable, "-m", "benchmarks.ceiling", "--bundle", bundle),
+            *("--images", str(images), "--threads", str(layout.threads)),
+            *("--streams", str(layout.streams), "--precision", precision),
+            *(["--pinned"] if layout.is_pinned else []),
+            *(["--async-queue"] if layout.is_async else []),
+        ]
+        self._workers = [
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            )
+            for _ in range(layout.processes)
+        ]
+        for worker in self._workers:
+            self._read(worker)
+
+    def run(self, seconds: float) -> float:
+        """Run all processes at once and return images per second."""
+        for worker in self._workers:
+            assert worker.stdin is not None
+            worker.stdin.write(f"{seconds}\n")
+            worker.stdin.flush()
+        return sum(float(json.loads(self._read(worker))) for worker in self._workers)
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self._workers:
+            worker.communicate()
+
+    def _read(self, worker: subprocess.Popen[str]) -> str:
+        assert worker.stdout is not None
+        line = worker.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a process of the layout {self.layout.name} ended by itself")
+        return line
+
+
+def proven_precision(bundle: Bundle) -> str:
+    """Return the precision in which the server would run the bundle, so that both do the same work."""
+    predictor: Predictor = open_predictor(bundle)
+    if predictor.engine.name != "openvino":
+        raise RuntimeError(f"the ceiling is measured with OpenVINO, not {predictor.engine.name}")
+    predictor.close()
+    return predictor.engine.precision
+
+
+def _compile(bundle: Bundle, precision: str, num_streams: int, is_pinned: bool) -> Any:
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "NUM_STREAMS": num_streams,
+        "INFERENCE_NUM_THREADS": num_streams,
+        "ENABLE_CPU_PINNING": is_pinned,
+    }
+    path = bundle.path(engine_artifact(bundle, "openvino"))
+    return openvino.Core().compile_model(str(path), "CPU", settings)
+
+
+def _threads_runner(
+    compiled: Any, decode: Callable[[int], Any], num_threads: int
+) -> Callable[[float], float]:
+    """Return what runs for some seconds, on threads that decode and infer one image at a time."""
+    requests = [compiled.create_infer_request() for _ in range(num_threads)]
+
+    def run(seconds: float) -> float:
+        counts = [0] * num_threads
+        end = time.perf_counter() + seconds
+
+        def work(thread: int) -> None:
+            position = thread * 7
+            while time.perf_counter() < end:
+                requests[thread].infer([decode(position)], share_inputs=True)
+                position += 1
+                counts[thread] += 1
+
+        workers = [threading.Thread(target=work, args=(thread,)) for thread in range(num_threads)]
+        started = time.perf_counter()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        return sum(counts) / (time.perf_counter() - started)
+
+    return run
+
+
+def _queue_runner(compiled: Any, decode: Callable[[int], Any]) -> Callable[[float], float]:
+    """Return what runs for some seconds, one thread decoding ahead of OpenVINO's own queue."""
+    import openvino
+
+    queue = openvino.AsyncInferQueue(compiled)
+
+    def run(seconds: float) -> float:
+        started = time.perf_counter()
+        position = 0
+        while time.perf_counter() < started + seconds:
+            queue.start_async([decode(position)])
+            position += 1
+        queue.wait_all()
+        return position / (time.perf_counter() - started)
+
+    return run
+
+
+def read_images(folder: Path) -> Sequence[bytes]:
+    """Return the image files of a folder, in the order of their names."""
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+def main() -> int:
+    """Be one process of a layout."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--streams", type=int, required=True)
+    parser.add_argument("--precision", required=True)
+    parser.add_argument("--pinned", action="store_true")
+    parser.add_argument("--async-queue", action="store_true")
+    options = parser.parse_args()
+    bundle = open_bundle(options.bundle)
+    spec = bundle.manifest.preprocess
+    images = read_images(options.images)
+
+    def decode(position: int) -> Any:
+        return prepare(images[position % len(images)], spec)[None]
+
+    compiled = _compile(bundle, options.precision, options.streams, options.pinned)
+    run = (
+        _queue_runner(compiled, decode)
+        if options.async_queue
+        else _threads_runner(compiled, decode, options.threads)
+    )
+    warm_up = compiled.create_infer_request()
+    for position in range(WARM_UP_IMAGES):
+        warm_up.infer([decode(position)])
+    print("ready", os.getpid(), flush=True)
+    for line in sys.stdin:
+        print(run(float(line)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

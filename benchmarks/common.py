@@ -1,0 +1,129 @@
+"""What every benchmark shares: facts of the machine, the table, the plot, the final JSON line.
+
+The JSON line has the same keys for all, so that runs can be compared over years:
+`benchmark`, `ratios`, `figures`, `failures`, `machine`, `versions`.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+OUT = Path(__file__).parent / "out"
+# What decides how fast a network runs on a CPU.
+CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+LIBRARIES = ("ray", "openvino", "torch", "numpy", "simplejpeg", "opencv-python-headless", "uvicorn")
+
+
+@dataclass
+class Report:
+    """What one benchmark found."""
+
+    benchmark: str
+    ratios: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float | str] = field(default_factory=dict)
+    failures: dict[str, int | str] = field(default_factory=dict)
+    machine: dict[str, float | str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """Return the one line for machines."""
+        return json.dumps(
+            {
+                "benchmark": self.benchmark,
+                "ratios": _rounded(self.ratios),
+                "figures": _rounded(self.figures),
+                "failures": self.failures,
+                "machine": _rounded(self.machine),
+                "versions": self.versions,
+            }
+        )
+
+
+def machine_facts() -> dict[str, float | str]:
+    """Return what a reader needs to know of this machine, and how busy others keep it right now."""
+    return {
+        "cpu": _cpu_name(),
+        "cpu_flags": " ".join(_cpu_flags()),
+        "cores": len(psutil.Process().cpu_affinity() or []),
+        "memory_gib": psutil.virtual_memory().total / 2**30,
+        "system": f"{platform.system()} {platform.release()}",
+        "busy_share_before": psutil.cpu_percent(interval=1.0) / 100,
+    }
+
+
+def library_versions(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the versions of the libraries that matter, and Python's."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return {**found, **(extra or {})}
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="right" if position else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def save_bars(name: str, unit: str, series: Mapping[str, Sequence[float]]) -> Path:
+    """Save a bar chart of medians with a dot per repetition to `benchmarks/out` and return its
+    path.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1 + 0.45 * len(series)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    labels = list(series)
+    axes.barh(labels, [statistics.median(series[label]) for label in labels], color="#8fb3d9")
+    for label in labels:
+        axes.plot(list(series[label]), [label] * len(series[label]), "k.", markersize=4)
+    axes.invert_yaxis()
+    axes.set_xlabel(unit)
+    OUT.mkdir(exist_ok=True)
+    path = OUT / f"{name}.png"
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _rounded(values: Mapping[str, float | str]) -> dict[str, float | str]:
+    return {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in values.items()
+    }
+
+
+def _cpu_name() -> str:
+    return _cpu_line("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_flags() -> list[str]:
+    present = _cpu_line("flags").split()
+    return [flag for flag in CPU_FLAGS if flag in present]
+
+
+def _cpu_line(key: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")

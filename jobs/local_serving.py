@@ -1,0 +1,123 @@
+"""Serve published bundles on this machine's Ray through Serve's own deployment API, and wait until
+they answer.
+
+It takes a serve file as Ray does and knows nothing of what the applications are: `import_path` in
+the file names them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from models.bundle import newest_version
+from models.errors import ConfigError, EngineError, NotFoundError
+
+LOCAL_CONFIG = Path("configs/serve/local.yaml")
+POLL_SECONDS = 0.25
+FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+
+
+def local_config(path: Path = LOCAL_CONFIG) -> dict[str, Any]:
+    """Read a serve file. Raises `ConfigError` if there is none."""
+    try:
+        config: dict[str, Any] = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"serve file {path} does not exist; run this in the project's folder"
+        ) from error
+    return config
+
+
+def with_newest_bundles(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the serve file with each model at its newest published version, by absolute path.
+
+    Raises `NotFoundError` for a model of which nothing is published.
+    """
+    applications = []
+    for application in config["applications"]:
+        arguments = dict(application.get("args") or {})
+        if "bundle" in arguments:
+            store, name, _ = str(arguments["bundle"]).rsplit("/", 2)
+            try:
+                version = newest_version(store, name)
+            except NotFoundError as error:
+                raise NotFoundError(f"{error}: `make demo` makes one") from error
+            uri = f"{store}/{name}/{version}"
+            arguments["bundle"] = uri if "://" in uri else str(Path(uri).absolute())
+        applications.append({**application, "args": arguments})
+    return {**config, "applications": applications}
+
+
+def base_url(config: Mapping[str, Any]) -> str:
+    """Return the address that a serve file makes its applications answer at."""
+    options = config.get("http_options") or {}
+    return f"http://localhost:{options.get('port', 8000)}"
+
+
+@contextmanager
+def deployed(
+    config: Mapping[str, Any], dashboard_url: str, *, timeout_seconds: float
+) -> Iterator[str]:
+    """Deploy a serve file to a running Ray, wait until every model is ready, and give the base URL.
+
+    The applications end with the session they run in. Raises `EngineError` with Serve's own message
+    if one cannot start.
+    """
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    client = ServeSubmissionClient(dashboard_url)
+    client.deploy_applications(dict(config))
+    _wait_until_running(client.get_serve_details, timeout_seconds)
+    url = base_url(config)
+    for application in config["applications"]:
+        prefix = application["route_prefix"].rstrip("/")
+        path = f"{prefix}/ready" if prefix else "/v2/health/live"
+        _wait_until_answering(f"{url}{path}", timeout_seconds)
+    yield url
+
+
+def _wait_until_running(details: Callable[[], Mapping[str, Any]], timeout_seconds: float) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        applications = details().get("applications", {})
+        states = {name: app["status"] for name, app in applications.items()}
+        for name, app in applications.items():
+            if app["status"] in FAILED:
+                raise EngineError(f"application {name} did not start: {_reason(app)}")
+        if states and all(state == "RUNNING" for state in states.values()):
+            return
+        if time.monotonic() > deadline:
+            raise EngineError(
+                f"the applications were not running after {timeout_seconds:.0f} s: {states}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _wait_until_answering(url: str, timeout_seconds: float) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    last = "no answer"
+    while time.monotonic() < deadline:
+        try:
+            response = httpx.get(url, timeout=5)
+            if response.status_code == 200:
+                return
+            last = f"HTTP {response.status_code}"
+        except httpx.HTTPError as error:
+            last = str(error) or type(error).__name__
+        time.sleep(POLL_SECONDS)
+    raise EngineError(f"{url} did not answer within {timeout_seconds:.0f} s: {last}")
+
+
+def _reason(application: Mapping[str, Any]) -> str:
+    messages = [application.get("message", "")]
+    messages += [
+        deployment.get("message", "") for deployment in application.get("deployments", {}).values()
+    ]
+    return " ".join(message for message in messages if message)

@@ -1,0 +1,50 @@
+"""`python -m jobs.serve`: keep the newest bundles up on this machine until Ctrl-C, and leave
+nothing behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.session import SessionOptions, open_session
+from jobs.console import make_console, readable_errors, set_up_logging
+from jobs.local_serving import LOCAL_CONFIG, deployed, local_config, with_newest_bundles
+
+TIMEOUT_SECONDS = 180.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.serve", description=__doc__)
+    parser.add_argument("config", type=Path, nargs="?", default=LOCAL_CONFIG, help="a serve file")
+    given = parser.parse_args(arguments)
+    console = make_console()
+    set_up_logging()
+    stop = threading.Event()
+    with readable_errors(console):
+        config = with_newest_bundles(local_config(given.config))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        console.print("starting Ray and the model ...")
+        with (
+            open_session(SessionOptions(dashboard=True)) as session,
+            deployed(config, session.dashboard_url, timeout_seconds=TIMEOUT_SECONDS) as url,
+        ):
+            for application in config["applications"]:
+                if "bundle" in application["args"]:
+                    path = f"{url}{application['route_prefix']}/classify"
+                    console.print(f"serving {application['args']['bundle']}", highlight=False)
+                    console.print(f"  curl --data-binary @image.png {path}", highlight=False)
+            console.print("Ctrl-C ends it")
+            stop.wait()
+            console.print("ending ...")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What answers: the Ray Serve applications. Depends on `models` only, never on `jobs`."""

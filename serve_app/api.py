@@ -1,0 +1,128 @@
+"""The calls for people: `classify` and `embed`.
+
+One image is answered with one object or one status; several with a list in which a bad image has
+its error and the others their answers.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, cast, get_args
+
+import numpy as np
+from starlette.requests import Request
+
+from models.errors import SightlineError
+from models.labels import Answer, Scores
+from models.predictor import Prediction
+from serve_app.errors import RequestError, bad_request, explain, status_of
+from serve_app.model import ServedModel
+from serve_app.replies import BINARY, Reply, json_reply
+from serve_app.routing import Handler
+from serve_app.uploads import Upload, read_upload
+
+DEFAULT_TOP_K = 5
+SHAPE_HEADER = "Sightline-Shape"  # rows,columns of an answer in bytes
+
+Entry = dict[str, Any]
+
+
+def classify(model: ServedModel) -> Handler:
+    """Return the call that answers with labels."""
+
+    async def call(request: Request) -> Reply:
+        top_k, scores = _read_scores(request.query_params)
+        upload = await read_upload(request, model.limits)
+
+        def entry(prediction: Prediction) -> Entry:
+            (answer,) = model.predictor.classify(prediction, top_k=top_k, scores=scores)
+            return _label_entry(answer, scores)
+
+        return await _answer(model, upload, entry)
+
+    return call
+
+
+def embed(model: ServedModel) -> Handler:
+    """Return the call that answers with vectors of unit length."""
+
+    async def call(request: Request) -> Reply:
+        _check_query(request.query_params, ())
+        upload = await read_upload(request, model.limits)
+        if BINARY in request.headers.get("accept", ""):
+            return await _embed_bytes(model, upload)
+        return await _answer(
+            model, upload, lambda prediction: {"embedding": prediction.embedding[0]}
+        )
+
+    return call
+
+
+# The kinds table names the calls of a kind; here is who answers them.
+CALLS: Mapping[str, Callable[[ServedModel], Handler]] = {"classify": classify, "embed": embed}
+
+
+async def _answer(
+    model: ServedModel, upload: Upload, entry: Callable[[Prediction], Entry]
+) -> Reply:
+    if upload.is_single:
+        (image,) = upload.images
+        if isinstance(image, SightlineError):
+            raise image
+        return json_reply({**entry(await model.score(image)), **model.facts})
+    results: list[Entry] = []
+    for index, scored in enumerate(await model.score_each(upload.images)):
+        result: Entry = {"index": index}
+        if upload.files:
+            result["file"] = upload.files[index]
+        result |= explain(scored) if isinstance(scored, SightlineError) else entry(scored)
+        results.append(result)
+    return json_reply({"results": results, **model.facts})
+
+
+async def _embed_bytes(model: ServedModel, upload: Upload) -> Reply:
+    rows = []
+    for index, scored in enumerate(await model.score_each(upload.images)):
+        if isinstance(scored, SightlineError):
+            # Bytes have no room for an error beside the vectors of the other images.
+            where = "" if upload.is_single else f"image {index}: "
+            raise RequestError(status_of(scored), scored.code, f"{where}{scored}")
+        rows.append(scored.embedding)
+    vectors = np.concatenate(rows).astype("<f4", copy=False)
+    shape = ",".join(map(str, vectors.shape))
+    return Reply(vectors.tobytes(), content_type=BINARY, headers={SHAPE_HEADER: shape})
+
+
+def _label_entry(answer: Answer, scores: Scores) -> Entry:
+    entry: Entry = {"label": answer.label, "confidence": answer.confidence}
+    if scores != "none":
+        entry["scores"] = [
+            {"label": score.label, "probability": score.probability} for score in answer.scores
+        ]
+    return entry
+
+
+def _read_scores(query: Mapping[str, str]) -> tuple[int, Scores]:
+    if not query:
+        return DEFAULT_TOP_K, "top"
+    _check_query(query, ("top_k", "scores"))
+    top_k = query.get("top_k", str(DEFAULT_TOP_K))
+    if not (top_k.isascii() and top_k.isdecimal() and len(top_k) < 10 and int(top_k) > 0):
+        raise bad_request(f"top_k must be a whole number from 1, got {top_k!r}", "bad_parameter")
+    scores = query.get("scores", "top")
+    known = get_args(Scores)
+    if scores not in known:
+        raise bad_request(
+            f"scores must be one of {', '.join(known)}, got {scores!r}", "bad_parameter"
+        )
+    return int(top_k), cast(Scores, scores)
+
+
+def _check_query(query: Mapping[str, str], known: tuple[str, ...]) -> None:
+    for name in query:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            expected = f"expected {', '.join(known)}" if known else "this call takes none"
+            advice = f"did you mean {nearest[0]!r}?" if nearest else expected
+            raise bad_request(f"unknown query parameter {name!r}; {advice}", "bad_parameter")

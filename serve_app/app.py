@@ -1,0 +1,63 @@
+"""`build`: from the `args` in a serve file to the Serve application of one model."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+
+from models.errors import ConfigError
+from serve_app.config import ServeOptions, parse_options
+from serve_app.replica import DEPLOYMENT, Replica
+
+REJECTED = 429
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """Return the application. Raises `ConfigError` naming what is wrong in `args`."""
+    options = parse_options(ServeOptions, args, "serve_app.app:build")
+    scale: dict[str, Any] = (
+        {"autoscaling_config": _autoscaling(options.autoscaling)}
+        if options.autoscaling is not None
+        else {"num_replicas": options.replicas or _num_fitting(options)}
+    )
+    deployment = serve.deployment(
+        serve.ingress()(Replica),
+        name=DEPLOYMENT,
+        **scale,
+        ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
+        max_ongoing_requests=options.max_ongoing_requests,
+        max_queued_requests=options.max_queued_requests,
+        backpressure_config=BackpressureConfig(
+            status_code=REJECTED, retry_after_s=options.retry_after_seconds
+        ),
+    )
+    application: serve.Application = deployment.bind(options)
+    return application
+
+
+def _autoscaling(settings: dict[str, Any]) -> AutoscalingConfig:
+    try:
+        return AutoscalingConfig(**settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"args of serve_app.app:build: autoscaling = {settings}: {error}"
+        ) from error
+
+
+def _num_fitting(options: ServeOptions) -> int:
+    """Return how many replicas fill the cluster as it is: one per GPU (or part of one), else per
+    CPU.
+
+    Logical CPUs may be more than the machine has; a replica keeps a real core busy, so the cores
+    count.
+    """
+    total = ray.cluster_resources()
+    if options.num_gpus:
+        return max(1, int(total.get("GPU", 0) / options.num_gpus))
+    num_nodes = max(1, len([node for node in ray.nodes() if node["Alive"]]))
+    cores = min(total.get("CPU", 0), len(os.sched_getaffinity(0)) * num_nodes)
+    return max(1, int(cores / (options.num_cpus or 1)))

@@ -1,0 +1,75 @@
+"""From an error to what a client sees: a status, a code and a sentence.
+
+Every refusal has the body `{"error": "...", "code": "..."}`, the form that Open Inference Protocol
+clients read. What is not a `SightlineError` is a defect of ours: it is logged with its traceback,
+and the client learns nothing of it but that it happened.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from models.errors import (
+    EngineError,
+    ImageDecodeError,
+    ImageError,
+    ImageTooLargeError,
+    ImageTypeError,
+    SightlineError,
+)
+from serve_app.replies import Reply, json_reply
+
+logger = logging.getLogger("ray.serve")  # the one logger that Serve writes to the replica's file
+
+
+class RequestError(SightlineError):
+    """A request that cannot be answered, with the status to say so."""
+
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = dict(headers or {})
+
+
+# The first row that fits counts, so a subclass stands before its parent.
+STATUS: tuple[tuple[type[SightlineError], int], ...] = (
+    (ImageTooLargeError, 413),
+    (ImageTypeError, 415),
+    (ImageDecodeError, 422),
+    (ImageError, 422),
+)
+
+
+def bad_request(message: str, code: str = "bad_request") -> RequestError:
+    """Return the error for a request that is malformed."""
+    return RequestError(400, code, message)
+
+
+def explain(error: SightlineError) -> dict[str, str]:
+    """Return the error form, as it stands in a body or beside other images' answers."""
+    return {"error": str(error), "code": error.code}
+
+
+def status_of(error: Exception) -> int:
+    """Return the HTTP status of an error; 500 for what is no fault of the client's."""
+    if isinstance(error, RequestError):
+        return error.status
+    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+
+
+def error_reply(error: Exception) -> Reply:
+    """Return the answer for an error, and log those that are the server's fault."""
+    status = status_of(error)
+    if isinstance(error, RequestError):
+        return json_reply(explain(error), status, error.headers)
+    if isinstance(error, SightlineError) and status < 500:
+        return json_reply(explain(error), status)
+    logger.error("a request failed", exc_info=error)
+    code = error.code if isinstance(error, EngineError) else SightlineError.code
+    return json_reply(
+        {"error": "the server failed; the reason is in its log", "code": code}, status
+    )

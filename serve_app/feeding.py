@@ -1,0 +1,172 @@
+"""How images reach the engine, off the event loop: by streams or by batches, as the engine asks.
+
+`streams`: one job per image decodes and runs it, on a few threads; both steps release the
+interpreter lock, and handing an image from a decoding thread to a running thread would only cost.
+`batches`: images are decoded on threads and gathered; while one batch runs, the next one is decoded
+and grows. It knows nothing of HTTP.
+
+A job whose caller has gone is dropped before it is run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from models.decoders import ImageLimits
+from models.predictor import Prediction, Predictor
+from models.preprocess import Image
+
+
+class Feeder(Protocol):
+    """What turns one image into a prediction of one row."""
+
+    async def score(self, data: bytes) -> Prediction:
+        """Decode and run one encoded image. Raises `ImageError` for what cannot be decoded."""
+        ...
+
+    async def run(self, image: Image) -> Prediction:
+        """Run one image (H, W, 3) that is ready."""
+        ...
+
+    def close(self) -> None:
+        """End the threads; jobs that have not begun are dropped."""
+        ...
+
+
+class StreamFeeder:
+    """For engines that take single images on several streams."""
+
+    def __init__(self, predictor: Predictor, limits: ImageLimits, num_threads: int) -> None:
+        self._predictor = predictor
+        self._limits = limits
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="score")
+
+    async def score(self, data: bytes) -> Prediction:
+        """Decode and run one encoded image as one job."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._score, data)
+
+    async def run(self, image: Image) -> Prediction:
+        """Run one image that is ready."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._predictor.predict, image[None])
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _score(self, data: bytes) -> Prediction:
+        return self._predictor.predict(self._predictor.prepare(data, self._limits)[None])
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    image: Image
+    answer: asyncio.Future[Prediction]
+    arrived: float
+
+
+class BatchFeeder:
+    """For engines that take many images at once.
+
+    A batch closes when it is full or when its first image has waited `wait_seconds`; images that
+    come while the engine is busy join the next one, so under load batches fill without any waiting.
+    """
+
+    def __init__(
+        self, predictor: Predictor, limits: ImageLimits, num_threads: int, wait_seconds: float
+    ) -> None:
+        self._predictor = predictor
+        self._limits = limits
+        self._wait_seconds = wait_seconds
+        self._max_batch = predictor.engine.feeding.max_batch
+        self._decoding = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+        self._running = ThreadPoolExecutor(1, thread_name_prefix="run")
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self._gathering: asyncio.Task[None] | None = None
+
+    async def score(self, data: bytes) -> Prediction:
+        """Decode one encoded image and let it join a batch."""
+        loop = asyncio.get_running_loop()
+        prepare = self._predictor.prepare
+        return await self.run(
+            await loop.run_in_executor(self._decoding, prepare, data, self._limits)
+        )
+
+    async def run(self, image: Image) -> Prediction:
+        """Let one image that is ready join a batch."""
+        loop = asyncio.get_running_loop()
+        if self._gathering is None:
+            self._gathering = loop.create_task(self._gather_forever())
+        waiting = _Waiting(image, loop.create_future(), time.monotonic())
+        self._queue.put_nowait(waiting)
+        return await waiting.answer
+
+    def close(self) -> None:
+        """End the threads and the gathering."""
+        if self._gathering is not None and not self._gathering.get_loop().is_closed():
+            self._gathering.cancel()
+        self._decoding.shutdown(wait=True, cancel_futures=True)
+        self._running.shutdown(wait=True, cancel_futures=True)
+
+    async def _gather_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = [entry for entry in await self._next_batch() if not entry.answer.done()]
+            if not batch:
+                continue
+            try:
+                images = [entry.image for entry in batch]
+                whole = await loop.run_in_executor(self._running, self._run, images)
+            # one failed batch must not end the loop that all later requests need
+            except Exception as error:
+                for entry in batch:
+                    if not entry.answer.done():
+                        entry.answer.set_exception(error)
+                continue
+            for position, entry in enumerate(batch):
+                if not entry.answer.done():
+                    entry.answer.set_result(_row(whole, position))
+
+    async def _next_batch(self) -> Sequence[_Waiting]:
+        batch = [await self._queue.get()]
+        closes = batch[0].arrived + self._wait_seconds
+        while len(batch) < self._max_batch:
+            remaining = closes - time.monotonic()
+            if not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            elif remaining > 0:
+                try:
+                    batch.append(await asyncio.wait_for(self._queue.get(), remaining))
+                except TimeoutError:
+                    break
+            else:
+                break
+        return batch
+
+    def _run(self, images: Sequence[Image]) -> Prediction:
+        return self._predictor.predict(np.stack(images))
+
+
+def open_feeder(
+    predictor: Predictor, limits: ImageLimits, *, num_threads: int | None, wait_seconds: float
+) -> Feeder:
+    """Return the feeder that the engine asks for; `num_threads` unset means one per stream."""
+    threads = num_threads or predictor.engine.feeding.parallel
+    if predictor.engine.feeding.mode == "streams":
+        return StreamFeeder(predictor, limits, threads)
+    return BatchFeeder(predictor, limits, threads, wait_seconds)
+
+
+def _row(prediction: Prediction, position: int) -> Prediction:
+    rows = slice(position, position + 1)
+    probabilities = prediction.probabilities
+    return Prediction(
+        None if probabilities is None else probabilities[rows], prediction.embedding[rows]
+    )

@@ -1,0 +1,98 @@
+"""One model as it is served: the proven predictor, the way images reach it, and its limits.
+
+This is all that the HTTP calls know of a model, so they can be tested without Serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from models.bundle import open_bundle
+from models.errors import EngineError, SightlineError
+from models.predictor import Prediction, Predictor, open_predictor, prove
+from models.preprocess import Image
+from serve_app.config import ServeOptions
+from serve_app.errors import RequestError
+from serve_app.feeding import open_feeder
+
+Scored = Prediction | SightlineError
+
+
+class ServedModel:
+    """A predictor that answers many requests at once."""
+
+    def __init__(self, predictor: Predictor, options: ServeOptions) -> None:
+        self.predictor = predictor
+        self.manifest = predictor.manifest
+        self.kind = predictor.kind
+        self.limits = options.limits
+        # What every answer says of who gave it.
+        self.facts: dict[str, object] = {
+            "model": self.manifest.name,
+            "version": self.manifest.version,
+            "engine": predictor.engine.name,
+            "precision": predictor.engine.precision,
+        }
+        self._feeder = open_feeder(
+            predictor,
+            options.limits.image,
+            num_threads=options.decode_threads,
+            wait_seconds=options.batch_wait_ms / 1000,
+        )
+        self._num_failures = 0
+        self._is_closed = False
+
+    async def score(self, data: bytes) -> Prediction:
+        """Score one encoded image. Raises `ImageError` for what cannot be decoded."""
+        try:
+            return await self._feeder.score(data)
+        except EngineError:
+            self._num_failures += 1
+            raise
+
+    async def score_each(self, images: Sequence[bytes | SightlineError]) -> list[Scored]:
+        """Score several images; one that cannot be read has its error in its place.
+
+        An error that is not about one image is raised.
+        """
+        return list(await asyncio.gather(*(self._score_or_error(image) for image in images)))
+
+    async def run_each(self, images: Sequence[Image]) -> list[Prediction]:
+        """Run images (H, W, 3) that are ready."""
+        return list(await asyncio.gather(*(self._feeder.run(image) for image in images)))
+
+    async def check(self) -> None:
+        """Raise if the model cannot be trusted to answer.
+
+        An engine that failed since the last check has to reproduce the bundle's reference outputs
+        again, so that a broken device takes the replica out of service instead of failing request
+        after request.
+        """
+        if self._is_closed:
+            raise RequestError(503, "closed", f"model {self.manifest.label} is closed")
+        if self._num_failures:
+            await asyncio.to_thread(prove, self.predictor.bundle, self.predictor.engine)
+            self._num_failures = 0
+
+    def close(self) -> None:
+        """End the threads and free the engine."""
+        self._is_closed = True
+        self._feeder.close()
+        self.predictor.close()
+
+    async def _score_or_error(self, image: bytes | SightlineError) -> Scored:
+        if isinstance(image, SightlineError):
+            return image
+        try:
+            return await self.score(image)
+        except EngineError:
+            raise
+        except SightlineError as error:
+            return error
+
+
+def open_served(options: ServeOptions) -> ServedModel:
+    """Open the bundle, prove an engine with it, and return the model ready to answer."""
+    predictor = open_predictor(open_bundle(options.bundle), options.engine_options)
+    return ServedModel(predictor, options)

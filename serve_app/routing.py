@@ -1,0 +1,79 @@
+"""From a path and a method to the function that answers: an ASGI application in one screen.
+
+A dictionary instead of a web framework, because the path of a scored image is the hot one and the
+routes are few and fixed. Whatever a handler raises becomes the error form; a wrong path or method
+too. It knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from serve_app.errors import RequestError, error_reply
+from serve_app.replies import Reply, send_reply
+
+Handler = Callable[[Request], Awaitable[Reply]]
+Routes = Mapping[str, Mapping[str, Handler]]  # path below the mount point -> method -> handler
+
+
+class Api:
+    """An ASGI application made of a table of routes."""
+
+    def __init__(self, routes: Routes, *, rewrite: Callable[[str], str] | None = None) -> None:
+        """`rewrite` may change a path before it is looked up, or refuse it with an error."""
+        self._table = routes
+        self._rewrite = rewrite
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "lifespan":
+            return await _live(receive, send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1003})
+        try:
+            reply = await self._find(scope)(Request(scope, receive))
+        # a request may fail, the server may not; `error_reply` tells the two apart
+        except Exception as error:
+            reply = error_reply(error)
+        await send_reply(reply, send)
+        return None
+
+    def _find(self, scope: Scope) -> Handler:
+        path = _local_path(scope)
+        methods = self._table.get(self._rewrite(path) if self._rewrite else path)
+        if methods is None:
+            known = ", ".join(name or "(nothing)" for name in self._table)
+            raise RequestError(
+                404, "not_found", f"nothing answers at {scope['path']!r}; known here: {known}"
+            )
+        method = scope["method"]
+        # HEAD is GET whose body the server drops.
+        handler = methods.get("GET" if method == "HEAD" else method)
+        if handler is None:
+            allowed = ", ".join(methods)
+            raise RequestError(
+                405,
+                "method_not_allowed",
+                f"{scope['path']!r} takes {allowed}, not {method}",
+                {"Allow": allowed},
+            )
+        return handler
+
+
+def _local_path(scope: Scope) -> str:
+    """Return the path below the place where the application is mounted, without a final slash."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root).rstrip("/")
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """Nothing is opened or closed here: the model is, by whoever built the application."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,106 @@
+"""What tests share: one real S3 server and one real Ray for the whole session, started when first
+asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import httpx
+import pytest
+
+from cluster.session import Session, SessionOptions, free_port, open_session
+from tests.bundles import tiny_bundle
+
+SECONDS_TO_START = 60
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server; the environment variables of this process point to it."""
+
+    endpoint: str
+
+    def make_bucket(self, name: str) -> str:
+        """Make a bucket and return its URI."""
+        boto3.client("s3", endpoint_url=self.endpoint).create_bucket(Bucket=name)
+        return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """Start moto's server as a process of its own, with credentials in the environment only."""
+    port = free_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    environment = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _wait_for(endpoint, server)
+            yield S3Server(endpoint)
+        finally:
+            server.kill()
+            server.wait()
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3_server: S3Server) -> Iterator[Session]:
+    """Start one local Ray, with dashboard, that every test of the session shares.
+
+    It comes after the S3 server, because workers see the environment that Ray was started with.
+    """
+    with tempfile.TemporaryDirectory(prefix="sl-") as home, pytest.MonkeyPatch.context() as patch:
+        # Ray's workers import the packages under test from here, installed or not.
+        root = str(Path(__file__).parent.parent)
+        patch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("SIGHTLINE_CACHE", str(Path(home) / "cache"))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with open_session(SessionOptions(home=Path(home), dashboard=True)) as session:
+            yield session
+
+
+@pytest.fixture(scope="session")
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local model store with one version of the classifier `tiny` and of the embedding model
+    `tiny-embedding`.
+    """
+    store = tmp_path_factory.mktemp("models")
+    tiny_bundle(store)
+    tiny_bundle(store, kind="embedding", name="tiny-embedding")
+    return store
+
+
+def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError(f"the S3 server ended with status {server.returncode}")
+        try:
+            httpx.get(url, timeout=2)
+        except httpx.HTTPError:
+            time.sleep(0.1)
+            continue
+        return
+    raise RuntimeError(f"no S3 server answers at {url} after {SECONDS_TO_START} s")

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.data.order import balanced, chunk_bounds, shard, shuffled, whole_batches
+from models.errors import DataError
+
+sizes = st.integers(min_value=1, max_value=500)
+small = st.integers(min_value=1, max_value=70)
+
+
+@given(sizes, st.integers(0, 100), st.integers(0, 100))
+def test_a_shuffle_is_a_permutation_and_repeats_exactly(rows: int, epoch: int, seed: int) -> None:
+    ids = shuffled(rows, epoch, seed)
+    assert sorted(ids.tolist()) == list(range(rows))
+    assert ids.tolist() == shuffled(rows, epoch, seed).tolist()
+
+
+def test_another_epoch_or_seed_gives_another_order() -> None:
+    orders = {tuple(shuffled(50, epoch, seed)) for epoch in range(3) for seed in range(3)}
+    assert len(orders) == 9
+
+
+@given(rows=sizes, batch_size=small, world=st.integers(1, 5))
+def test_every_rank_gets_equally_many_whole_batches(rows: int, batch_size: int, world: int) -> None:
+    ids = whole_batches(shuffled(rows, 0, 0), batch_size, world)
+    shares = [shard(ids, rank, world) for rank in range(world)]
+    assert {len(share) % batch_size for share in shares} == {0}
+    assert len({len(share) for share in shares}) == 1
+    assert len(shares[0]) >= batch_size
+
+
+@given(rows=sizes, batch_size=small, world=st.integers(1, 5))
+def test_less_than_one_batch_per_rank_is_left_out(rows: int, batch_size: int, world: int) -> None:
+    ids = whole_batches(np.arange(rows), batch_size, world)
+    left_out = rows - len(set(ids.tolist()))
+    assert left_out < batch_size * world
+    if rows < batch_size * world:
+        assert left_out == 0
+
+
+@given(rows=sizes, world=st.integers(1, 7))
+def test_shards_hold_every_row_exactly_once(rows: int, world: int) -> None:
+    shares = [shard(np.arange(rows), rank, world).tolist() for rank in range(world)]
+    assert sorted(sum(shares, [])) == list(range(rows))
+
+
+def test_two_ranks_see_together_what_one_sees_with_twice_the_batch() -> None:
+    ids = shuffled(64, 0, 0)
+    alone = whole_batches(ids, 16, 1)[:16]
+    both = [shard(whole_batches(ids, 8, 2), rank, 2)[:8] for rank in range(2)]
+    assert set(alone) == set(np.concatenate(both))
+
+
+def test_balanced_classes_are_seen_as_often_as_their_weights_say() -> None:
+    labels = np.array([0] * 900 + [1] * 90 + [2] * 10)
+    seen = np.bincount(labels[balanced(labels, [1, 1, 2], 0, 0)])
+    assert seen.tolist() == pytest.approx([250, 250, 500], abs=1)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=200), st.integers(0, 50))
+def test_no_image_of_a_class_is_seen_much_more_often_than_another(
+    classes: list[int], epoch: int
+) -> None:
+    labels = np.array(classes)
+    ids = balanced(labels, [1.0, 1.0, 1.0, 1.0], epoch, 7)
+    assert len(ids) == len(labels)
+    times = np.bincount(ids, minlength=len(labels))
+    for number in set(classes):
+        of_class = times[labels == number]
+        assert of_class.max() - of_class.min() <= 1
+
+
+def test_a_class_of_weight_zero_is_not_seen() -> None:
+    labels = np.array([0, 0, 1, 1])
+    assert set(labels[balanced(labels, [1, 0], 0, 0)]) == {0}
+
+
+@pytest.mark.parametrize("weights", [[0, 0], [-1, 1], [float("nan"), 1], [1]])
+def test_weights_that_make_no_sense_are_refused(weights: list[float]) -> None:
+    with pytest.raises(DataError, match="weights"):
+        balanced(np.array([0, 1, 1]), weights, 0, 0)
+
+
+@given(sizes, small, st.integers(1, 300), st.integers(1, 16))
+def test_chunks_cover_all_rows_in_order_and_are_never_too_large(
+    rows: int, batch_size: int, largest: int, parallel: int
+) -> None:
+    bounds = chunk_bounds(rows, batch_size, largest, parallel)
+    assert bounds[0] == 0
+    assert bounds[-1] == rows
+    assert 0 < np.diff(bounds).min() <= np.diff(bounds).max() <= largest
+
+
+@given(sizes, small, st.integers(1, 16))
+def test_chunks_begin_with_a_batch_unless_a_batch_is_larger(
+    rows: int, batch_size: int, parallel: int
+) -> None:
+    bounds = chunk_bounds(rows, batch_size, 70, parallel)
+    assert (bounds[:-1] % batch_size == 0).all()
+
+
+def test_chunks_grow_from_one_batch_and_shrink_again() -> None:
+    sizes_of_chunks = np.diff(chunk_bounds(20_000, 32, 256, 4))
+    assert sizes_of_chunks[0] == 32
+    assert sizes_of_chunks.max() == 256
+    assert sizes_of_chunks[-1] <= 32
+    assert (sizes_of_chunks == 256).mean() > 0.6

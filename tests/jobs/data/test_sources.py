@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from jobs.data.config import DataConfig
+from jobs.data.labels import number_labels
+from jobs.data.sources import Listing, list_source
+from models.errors import AccessError, DataError, NotFoundError
+from models.storage import open_store
+from tests.conftest import S3Server
+from tests.jobs.data.images import class_files, write
+
+IMAGE = b"listing never looks inside"
+TWO = {"ok": 2, "bad": 1}
+
+
+def folder(uri: Path | str, **settings: Any) -> DataConfig:
+    return DataConfig(uri=str(uri), **settings)
+
+
+def manifest(uri: Path | str, **settings: Any) -> DataConfig:
+    return DataConfig(source="manifest", uri=str(uri), **settings)
+
+
+def rows(listing: Listing) -> list[tuple[str, str, str | None]]:
+    columns = listing.table.to_pydict()
+    found = zip(columns["path"], columns["label"], columns["split"], strict=True)
+    return sorted(found, key=lambda row: row[0])
+
+
+def refusal(config: DataConfig) -> str:
+    with pytest.raises(DataError) as caught:
+        number_labels(list_source(config).table, config)
+    return str(caught.value)
+
+
+# Folders
+
+
+def test_a_folder_lists_images_below_their_class(tmp_path: Path) -> None:
+    write(tmp_path, {"ok/a.jpg": IMAGE, "ok/deep/er/b.PNG": IMAGE, "bad/c d#ü%20.jpeg": IMAGE})
+    assert rows(list_source(folder(tmp_path))) == [
+        (f"{tmp_path}/bad/c d#ü%20.jpeg", "bad", None),
+        (f"{tmp_path}/ok/a.jpg", "ok", None),
+        (f"{tmp_path}/ok/deep/er/b.PNG", "ok", None),
+    ]
+
+
+def test_files_that_are_no_images_or_hidden_are_ignored_and_counted(tmp_path: Path) -> None:
+    write(tmp_path, class_files(TWO))
+    write(
+        tmp_path,
+        {
+            "README.md": b"",
+            "ok/labels.txt": b"",
+            "ok/.cache/a.jpg": IMAGE,
+            "__MACOSX/ok/a.jpg": IMAGE,
+            ".git/x.jpg": IMAGE,
+        },
+    )
+    listing = list_source(folder(tmp_path))
+    assert listing.table.num_rows == 3
+    assert listing.ignored == 5
+
+
+def test_an_image_outside_of_a_class_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    write(tmp_path, {**class_files(TWO), "loose.jpg": IMAGE})
+    listing = list_source(folder(tmp_path))
+    assert listing.table.num_rows == 3
+    assert "loose.jpg" in listing.warnings[0]
+
+
+@pytest.mark.parametrize("validation", ["validation", "val", "valid", "Val"])
+def test_split_folders_give_the_split(tmp_path: Path, validation: str) -> None:
+    files = {
+        f"{split}/{name}": data
+        for split in ("train", validation, "test")
+        for name, data in class_files(TWO).items()
+    }
+    write(tmp_path, files)
+    listing = list_source(folder(tmp_path))
+    assert Counter(listing.table["split"].to_pylist()) == {"train": 3, "validation": 3, "test": 3}
+    assert set(listing.table["label"].to_pylist()) == {"ok", "bad"}
+
+
+def test_a_class_may_be_called_test(tmp_path: Path) -> None:
+    write(tmp_path, class_files({"test": 2, "spare": 2}))
+    listing = list_source(folder(tmp_path))
+    assert set(listing.table["label"].to_pylist()) == {"test", "spare"}
+    assert listing.table["split"].null_count == 4
+
+
+def test_splits_mixed_with_classes_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, class_files({"train": 1, "test": 1, "ok": 1}))
+    message = refusal(folder(tmp_path))
+    assert "mixes split folders (test, train) with others (ok)" in message
+
+
+def test_splits_without_train_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"test/ok/a.jpg": IMAGE, "val/ok/a.jpg": IMAGE})
+    assert "none for training" in refusal(folder(tmp_path))
+
+
+@pytest.mark.parametrize("empty", ["scratch", "notes"])
+def test_an_empty_class_is_refused_by_name(tmp_path: Path, empty: str) -> None:
+    write(tmp_path, {**class_files(TWO), "notes/readme.txt": b""})
+    (tmp_path / "scratch").mkdir()
+    message = refusal(folder(tmp_path))
+    assert "class folder without an image" in message
+    assert empty in message
+    assert "ok" not in message.split(":")[1]
+
+
+def test_an_empty_class_in_a_split_is_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path, {"train/ok/a.jpg": IMAGE, "train/bad/a.jpg": IMAGE, "test/ok/a.jpg": IMAGE})
+    (tmp_path / "test" / "bad").mkdir()
+    assert "test/bad" in refusal(folder(tmp_path))
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, class_files({"ok": 3}))
+    assert "one class only, 'ok'" in refusal(folder(tmp_path))
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"readme.txt": b""})
+    assert "holds no image (1 other files)" in refusal(folder(tmp_path))
+
+
+def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="does not exist"):
+        list_source(folder(tmp_path / "nowhere"))
+
+
+# Labels
+
+
+@pytest.mark.parametrize("twin", ["OK", "ok ", "ｏｋ"])
+def test_labels_that_look_alike_are_refused_naming_both(tmp_path: Path, twin: str) -> None:
+    write(tmp_path, class_files({"ok": 1, twin: 1, "bad": 1}))
+    message = refusal(folder(tmp_path))
+    assert "'ok'" in message
+    assert repr(twin) in message
+    assert "data.rename" in message
+
+
+def test_a_rename_makes_one_class_of_labels_that_look_alike(tmp_path: Path) -> None:
+    write(tmp_path, class_files({"ok": 1, "OK": 1, "bad": 1}))
+    config = folder(tmp_path, rename={"OK": "ok"})
+    labels, classes = number_labels(list_source(config).table.sort_by("path"), config)
+    assert classes == ("bad", "ok")
+    assert sorted(labels.tolist()) == [0, 1, 1]
+
+
+def test_a_rename_of_a_label_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, class_files(TWO))
+    assert "'okk'" in refusal(folder(tmp_path, rename={"okk": "fine"}))
+    assert "did you mean 'ok'?" in refusal(folder(tmp_path, rename={"okk": "fine"}))
+
+
+def test_configured_classes_fix_the_order(tmp_path: Path) -> None:
+    write(tmp_path, class_files(TWO))
+    config = folder(tmp_path, classes=["ok", "bad"])
+    labels, classes = number_labels(list_source(config).table.sort_by("path"), config)
+    assert classes == ("ok", "bad")
+    assert labels.tolist() == [1, 0, 0]
+
+
+def test_a_label_that_the_configured_classes_lack_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, class_files(TWO))
+    message = refusal(folder(tmp_path, classes=["ok", "scratch"]))
+    assert "'bad'" in message
+
+
+def test_a_class_in_test_that_train_lacks_is_refused(tmp_path: Path) -> None:
+    files = {"train/ok/a.jpg": IMAGE, "train/bad/a.jpg": IMAGE, "test/new/a.jpg": IMAGE}
+    write(tmp_path, files)
+    assert "train lacks: 'new'" in refusal(folder(tmp_path))
+
+
+# Manifests
+
+
+def csv_file(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    path = folder / "list.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_a_csv_gives_paths_relative_to_its_folder_absolute_or_as_uri(tmp_path: Path) -> None:
+    path = csv_file(
+        tmp_path,
+        "path,label,split\na.jpg,ok,train\n../b/./c.jpg,bad,val\n"
+        "/data/d.jpg,ok,\ns3://bucket/e.jpg,bad,TEST\nsub\\f.jpg,ok,test\n",
+    )
+    assert rows(list_source(manifest(path))) == sorted(
+        [
+            (f"{tmp_path}/a.jpg", "ok", "train"),
+            (f"{tmp_path.parent}/b/c.jpg", "bad", "validation"),
+            ("/data/d.jpg", "ok", None),
+            ("s3://bucket/e.jpg", "bad", "test"),
+            (f"{tmp_path}/sub/f.jpg", "ok", "test"),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "encoding"), [(",", "utf-8-sig"), (";", "utf-8"), ("\t", "utf-8"), (",", "utf-8")]
+)
+def test_a_csv_as_spreadsheets_write_it_is_read(
+    tmp_path: Path, delimiter: str, encoding: str
+) -> None:
+    lines = ["path,label", '"a,1.jpg",01', "b.jpg,NA", "c.jpg,1"]
+    text = "\r\n".join(lines).replace(",", delimiter).replace(f"a{delimiter}1", "a_1") + "\r\n"
+    found = rows(list_source(manifest(csv_file(tmp_path, text, encoding))))
+    assert [(Path(path).name, label) for path, label, _ in found] == [
+        ("a_1.jpg", "01"),
+        ("b.jpg", "NA"),
+        ("c.jpg", "1"),
+    ]
+
+
+def test_a_csv_without_a_label_column_is_refused_with_the_columns_it_has(tmp_path: Path) -> None:
+    message = refusal(manifest(csv_file(tmp_path, "path,class\na.jpg,ok\n")))
+    assert "no column 'label'; it has 'path', 'class'; set data.label_column" in message
+
+
+def test_other_column_names_can_be_configured(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, "file,class,fold\na.jpg,ok,train\nb.jpg,bad,test\n")
+    config = manifest(path, path_column="file", label_column="class", split_column="fold")
+    assert [row[1:] for row in rows(list_source(config))] == [("ok", "train"), ("bad", "test")]
+
+
+def test_a_configured_split_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, "path,label\na.jpg,ok\n")
+    assert "set data.split_column" in refusal(manifest(path, split_column="fold"))
+
+
+def test_a_blank_label_is_refused_with_its_row(tmp_path: Path) -> None:
+    message = refusal(manifest(csv_file(tmp_path, "path,label\na.jpg,ok\nb.jpg,\nc.jpg, \n")))
+    assert "column 'label' is blank in 2 of 3 rows (row 2, 3" in message
+
+
+def test_an_unknown_split_is_refused_with_its_row(tmp_path: Path) -> None:
+    message = refusal(manifest(csv_file(tmp_path, "path,label,split\na.jpg,ok,holdout\n")))
+    assert "'holdout' in row 1" in message
+
+
+def test_json_lines_give_rows_and_numbers_become_labels(tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    lines = [{"path": "a.jpg", "label": 1}, {"path": "b.jpg", "label": "x", "split": "test"}]
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    assert [row[1:] for row in rows(list_source(manifest(path)))] == [("1", None), ("x", "test")]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"path": "a.jpg"\n', "line 1 is not JSON"),
+        ('{"path": "a", "label": "b"}\n[1]\n', "line 2 is not a JSON object but list"),
+        ('{"path": "a.jpg", "label": null}\n', "blank in 1 of 1 rows"),
+        ('{"path": "a.jpg", "class": "b"}\n', "no column 'label'; it has 'path', 'class'"),
+    ],
+)
+def test_broken_json_lines_are_refused_with_their_line(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_text(text)
+    assert expected in refusal(manifest(path))
+
+
+def test_parquet_gives_rows_also_with_dictionary_columns(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    labels = pa.array(["ok", "bad", "ok"]).dictionary_encode()
+    table = pa.table({"path": ["a.jpg", "b.jpg", "c.jpg"], "label": labels})
+    pyarrow.parquet.write_table(table, path)
+    assert [row[1] for row in rows(list_source(manifest(path)))] == ["ok", "bad", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("list.parquet", b"no parquet"),
+        ("list.csv", b"path,label\na,b,c\n"),
+        ("list.csv", b""),
+        ("list.csv", "path,label\na.jpg,gr\u00fcn\n".encode("latin-1")),
+        ("list.csv", "p\u00e4th,label\na.jpg,b\n".encode("latin-1")),
+        ("list.xlsx", b""),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_is_refused_by_name(
+    tmp_path: Path, name: str, data: bytes
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert str(tmp_path / name) in refusal(manifest(tmp_path / name))
+
+
+def test_a_manifest_without_rows_is_refused(tmp_path: Path) -> None:
+    assert "holds no image" in refusal(manifest(csv_file(tmp_path, "path,label\n")))
+
+
+def test_a_manifest_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"nothing\.csv"):
+        list_source(manifest(tmp_path / "nothing.csv"))
+
+
+# The same on an object store
+
+
+def test_a_bucket_lists_like_a_folder(s3_server: S3Server) -> None:
+    uri = s3_server.make_bucket("sources-folder") + "/set"
+    write(open_store(uri), {"train/ok/a b#.jpg": IMAGE, "train/bad/a.jpg": IMAGE, "x.txt": b""})
+    write(open_store(uri), {"test/ok/1.jpg": IMAGE})
+    listing = list_source(folder(uri))
+    assert listing.ignored == 1
+    assert rows(listing) == [
+        (f"{uri}/test/ok/1.jpg", "ok", "test"),
+        (f"{uri}/train/bad/a.jpg", "bad", "train"),
+        (f"{uri}/train/ok/a b#.jpg", "ok", "train"),
+    ]
+
+
+def test_a_bucket_lists_more_objects_than_one_page_has(s3_server: S3Server) -> None:
+    uri = s3_server.make_bucket("sources-many")
+    write(open_store(uri), {f"{number % 2}/{number}.jpg": b"" for number in range(1_100)})
+    assert list_source(folder(uri)).table.num_rows == 1_100
+
+
+def test_a_manifest_in_a_bucket_names_images_beside_it(s3_server: S3Server) -> None:
+    uri = s3_server.make_bucket("sources-manifest") + "/lists/one.parquet"
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pa.table({"path": ["../a.jpg"], "label": ["ok"]}), buffer)
+    write(open_store("s3://sources-manifest"), {"lists/one.parquet": buffer.getvalue()})
+    assert rows(list_source(manifest(uri))) == [("s3://sources-manifest/a.jpg", "ok", None)]
+
+
+@pytest.mark.parametrize("config", [folder, manifest])
+def test_a_bucket_that_does_not_exist_is_a_storage_error(s3_server: S3Server, config: Any) -> None:
+    with pytest.raises(NotFoundError, match="'sources-nowhere' does not exist"):
+        list_source(config("s3://sources-nowhere/list.csv"))
+
+
+def test_missing_credentials_are_an_access_error(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = s3_server.make_bucket("sources-refused")
+    for name in [name for name in os.environ if name.startswith("AWS_ACCESS_KEY_ID")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(AccessError, match="AWS_ACCESS_KEY_ID"):
+        list_source(folder(uri))

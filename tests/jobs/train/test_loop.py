@@ -1,0 +1,210 @@
+"""The training loop on real tensors: it learns, resumes, stops early, and says when it cannot go
+on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from jobs.data.streams import Batch
+from jobs.train.checkpoints import Checkpoints
+from jobs.train.config import TrainConfig
+from jobs.train.history import EpochRecord
+from jobs.train.loop import NotFiniteError, Place, fit
+from jobs.train.network import Network
+from models.errors import DataError, StorageError
+from models.storage import open_store
+
+CPU = Place(torch.device("cpu"))
+NAMES = ("dark", "light")
+
+
+def make_config(**changes: object) -> TrainConfig:
+    """Return a small configuration."""
+    values: dict[str, object] = {
+        "name": "shades",
+        "data": {"uri": "unused"},
+        "preprocess": {"height": 32, "width": 32},
+        "epochs": 4,
+        "batch_size": 16,
+        "optimiser": {"lr": 0.02, "backbone_lr_scale": 1.0, "warmup_epochs": 0.5},
+        "monitor": "accuracy",
+    }
+    return TrainConfig.model_validate({**values, **changes})
+
+
+def make_network(seed: int = 0) -> Network:
+    """Return a very small network with batch norm, so that buffers matter too."""
+    torch.manual_seed(seed)
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=4),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    return Network(body, 8, 2, dropout=0.0)
+
+
+@dataclass
+class Shades:
+    """Dark and light noise, 32 x 32: easy to tell apart, and the same for a seed."""
+
+    num_validation: int = 40
+    seen: list[int] = field(default_factory=list)
+
+    def images(self, ids: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Batch:
+        """Return the images with these numbers."""
+        labels = ids % 2
+        rng = np.random.default_rng(int(ids.sum()))
+        noise = rng.integers(0, 120, (len(ids), 32, 32, 3))
+        return Batch((noise + labels[:, None, None, None] * 100).astype(np.uint8), labels, ids)
+
+    def num_train_batches(self) -> int:
+        """Return the batches of an epoch."""
+        return 6
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        """Yield an epoch in its own order."""
+        order = np.random.default_rng(epoch).permutation(96)
+        for start in range(0, 96, 16):
+            ids = order[start : start + 16]
+            self.seen += ids.tolist()
+            yield self.images(ids)
+
+    def validation(self) -> Iterator[Batch]:
+        """Yield other images than those trained on."""
+        for start in range(0, self.num_validation, 16):
+            yield self.images(np.arange(1000 + start, 1000 + min(start + 16, self.num_validation)))
+
+
+@dataclass
+class Notes:
+    """Keeps what the loop tells."""
+
+    steps: int = 0
+    records: list[EpochRecord] = field(default_factory=list)
+    stop_after: int | None = None
+
+    def step(self, num_images: int, loss: float) -> None:
+        """Count a step."""
+        self.steps += 1
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Keep a record; play a killed process where asked."""
+        self.records.append(record)
+        if self.stop_after is not None and len(self.records) == self.stop_after:
+            raise KeyboardInterrupt
+
+
+def run(
+    config: TrainConfig, folder: Path, notes: Notes | None = None, batches: Shades | None = None
+) -> tuple[Network, list[EpochRecord]]:
+    """Train the small network."""
+    network = make_network()
+    history = fit(
+        network,
+        batches or Shades(),
+        config,
+        class_names=NAMES,
+        class_counts=(48, 48),
+        checkpoints=Checkpoints(open_store(folder)),
+        place=CPU,
+        watcher=notes or Notes(),
+    )
+    return network, history
+
+
+def test_it_learns_what_can_be_learnt(tmp_path: Path) -> None:
+    _, history = run(make_config(), tmp_path)
+    assert len(history) == 4
+    assert history[-1].validation is not None
+    assert history[-1].validation["accuracy"] == 1.0
+    assert history[-1].train_loss < history[0].train_loss
+
+
+def test_a_run_cut_after_an_epoch_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    config = make_config(optimiser={"lr": 0.02, "ema_decay": 0.9, "warmup_epochs": 1})
+    whole, whole_history = run(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "cut", Notes(stop_after=2))
+    seen = Shades()
+    cut, cut_history = run(config, tmp_path / "cut", batches=seen)
+    assert len(seen.seen) == 2 * 96, "finished epochs must not be repeated"
+    assert [r.train_loss for r in cut_history] == pytest.approx(
+        [r.train_loss for r in whole_history], rel=1e-5
+    )
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(cut.state_dict()[name], value)
+
+
+def test_the_moving_average_is_what_is_kept(tmp_path: Path) -> None:
+    averaged, _ = run(make_config(optimiser={"lr": 0.02, "ema_decay": 0.95}), tmp_path / "a")
+    plain, _ = run(make_config(optimiser={"lr": 0.02}), tmp_path / "b")
+    assert not torch.equal(averaged.head.weight, plain.head.weight)
+
+
+def test_it_stops_when_nothing_gets_better(tmp_path: Path) -> None:
+    config = make_config(epochs=30, early_stop_epochs=2)
+    _, history = run(config, tmp_path)
+    assert 3 <= len(history) < 30
+
+
+def test_validation_counts_every_image_of_an_uneven_split(tmp_path: Path) -> None:
+    _, history = run(make_config(epochs=1), tmp_path, batches=Shades(num_validation=37))
+    accuracy = (history[0].validation or {})["accuracy"]
+    assert accuracy * 37 == pytest.approx(round(accuracy * 37))
+
+
+def test_without_validation_images_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    _, history = run(make_config(epochs=2), tmp_path, batches=Shades(num_validation=0))
+    assert [record.validation for record in history] == [None, None]
+    best = Checkpoints(open_store(tmp_path)).find("best")
+    assert best is not None
+    assert best.next_epoch == 2
+
+
+def test_a_loss_that_is_no_number_stops_with_advice_and_a_checkpoint(tmp_path: Path) -> None:
+    network = make_network()
+    with torch.no_grad():
+        network.head.weight.fill_(float("inf"))
+    with pytest.raises(NotFiniteError, match=r"optimiser\.lr"):
+        fit(
+            network,
+            Shades(),
+            make_config(),
+            class_names=NAMES,
+            class_counts=(48, 48),
+            checkpoints=Checkpoints(open_store(tmp_path)),
+            place=CPU,
+            watcher=Notes(),
+        )
+
+
+def test_too_few_images_for_a_batch_are_an_error(tmp_path: Path) -> None:
+    class Empty(Shades):
+        def num_train_batches(self) -> int:
+            return 0
+
+    with pytest.raises(DataError, match="batch_size"):
+        run(make_config(), tmp_path, batches=Empty())
+
+
+def test_a_checkpoint_cut_short_is_refused(tmp_path: Path) -> None:
+    run(make_config(epochs=1), tmp_path)
+    (state,) = tmp_path.glob("epoch-*.pt")
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(StorageError, match="damaged"):
+        run(make_config(epochs=2), tmp_path)
+
+
+def test_only_the_states_in_force_are_kept(tmp_path: Path) -> None:
+    run(make_config(epochs=4), tmp_path)
+    assert 1 <= len(list(tmp_path.glob("epoch-*.pt"))) <= 2

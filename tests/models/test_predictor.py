@@ -1,0 +1,143 @@
+"""Engines are chosen by configuration and kept by proof."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.bundle import describe_file, open_bundle
+from models.engines import base
+from models.engines.base import EngineEntry, EngineOptions
+from models.errors import ConfigError, EngineError
+from models.predictor import REFERENCE, open_predictor
+from tests.bundles import tiny_bundle
+
+
+def random_images(count: int, size: int = 64) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Return noise of the model's size."""
+    return np.random.default_rng(count).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def spoil_reference(uri: Path) -> None:
+    """Change the stored outputs, and the digest so that only the proof can notice."""
+    path = uri / REFERENCE
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays["probabilities"] = arrays["probabilities"][:, ::-1].copy()
+    np.savez_compressed(path, **arrays)
+    manifest = json.loads((uri / "manifest.json").read_text())
+    entry = describe_file(path).model_dump()
+    manifest["artifacts"] = [
+        entry if item["path"] == REFERENCE else item for item in manifest["artifacts"]
+    ]
+    (uri / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-embedding"])
+def test_every_engine_reproduces_the_reference(
+    model_store: Path, tmp_path: Path, name: str, engine: str
+) -> None:
+    bundle = open_bundle(model_store / name / "1", cache=tmp_path)
+    predictor = open_predictor(bundle, EngineOptions(engines=(engine,)))
+    assert predictor.engine.name == engine
+    assert predictor.proof.lowest_cosine > 0.99
+    predictor.close()
+
+
+def test_a_batch_gives_what_single_images_give(model_store: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(model_store / "tiny" / "1", cache=tmp_path)
+    images = random_images(20)
+    results = []
+    for engine in ("openvino", "torch"):
+        predictor = open_predictor(bundle, EngineOptions(engines=(engine,)))
+        whole = predictor.predict(images)
+        singles = [predictor.predict(images[i : i + 1]) for i in range(len(images))]
+        assert whole.probabilities is not None
+        results.append(whole.probabilities)
+        for i, single in enumerate(singles):
+            assert single.probabilities is not None
+            np.testing.assert_allclose(single.probabilities[0], whole.probabilities[i], atol=1e-5)
+            np.testing.assert_allclose(single.embedding[0], whole.embedding[i], atol=1e-5)
+        predictor.close()
+    np.testing.assert_allclose(results[0], results[1], atol=1e-4)
+
+
+def test_many_threads_get_their_own_answers(model_store: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(model_store / "tiny" / "1", cache=tmp_path)
+    predictor = open_predictor(bundle)
+    images = random_images(64)
+    expected = predictor.predict(images).embedding
+    with ThreadPoolExecutor(16) as pool:
+        got = list(pool.map(lambda i: predictor.predict(images[i : i + 1]).embedding[0], range(64)))
+    np.testing.assert_allclose(np.stack(got), expected, atol=1e-5)
+    predictor.close()
+
+
+def test_answers_carry_names_and_sorted_scores(model_store: Path, tmp_path: Path) -> None:
+    predictor = open_predictor(open_bundle(model_store / "tiny" / "1", cache=tmp_path))
+    prediction = predictor.predict(random_images(3))
+    answers = predictor.classify(prediction, scores="all")
+    for answer in answers:
+        assert answer.label in ("good", "defective")
+        assert [s.probability for s in answer.scores] == sorted(
+            (s.probability for s in answer.scores), reverse=True
+        )
+        assert sum(s.probability for s in answer.scores) == pytest.approx(1, abs=1e-5)
+    assert predictor.classify(prediction, scores="none")[0].scores == ()
+    assert len(predictor.classify(prediction, top_k=1)[0].scores) == 1
+    predictor.close()
+
+
+def test_an_engine_that_does_not_reproduce_the_reference_never_serves(tmp_path: Path) -> None:
+    uri = Path(tiny_bundle(tmp_path / "m"))
+    spoil_reference(uri)
+    with pytest.raises(EngineError, match="openvino") as caught:
+        open_predictor(open_bundle(uri, cache=tmp_path / "cache"))
+    assert "torch" in str(caught.value)
+    assert "differs by" in str(caught.value)
+
+
+def test_a_refused_engine_is_kept_in_mind_when_the_next_one_serves(
+    model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = EngineEntry("models.engines.absent", "a_library_nobody_has", "sightline[absent]")
+    monkeypatch.setitem(base.ENGINES, "absent", entry)
+    predictor = open_predictor(
+        open_bundle(model_store / "tiny" / "1", cache=tmp_path),
+        EngineOptions(engines=("absent", "torch")),
+    )
+    assert predictor.engine.name == "torch"
+    assert "pip install 'sightline[absent]'" in predictor.refusals[0]
+    predictor.close()
+
+
+def test_an_unknown_engine_lists_the_known_ones(model_store: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(model_store / "tiny" / "1", cache=tmp_path)
+    with pytest.raises(ConfigError, match=r"'caffe'.*openvino"):
+        open_predictor(bundle, EngineOptions(engines=("caffe",)))
+
+
+@pytest.mark.parametrize("shape", [(1, 63, 64, 3), (64, 64, 3), (1, 3, 64, 64)])
+def test_images_of_the_wrong_shape_are_refused(
+    model_store: Path, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    predictor = open_predictor(open_bundle(model_store / "tiny" / "1", cache=tmp_path))
+    with pytest.raises(EngineError, match=r"\(N, 64, 64, 3\)"):
+        predictor.predict(np.zeros(shape, dtype=np.uint8))
+    predictor.close()
+
+
+@pytest.mark.gpu
+def test_torch_serves_on_the_gpu(model_store: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device on this machine")
+    options = EngineOptions(engines=("torch",), device="cuda")
+    predictor = open_predictor(open_bundle(model_store / "tiny" / "1", cache=tmp_path), options)
+    assert predictor.engine.device == "cuda"
+    predictor.close()

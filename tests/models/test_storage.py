@@ -1,0 +1,133 @@
+"""Folders and buckets through one interface: what is atomic, and how failures read."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from models.errors import AlreadyExistsError, ConfigError, NotFoundError, StorageError
+from models.storage import Store, open_store, read_uri, split_uri
+from tests.conftest import S3Server
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store, once on the local disk and once in a bucket."""
+    if request.param == "local":
+        return open_store(tmp_path / "store")
+    server: S3Server = request.getfixturevalue("s3_server")
+    return open_store(server.make_bucket(f"b-{uuid4().hex[:12]}") + "/some/prefix")
+
+
+def test_what_was_written_is_read_and_listed(store: Store) -> None:
+    store.write("a/one.bin", b"1")
+    store.write("a/b/two.bin", b"22")
+    assert store.read("a/b/two.bin") == b"22"
+    assert sorted((entry.key, entry.size) for entry in store.list()) == [
+        ("a/b/two.bin", 2),
+        ("a/one.bin", 1),
+    ]
+    folders, files = store.list_children("a")
+    assert folders == ["b"]
+    assert [entry.key for entry in files] == ["a/one.bin"]
+    assert store.child("a").read("one.bin") == b"1"
+
+
+@pytest.mark.parametrize("name", ["ü ä.jpg", "50%.png", "a#b+c&d.png", "x y/(1).bmp", "日本.jpg"])
+def test_any_file_name_survives(store: Store, name: str) -> None:
+    store.write(name, b"data")
+    (entry,) = store.list()
+    assert entry.key == name
+    assert store.read(entry.key) == b"data"
+
+
+def test_create_writes_only_if_absent(store: Store) -> None:
+    store.create("claim", b"mine")
+    with pytest.raises(AlreadyExistsError, match="claim"):
+        store.create("claim", b"yours")
+    assert store.read("claim") == b"mine"
+
+
+def test_of_many_creators_exactly_one_wins(store: Store) -> None:
+    def attempt(number: int) -> bool:
+        try:
+            store.create("claim", str(number).encode())
+        except AlreadyExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(attempt, range(32)))
+    assert sum(won) == 1
+    assert store.read("claim") == str(won.index(True)).encode()
+
+
+def test_a_missing_object_says_what_is_missing(store: Store) -> None:
+    store.write("present", b"")
+    with pytest.raises(NotFoundError, match="absent"):
+        store.read("absent")
+    assert not store.exists("absent")
+    store.delete("absent")
+
+
+def test_download_streams_to_a_file(store: Store, tmp_path: Path) -> None:
+    data = os.urandom(3 << 20)
+    store.write("large", data)
+    assert store.download("large", tmp_path / "copy") == len(data)
+    assert (tmp_path / "copy").read_bytes() == data
+
+
+def test_a_store_survives_pickling(store: Store) -> None:
+    store.write("key", b"value")
+    again: Store = pickle.loads(pickle.dumps(store))
+    assert again.read("key") == b"value"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: list(store.list()),
+        lambda store: store.read("key"),
+        lambda store: store.write("key", b""),
+        lambda store: store.list_children(),
+    ],
+)
+def test_a_missing_bucket_is_named(s3_server: S3Server, call: Callable[[Store], object]) -> None:
+    with pytest.raises(NotFoundError, match="no-such-bucket") as caught:
+        call(open_store("s3://no-such-bucket/x"))
+    assert "does not exist" in str(caught.value)
+    assert "Debug source" not in str(caught.value)
+
+
+def test_reading_a_missing_folder_does_not_make_it(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="does not exist"):
+        list(open_store(tmp_path / "absent").list())
+    assert not (tmp_path / "absent").exists()
+
+
+def test_an_unreachable_endpoint_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    with pytest.raises(StorageError, match="s3://bucket/key"):
+        open_store("s3://bucket").read("key")
+
+
+def test_an_unknown_scheme_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"ftp.*s3"):
+        open_store("ftp://host/path")
+
+
+def test_a_uri_of_one_object_is_split_and_read(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"w")
+    assert split_uri(path) == (str(tmp_path), "weights.pt")
+    assert read_uri(f"file://{path}") == b"w"
+    assert split_uri("s3://b/a/w.pt") == ("s3://b/a", "w.pt")

@@ -1,0 +1,158 @@
+"""How images reach an engine that takes batches, and what happens when an engine breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from starlette.testclient import TestClient
+
+from models.bundle import open_bundle
+from models.engines.base import Engine, Images, Outputs
+from models.errors import EngineError, ImageTypeError
+from models.predictor import Predictor, open_predictor
+from serve_app.asgi import build_asgi
+from serve_app.config import ServeOptions
+from serve_app.model import ServedModel
+from tests.serve_app.conftest import ROOT, encode, refused
+
+
+class WatchedEngine:
+    """The real engine, with a note of every batch, a gate to hold it, and a way to break it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.name, self.precision, self.device = engine.name, engine.precision, engine.device
+        self.feeding = engine.feeding
+        self.sizes: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.is_broken = False
+        self._engine = engine
+
+    def run(self, images: Images) -> Outputs:
+        self.sizes.append(len(images))
+        self.gate.wait(timeout=30)
+        if self.is_broken:
+            raise EngineError("the device at 0x5EC2E7 fell off the bus")
+        return self._engine.run(images)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+@pytest.fixture
+def engine(bundle_uri: str, cache: Path) -> WatchedEngine:
+    """The engine that takes batches."""
+    options = ServeOptions(bundle=bundle_uri, engines=("torch",), threads=1).engine_options
+    watched = WatchedEngine(open_predictor(open_bundle(bundle_uri, cache), options).engine)
+    watched.feeding = dataclasses.replace(watched.feeding, max_batch=4)
+    return watched
+
+
+@pytest.fixture
+def served(
+    bundle_uri: str, cache: Path, predictor: Predictor, engine: WatchedEngine
+) -> Iterator[ServedModel]:
+    """A model on the engine that takes batches."""
+    options = ServeOptions(bundle=bundle_uri, engines=("torch",), threads=1, batch_wait_ms=20)
+    bundle = open_bundle(bundle_uri, cache)
+    model = ServedModel(Predictor(bundle, engine, predictor.proof), options)
+    yield model
+    model.close()
+
+
+def test_batches_fill_while_the_engine_is_busy_and_answers_go_to_their_callers(
+    served: ServedModel, engine: WatchedEngine, predictor: Predictor
+) -> None:
+    images = [encode(seed) for seed in range(9)]
+
+    async def score_all() -> npt.NDArray[np.float32]:
+        engine.gate.clear()
+        first = asyncio.create_task(served.score(images[0]))
+        while not engine.sizes:
+            await asyncio.sleep(0.01)
+        rest = [asyncio.create_task(served.score(image)) for image in images[1:]]
+        await asyncio.sleep(0.3)
+        engine.gate.set()
+        answers = await asyncio.gather(first, *rest)
+        rows = [answer.probabilities for answer in answers if answer.probabilities is not None]
+        return np.concatenate(rows)
+
+    got = asyncio.run(score_all())
+    assert engine.sizes == [1, 4, 4]
+    pixels = np.stack([predictor.prepare(image) for image in images])
+    expected = predictor.predict(pixels).probabilities
+    assert expected is not None
+    np.testing.assert_allclose(got, expected, atol=0.01)
+
+
+def test_a_lone_image_waits_no_longer_than_configured(served: ServedModel) -> None:
+    async def score() -> float:
+        await served.score(encode())  # the first one also starts threads
+        started = asyncio.get_running_loop().time()
+        await served.score(encode())
+        return asyncio.get_running_loop().time() - started
+
+    assert 0.02 <= asyncio.run(score()) < 1
+
+
+def test_an_image_that_cannot_be_decoded_never_reaches_the_engine(
+    served: ServedModel, engine: WatchedEngine
+) -> None:
+    async def score() -> list[object]:
+        return list(await served.score_each([encode(1), b"no image", encode(2)]))
+
+    scored = asyncio.run(score())
+    assert isinstance(scored[1], ImageTypeError)
+    assert sum(engine.sizes) == 2
+
+
+def test_work_is_dropped_when_its_caller_has_gone(
+    served: ServedModel, engine: WatchedEngine
+) -> None:
+    async def leave() -> None:
+        engine.gate.clear()
+        first = asyncio.create_task(served.score(encode(0)))
+        while not engine.sizes:
+            await asyncio.sleep(0.01)
+        gone = [asyncio.create_task(served.score(encode(seed))) for seed in (1, 2)]
+        stays = asyncio.create_task(served.score(encode(3)))
+        await asyncio.sleep(0.2)
+        for task in gone:
+            task.cancel()
+        await asyncio.sleep(0)
+        engine.gate.set()
+        await asyncio.gather(first, stays)
+
+    asyncio.run(leave())
+    assert engine.sizes == [1, 1]
+
+
+def test_a_broken_engine_is_a_500_without_internals_and_then_not_ready_until_it_proves_itself(
+    served: ServedModel, engine: WatchedEngine
+) -> None:
+    with TestClient(build_asgi(served), base_url=f"http://test{ROOT}", root_path=ROOT) as client:
+        assert client.post("/classify", content=encode()).status_code == 200
+        engine.is_broken = True
+        sentence = refused(client.post("/classify", content=encode()), 500, "engine")
+        assert "0x5EC2E7" not in sentence
+        refused(client.get("/ready"), 500, "engine")
+        engine.is_broken = False
+        assert client.get("/ready").status_code == 200
+        assert client.post("/classify", content=encode()).status_code == 200
+
+
+def test_a_closed_model_is_not_ready(bundle_uri: str, cache: Path) -> None:
+    options = ServeOptions(bundle=bundle_uri, threads=1)
+    served = ServedModel(
+        open_predictor(open_bundle(bundle_uri, cache), options.engine_options), options
+    )
+    with TestClient(build_asgi(served), base_url=f"http://test{ROOT}", root_path=ROOT) as client:
+        served.close()
+        refused(client.get("/ready"), 503, "closed")
