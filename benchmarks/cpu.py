@@ -47,7 +47,9 @@ def cpu_seconds(mark: str) -> Counter[str]:
     return used
 
 
-def per_image_ms(before: Mapping[str, float], after: Mapping[str, float], images: float) -> dict[str, float]:
+def per_image_ms(
+    before: Mapping[str, float], after: Mapping[str, float], images: float
+) -> dict[str, float]:
     """Return the CPU milliseconds per image by role, the largest first."""
     spent = {role: (after[role] - before.get(role, 0.0)) * 1e3 / images for role in after}
     return dict(sorted(spent.items(), key=lambda item: -item[1]))

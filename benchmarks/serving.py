@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.ceiling import Crew, Layout, layouts, proven_precision
 from benchmarks.common import Report, library_versions, machine_facts, print_table, save_bars
-from benchmarks.cpu import cpu_seconds, marked_processes, per_image_ms
+from benchmarks.cpu import marked_processes
 from benchmarks.fixtures import collect_images, find_bundle
 from benchmarks.load import Load, generator_name, run_load
 from cluster.session import MARK, SessionOptions, free_port, open_session, usable_cores

@@ -177,10 +177,10 @@ def _read_environment_again() -> None:
     Ray does the same for itself when it turns authentication on by default
     (`ray._private.authentication.authentication_token_setup`, 2.60).
     """
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray import _raylet
 
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    _raylet.Config.initialize("")  # type: ignore[attr-defined]
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
 
 
 @contextmanager

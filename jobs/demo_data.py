@@ -1,7 +1,8 @@
 """The images of the demo: solar cells from the package `elpv-dataset`, as a labelled folder.
 
-2,624 electroluminescence photos of 300 x 300 pixels, grey (Deitsch et al., 2019; CC BY-NC-SA: installed, never
-copied into this project). Experts gave each cell a probability of being defective; above 0.5 counts as defective.
+2,624 electroluminescence photos of 300 x 300 pixels, grey (Deitsch et al., 2019; CC BY-NC-SA:
+installed, never copied into this project). Experts gave each cell a probability of being defective;
+above 0.5 counts as defective.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ DEFECTIVE_ABOVE = 0.5
 def write_elpv(uri: str) -> dict[str, int]:
     """Write the photos to `<uri>/good/` and `<uri>/defective/`, byte for byte; returns the counts.
 
-    What is there already with the same size is left alone. Raises `ConfigError` without the package.
+    What is there already with the same size is left alone. Raises `ConfigError` without the
+    package.
     """
     try:
         data = files("elpv_dataset") / "data"

@@ -87,7 +87,8 @@ done = []
 def audit(event, arguments):
     if event == "open" and isinstance(arguments[0], str):
         ours = any(part in arguments[0] for part in {sorted(ALLOWED)!r})
-        if not arguments[0].endswith((".py", ".pyc")) and ours or (arguments[1] or "r")[0] in "wax":
+        is_code = arguments[0].endswith((".py", ".pyc"))
+        if ours and not is_code or (arguments[1] or "r")[0] in "wax":
             if "__pycache__" not in arguments[0]:
                 done.append(("open", arguments[0], arguments[1]))
     if event in ("socket.connect", "subprocess.Popen"):

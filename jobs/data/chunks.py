@@ -22,7 +22,6 @@ import ray
 import ray.data
 from ray.data import DataContext, Datasource, ExecutionResources, ReadTask
 from ray.data.block import BlockMetadata
-from ray.exceptions import RayError
 
 from models.errors import SightlineError
 
@@ -59,7 +58,7 @@ def run_chunks(function: ChunkFunction, num_chunks: int, pace: Pace) -> Iterator
     batches = iter(dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1))
     try:
         yield from batches
-    except RayError as error:
+    except Exception as error:  # Ray Data wraps in several classes, by where it failed
         cause = find_cause(error)
         if cause is None:
             raise
@@ -88,7 +87,7 @@ def find_cause(error: BaseException) -> SightlineError | None:
 
 def quiet_ray_data() -> None:
     """Silence Ray Data's own progress lines; what goes wrong still arrives as an exception."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _call(function: ChunkFunction, batch: Columns) -> Columns:
@@ -101,6 +100,8 @@ def _context(pace: Pace) -> DataContext:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
+    # Without it our error stays behind in the worker, and only its text inside Ray's comes back.
+    context.raise_original_map_exception = True
     # Beside what waits, every running task holds one finished chunk.
     in_flight = pace.ahead + count_cpus(pace.cpu_limit) + 1
     context.execution_options.resource_limits = ExecutionResources(

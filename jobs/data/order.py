@@ -39,7 +39,11 @@ def balanced(labels: Labels, class_weights: Sequence[float], epoch: int, seed: i
     per_image = np.divide(weights, counts, out=np.zeros_like(weights), where=counts > 0)
     generator = np.random.default_rng((seed, epoch))
     order = generator.permutation(len(labels))
+    # Class by class: then each class gets its exact share, rounded, and not about its share.
+    order = order[np.argsort(labels[order], kind="stable")]
     reach = np.cumsum(per_image[labels[order]])
+    if reach[-1] == 0:
+        raise DataError(f"class weights {weights} are 0 for every class that has images")
     ticks = (generator.random() + np.arange(len(labels))) * (reach[-1] / len(labels))
     drawn = order[np.searchsorted(reach, ticks, side="right").clip(max=len(labels) - 1)]
     return generator.permutation(drawn)

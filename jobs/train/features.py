@@ -10,6 +10,7 @@ Shape legend: N images, D features, V views (differently augmented copies) of ea
 from __future__ import annotations
 
 import queue
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -92,7 +93,11 @@ def _openvino_extractor(module: FeatureNetwork, num_threads: int) -> Extractor:
     import openvino
 
     example = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
-    model = openvino.convert_model(module, example_input=example, input=[-1, -1, -1, 3])
+    with warnings.catch_warnings():
+        # OpenVINO traces with a torch API that torch would like to be rid of; three times as fast
+        # as by torch.export.
+        warnings.simplefilter("ignore", FutureWarning)
+        model = openvino.convert_model(module, example_input=example, input=[-1, -1, -1, 3])
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",
         "NUM_STREAMS": num_threads,

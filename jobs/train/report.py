@@ -119,9 +119,9 @@ def model_card(manifest: Manifest, index: Index, evaluation: Evaluation, backbon
     spec = manifest.preprocess
     return f"""# {manifest.name}
 
-A {manifest.kind} model on the backbone `{backbone}`, input {spec.height} x {spec.width} pixels ({spec.resize}).
-Trained {manifest.created:%Y-%m-%d} by run `{manifest.run_id}`, code `{manifest.code_revision}`, configuration
-`{manifest.config_digest}`.
+A {manifest.kind} model on the backbone `{backbone}`, input {spec.height} x {spec.width} pixels
+({spec.resize}). Trained {manifest.created:%Y-%m-%d} by run `{manifest.run_id}`, code
+`{manifest.code_revision}`, configuration `{manifest.config_digest}`.
 
 ## Figures on the test split ({evaluation.num_images} images, never trained on)
 

@@ -1,4 +1,4 @@
-"""Small image files for the tests, sound ones and broken ones in every way a user's set has them."""
+"""Small image files for the tests, sound ones and broken ones in every way users have them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def truncated_jpeg() -> bytes:
 
 
 def huge_png(side: int = 20_000) -> bytes:
-    """Return a PNG of side x side black pixels, 1 bit each: 50 kB that decode to 400 million pixels."""
+    """Return a PNG of side x side black pixels, 1 bit each: 50 kB that decode to gigabytes."""
     row = b"\0" * (1 + (side + 7) // 8)
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(

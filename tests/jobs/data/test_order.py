@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,7 +47,7 @@ def test_less_than_one_batch_per_rank_is_left_out(rows: int, batch_size: int, wo
 @given(rows=sizes, world=st.integers(1, 7))
 def test_shards_hold_every_row_exactly_once(rows: int, world: int) -> None:
     shares = [shard(np.arange(rows), rank, world).tolist() for rank in range(world)]
-    assert sorted(sum(shares, [])) == list(range(rows))
+    assert sorted(chain.from_iterable(shares)) == list(range(rows))
 
 
 def test_two_ranks_see_together_what_one_sees_with_twice_the_batch() -> None:
@@ -79,7 +81,7 @@ def test_a_class_of_weight_zero_is_not_seen() -> None:
     assert set(labels[balanced(labels, [1, 0], 0, 0)]) == {0}
 
 
-@pytest.mark.parametrize("weights", [[0, 0], [-1, 1], [float("nan"), 1], [1]])
+@pytest.mark.parametrize("weights", [[0, 0], [0, 0, 1], [-1, 1], [float("nan"), 1], [1]])
 def test_weights_that_make_no_sense_are_refused(weights: list[float]) -> None:
     with pytest.raises(DataError, match="weights"):
         balanced(np.array([0, 1, 1]), weights, 0, 0)

@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.data.split import SPLITS, assign_splits, choose_split, crossing, position
+from jobs.data.split import SPLITS, Split, assign_splits, choose_split, crossing, position
 
 digests = st.binary(max_size=8).map(lambda data: hashlib.sha256(data).hexdigest())
 seeds = st.integers(min_value=-(2**63), max_value=2**63)
-shares = st.tuples(
-    st.floats(min_value=0.0, max_value=0.4), st.floats(min_value=0.0, max_value=0.4)
-)
+shares = st.tuples(st.floats(min_value=0.0, max_value=0.4), st.floats(min_value=0.0, max_value=0.4))
 
 
 def many(count: int) -> list[str]:
@@ -49,9 +47,7 @@ def test_copies_never_lie_on_two_sides(
     contents: list[str], seed: int, share: tuple[float, float]
 ) -> None:
     twice = contents * 2
-    splits = assign_splits(
-        twice, [None] * len(twice), seed, validation=share[0], test=share[1]
-    )
+    splits = assign_splits(twice, [None] * len(twice), seed, validation=share[0], test=share[1])
     assert crossing(twice, splits) == {}
 
 
@@ -84,7 +80,9 @@ def test_the_splits_of_the_source_are_kept() -> None:
 
 
 @pytest.mark.parametrize(("lacking", "present"), [("validation", "test"), ("test", "validation")])
-def test_a_split_that_the_source_lacks_is_carved_out_of_train(lacking: str, present: str) -> None:
+def test_a_split_that_the_source_lacks_is_carved_out_of_train(
+    lacking: Split, present: Split
+) -> None:
     given_splits = ["train"] * 8_500 + [present] * 1_500
     splits = assign_splits(many(10_000), given_splits, 0, validation=0.15, test=0.15)
     assert splits[8_500:] == [present] * 1_500

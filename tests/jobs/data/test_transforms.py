@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -86,6 +88,6 @@ def test_colour_changes_are_within_their_strength(name: str) -> None:
 
 
 def test_a_seed_gives_the_same_images_again() -> None:
-    settings = {"rotate_degrees": 20, "horizontal_flip": True, "hue": 0.1}
+    settings: dict[str, Any] = {"rotate_degrees": 20, "horizontal_flip": True, "hue": 0.1}
     assert torch.equal(augment(photos(), 5, **settings), augment(photos(), 5, **settings))
     assert not torch.equal(augment(photos(), 5, **settings), augment(photos(), 6, **settings))

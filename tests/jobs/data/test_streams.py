@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from cluster.session import Session
+from jobs.data.chunks import Columns, Pace, run_chunks
+from jobs.data.config import DataConfig
+from jobs.data.index import Index, build_index
+from jobs.data.streams import Batch, IndexedImages, StreamOptions, assemble
+from models.errors import DataError
+from models.preprocess import PreprocessSpec, prepare
+from models.storage import open_store
+from tests.conftest import S3Server
+from tests.jobs.data.images import class_files, write
+
+SPEC = PreprocessSpec(height=20, width=16)
+NUM_TRAIN = 100
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("streams")
+    write(root / "train", class_files({"bad": 20, "ok": 80}))
+    write(root / "validation", class_files({"bad": 5, "ok": 18}, start=1_000))
+    write(root / "test", class_files({"bad": 3, "ok": 3}, start=2_000))
+    return root
+
+
+@pytest.fixture(scope="module")
+def index(ray_session: Session, folder: Path) -> Index:
+    return build_index(DataConfig(uri=str(folder)), SPEC)
+
+
+@pytest.fixture(scope="module")
+def images(index: Index) -> IndexedImages:
+    return IndexedImages(index, SPEC, StreamOptions(images_per_task=16))
+
+
+def seen(batches: Iterator[Batch]) -> list[int]:
+    return [number for batch in batches for number in batch.ids.tolist()]
+
+
+@pytest.mark.ray
+def test_a_batch_holds_what_prepare_makes_of_its_files(images: IndexedImages) -> None:
+    paths, labels = images.paths("train"), images.labels("train")
+    batch = next(images.batches("train", batch_size=12, shuffle=True))
+    assert batch.images.shape == (12, 20, 16, 3)
+    assert [str(array.dtype) for array in (batch.images, batch.labels, batch.ids)] == [
+        "uint8",
+        "int64",
+        "int64",
+    ]
+    for image, label, number in zip(batch.images, batch.labels, batch.ids, strict=True):
+        path = Path(paths[number])
+        assert (image == prepare(path.read_bytes(), SPEC)).all()
+        assert images.classes[label] == path.parent.name
+        assert label == labels[number]
+    batch.images[0] = 0  # it is the caller's own, not a view of shared memory
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("batch_size", [1, 7, 23, 64])
+def test_unshuffled_every_image_comes_once_in_order(images: IndexedImages, batch_size: int) -> None:
+    batches = list(images.batches("validation", batch_size=batch_size))
+    assert seen(iter(batches)) == list(range(23))
+    assert {len(batch) for batch in batches[:-1]} <= {batch_size}
+    assert len(batches) == images.num_batches("validation", batch_size=batch_size)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_validation_shards_hold_every_image_exactly_once(images: IndexedImages, world: int) -> None:
+    shares = [
+        seen(images.batches("validation", batch_size=4, rank=rank, world=world))
+        for rank in range(world)
+    ]
+    assert sorted(chain.from_iterable(shares)) == list(range(23))
+
+
+@pytest.mark.ray
+def test_an_epoch_repeats_exactly_and_another_differs(images: IndexedImages) -> None:
+    def epoch(number: int, images_per_task: int) -> list[int]:
+        options = StreamOptions(images_per_task=images_per_task)
+        other = IndexedImages(index_of(images), SPEC, options)
+        return seen(other.batches("train", batch_size=10, epoch=number, seed=3, shuffle=True))
+
+    first = epoch(0, 16)
+    assert sorted(first) == list(range(NUM_TRAIN))
+    assert first == epoch(0, 100)
+    assert first != epoch(1, 16)
+
+
+def index_of(images: IndexedImages) -> Index:
+    import pyarrow as pa
+
+    tables = [
+        table.append_column("split", pa.array([split] * table.num_rows))
+        for split, table in images._splits.items()
+    ]
+    return Index(pa.concat_tables(tables), images.classes)
+
+
+@pytest.mark.ray
+def test_training_shards_are_equal_and_leave_out_less_than_a_batch_per_rank(
+    images: IndexedImages,
+) -> None:
+    shares = [
+        seen(images.batches("train", batch_size=16, shuffle=True, rank=rank, world=3))
+        for rank in range(3)
+    ]
+    assert [len(share) for share in shares] == [32, 32, 32]
+    assert len(set(chain.from_iterable(shares))) == 96
+    assert images.num_left_out("train", batch_size=16, world=3) == 4
+    assert images.num_batches("train", batch_size=16, shuffle=True, world=3) == 2
+
+
+@pytest.mark.ray
+def test_a_set_smaller_than_a_batch_is_repeated_to_fill_it(images: IndexedImages) -> None:
+    batches = list(images.batches("test", batch_size=16, shuffle=True))
+    assert [len(batch) for batch in batches] == [16]
+    assert set(seen(iter(batches))) == set(range(6))
+
+
+@pytest.mark.ray
+def test_a_stream_resumes_in_the_middle_of_an_epoch(images: IndexedImages) -> None:
+    whole = seen(images.batches("train", batch_size=10, epoch=4, shuffle=True))
+    rest = seen(images.batches("train", batch_size=10, epoch=4, shuffle=True, skip=7))
+    assert rest == whole[70:]
+
+
+@pytest.mark.ray
+def test_class_weights_even_out_the_classes(images: IndexedImages) -> None:
+    batches = images.batches("train", batch_size=50, class_weights=[1, 1])
+    labels = np.concatenate([batch.labels for batch in batches])
+    assert np.bincount(labels).tolist() == pytest.approx([50, 50], abs=1)
+
+
+@pytest.mark.ray
+def test_an_unknown_split_is_refused(images: IndexedImages) -> None:
+    with pytest.raises(DataError, match="unknown split 'dev'; expected one of train"):
+        images.batches("dev", batch_size=4)
+
+
+@pytest.mark.ray
+def test_an_empty_split_has_no_batches(ray_session: Session, index: Index) -> None:
+    import pyarrow.compute as pc
+
+    only_train = Index(index.table.filter(pc.equal(index.table["split"], "train")), index.classes)
+    images = IndexedImages(only_train, SPEC)
+    assert list(images.batches("test", batch_size=4)) == []
+    assert list(images.batches("test", batch_size=4, shuffle=True)) == []
+
+
+@pytest.mark.ray
+def test_images_that_break_after_indexing_are_left_out_and_listed(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    write(tmp_path, class_files({"bad": 10, "ok": 50}))
+    index = build_index(DataConfig(uri=str(tmp_path)), SPEC)
+    images = IndexedImages(index, SPEC, StreamOptions(images_per_task=8))
+    train = images.paths("train")
+    Path(train[3]).write_bytes(b"broken by now")
+    Path(train[4]).unlink()
+    batches = list(images.batches("train", batch_size=6))
+    assert seen(iter(batches)) == [n for n in range(len(train)) if n not in (3, 4)]
+    assert len(batches[0]) == 4
+    reasons = {broken.path: broken.reason for broken in images.broken}
+    assert set(reasons) == {train[3], train[4]}
+    assert "not an image" in reasons[train[3]]
+    assert "no such object" in reasons[train[4]]
+
+    for path in train[5:9]:
+        Path(path).unlink()
+    with pytest.raises(DataError, match="6 of 60 images of the indexed set cannot be used"):
+        list(images.batches("train", batch_size=6))
+
+
+@pytest.mark.ray
+def test_images_stream_from_a_bucket(ray_session: Session, s3_server: S3Server) -> None:
+    uri = s3_server.make_bucket("streams") + "/set"
+    write(open_store(uri), class_files({"bad": 10, "ok": 30}))
+    index = build_index(DataConfig(uri=uri), SPEC)
+    images = IndexedImages(index, SPEC)
+    count = images.num_images("train")
+    ids = seen(images.batches("train", batch_size=8))
+    assert ids == list(range(count))
+
+
+@pytest.mark.ray
+def test_workers_stream_their_own_shares(ray_session: Session, images: IndexedImages) -> None:
+    def consume(images: IndexedImages, rank: int) -> list[int]:
+        batches = images.batches("train", batch_size=10, shuffle=True, rank=rank, world=2)
+        return [number for batch in batches for number in batch.ids.tolist()]
+
+    copy = pickle.loads(pickle.dumps(images))
+    task = ray.remote(num_cpus=1)(consume)
+    shares = ray.get([task.remote(copy, rank) for rank in range(2)])
+    assert sorted(shares[0] + shares[1]) == list(range(NUM_TRAIN))
+
+
+@pytest.mark.ray
+def test_a_stream_left_early_stops_working(ray_session: Session, images: IndexedImages) -> None:
+    stream = images.batches("train", batch_size=4, shuffle=True)
+    next(stream)
+    close = getattr(stream, "close")  # noqa: B009 - an iterator by its type, a generator in fact
+    close()
+    assert list(stream) == []
+    assert len(seen(images.batches("test", batch_size=4))) == 6
+
+
+@pytest.mark.ray
+def test_chunks_ahead_of_a_slow_consumer_are_few(ray_session: Session, tmp_path: Path) -> None:
+    import time
+
+    size = 4 << 20
+
+    def work(chunk: int) -> Columns:
+        (tmp_path / str(chunk)).touch()
+        return {"data": np.zeros((1, size), np.uint8)}
+
+    ahead = 0
+    for taken, _ in enumerate(run_chunks(work, 60, Pace(size, ahead=2, cpu_limit=2)), start=1):
+        time.sleep(0.1)
+        ahead = max(ahead, len(list(tmp_path.iterdir())) - taken)
+    assert taken == 60
+    # 2 waiting, 2 being computed, and a few on their way through Ray Data's own hands.
+    assert ahead <= 12
+
+
+# Assembling, without Ray
+
+
+def chunks_of(sizes: list[int], broken: set[int]) -> Iterator[Columns]:
+    start = 0
+    for size in sizes:
+        rows = np.arange(start, start + size)
+        yield {
+            "id": rows,
+            "image": rows.astype(np.uint8)[:, None, None, None],
+            "reason": np.array(["gone" if row in broken else "" for row in rows], dtype=object),
+        }
+        start += size
+
+
+@pytest.mark.parametrize("sizes", [[10], [3, 3, 3, 1], [1] * 10, [4, 6], [9, 1]])
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 11])
+def test_batches_do_not_depend_on_how_they_were_read(sizes: list[int], batch_size: int) -> None:
+    batches = list(assemble(chunks_of(sizes, set()), 10, batch_size))
+    assert [rows.tolist() for _, rows in batches] == [
+        list(range(first, min(first + batch_size, 10))) for first in range(0, 10, batch_size)
+    ]
+    for images, rows in batches:
+        assert images.ravel().tolist() == rows.tolist()
+
+
+def test_a_broken_image_is_missing_from_its_own_batch_only() -> None:
+    batches = list(assemble(chunks_of([4, 6], {0, 9}), 10, 5))
+    assert [rows.tolist() for _, rows in batches] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+def test_a_batch_without_any_usable_image_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"none of the 2 images of a batch .*: gone"):
+        list(assemble(chunks_of([4, 6], {4, 5}), 10, 2))
