@@ -7,7 +7,7 @@ machine, so it also tells how far a noisy run can be believed.
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 
 import psutil
@@ -34,9 +34,9 @@ def marked_processes(mark: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if _is_marked(process, mark)]
 
 
-def cpu_seconds(mark: str) -> Counter[str]:
+def cpu_seconds(mark: str) -> dict[str, float]:
     """Return the CPU seconds that the processes of a session have used so far, by role."""
-    used: Counter[str] = Counter()
+    used: defaultdict[str, float] = defaultdict(float)
     for process in marked_processes(mark):
         try:
             times = process.cpu_times()

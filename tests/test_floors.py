@@ -82,7 +82,8 @@ def test_importing_any_module_does_nothing() -> None:
 import importlib, logging, os, sys, threading
 # theirs may do what they like
 import numpy, torch, torchvision, timm, ray, ray.data, ray.serve, fastapi, pydantic, httpx, rich
-import torchmetrics, torchmetrics.classification, cv2, simplejpeg, obstore, yaml, PIL.Image, pyarrow.compute
+import torchmetrics, torchmetrics.classification, cv2, simplejpeg, obstore, yaml
+import PIL.Image, pyarrow.compute
 done = []
 def audit(event, arguments):
     if event == "open" and isinstance(arguments[0], str):

@@ -79,7 +79,7 @@ def test_rotation_by_up_to_180_degrees_keeps_the_centre() -> None:
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
 def test_colour_changes_are_within_their_strength(name: str) -> None:
     images = photos()
-    changed = augment(images, **{name: 0.2})
+    changed = augment(images, 0, **{name: 0.2})
     assert changed.dtype == torch.uint8
     assert not torch.equal(changed, images)
     if name == "brightness":
