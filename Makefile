@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check bench lock clean
+.PHONY: help demo serve test check types fast bench lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,8 +34,13 @@ test: $(STAMP)  ## every test that can run on this machine
 check: $(STAMP)  ## lint, format, types, drift and the fast tests: under a minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/python -m cluster.render --check
+	@$(MAKE) --no-print-directory --output-sync -j2 types fast
+
+types:
+	$(BIN)/mypy
+
+fast:
 	$(BIN)/python -m pytest -q -m "not ray and not e2e and not slow"
 
 bench: $(STAMP)  ## the quick serving benchmark; others: python -m benchmarks.NAME

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from models.bundle import Bundle, open_bundle
 from models.engines.base import engine_artifact
 from models.engines.openvino_engine import HINTS
@@ -72,6 +74,7 @@ class Crew:
         environment: Mapping[str, str],
     ) -> None:
         self.layout = layout
+        self.cpu_ms_per_image = 0.0  # of the latest run
         command = [
             *(sys.executable, "-m", "benchmarks.ceiling", "--bundle", bundle),
             *("--images", str(images), "--threads", str(layout.threads)),
@@ -94,7 +97,13 @@ class Crew:
             assert worker.stdin is not None
             worker.stdin.write(f"{seconds}\n")
             worker.stdin.flush()
-        return sum(float(json.loads(self._read(worker))) for worker in self._workers)
+        before = self._cpu_seconds()
+        speed = sum(float(json.loads(self._read(worker))) for worker in self._workers)
+        self.cpu_ms_per_image = (self._cpu_seconds() - before) * 1e3 / max(1.0, speed * seconds)
+        return speed
+
+    def _cpu_seconds(self) -> float:
+        return sum(sum(psutil.Process(worker.pid).cpu_times()[:2]) for worker in self._workers)
 
     def close(self) -> None:
         """End the processes."""
@@ -110,7 +119,9 @@ class Crew:
 
 
 def proven_precision(bundle: Bundle) -> str:
-    """Return the precision in which the server would run the bundle, so that both do the same work."""
+    """Return the precision in which the server would run the bundle, so that both do the same
+    work.
+    """
     predictor: Predictor = open_predictor(bundle)
     if predictor.engine.name != "openvino":
         raise RuntimeError(f"the ceiling is measured with OpenVINO, not {predictor.engine.name}")

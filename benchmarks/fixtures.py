@@ -54,7 +54,9 @@ def find_bundle(uri: str | None) -> str:
 
 
 def _make_bundle(store: Path) -> str:
-    """Export EfficientNet-Lite0 with random weights: as fast as with trained ones, and no download."""
+    """Export EfficientNet-Lite0 with random weights: as fast as with trained ones, and no
+    download.
+    """
     import tempfile
 
     import timm
@@ -93,7 +95,9 @@ def _make_bundle(store: Path) -> str:
 
 
 def _synthetic_photo(seed: int) -> bytes:
-    """Return a JPEG with the detail and the size of a photo: smooth shapes, edges and some grain."""
+    """Return a JPEG with the detail and the size of a photo: smooth shapes, edges and some
+    grain.
+    """
     from PIL import Image
 
     random = np.random.default_rng(seed)

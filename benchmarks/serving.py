@@ -19,17 +19,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from benchmarks.ceiling import Crew, Layout, layouts, proven_precision
 from benchmarks.common import Report, library_versions, machine_facts, print_table, save_bars
-from benchmarks.cpu import marked_processes
-from benchmarks.fixtures import collect_images, find_bundle
+from benchmarks.cpu import cpu_seconds, marked_processes, per_image_ms
+from benchmarks.fixtures import ROOT, collect_images, find_bundle
 from benchmarks.load import Load, generator_name, run_load
 from cluster.session import MARK, SessionOptions, free_port, open_session, usable_cores
 from models.bundle import open_bundle
 
 CONNECTIONS = (16, 32)
-SECONDS_TO_ROUTE = 60
+SECONDS_TO_ROUTE = 120
+SERVE_FILE = ROOT / "configs" / "serve" / "local.yaml"
 NUM_FINALISTS = 2  # layouts of the ceiling that are measured in every repetition
 
 
@@ -64,6 +68,8 @@ def measure(setting: Setting, pace: Pace, report: Report) -> dict[str, list[floa
     finalists = _screen(setting, pace, plain)
     series: dict[str, list[float]] = {}
     ratios: list[float] = []
+    bare_ms: list[float] = []
+    spent: list[dict[str, float]] = []
     loads: dict[int, list[Load]] = {count: [] for count in CONNECTIONS}
     with _served(setting) as (url, mark):
         crews = [
@@ -74,8 +80,12 @@ def measure(setting: Setting, pace: Pace, report: Report) -> dict[str, list[floa
             for _ in range(pace.repetitions):
                 with _frozen(mark):
                     ceilings = {crew.layout.name: crew.run(pace.ceiling_seconds) for crew in crews}
+                    bare_ms.append(min(crew.cpu_ms_per_image for crew in crews))
                 for count in CONNECTIONS:
+                    before = cpu_seconds(mark)
                     loads[count].append(_load(url, setting, count, pace.load_seconds, plain))
+                    num_images = loads[count][-1].per_second * pace.load_seconds
+                    spent.append(per_image_ms(before, cpu_seconds(mark), num_images))
                 raws = {
                     f"HTTP, {count} connections": loads[count][-1].per_second for count in loads
                 }
@@ -86,6 +96,7 @@ def measure(setting: Setting, pace: Pace, report: Report) -> dict[str, list[floa
             for crew in crews:
                 crew.close()
     _summarise(report, ratios, series, loads)
+    _summarise_cpu(report, bare_ms, spent)
     return series
 
 
@@ -103,32 +114,68 @@ def _screen(setting: Setting, pace: Pace, environment: Mapping[str, str]) -> lis
 
 @contextmanager
 def _served(setting: Setting) -> Iterator[tuple[str, str]]:
-    """Serve the bundle on a Ray of our own; yield the URL and the mark of its processes."""
-    from ray import serve
-
-    from serve_app.app import build
+    """Serve the bundle on a Ray of our own, as `serve deploy` does; yield the URL to send images
+    to, and the mark of the session's processes.
+    """
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
     port = free_port()
+    with (
+        _importable(),
+        tempfile.TemporaryDirectory(prefix="sl-") as home,
+        open_session(SessionOptions(Path(home), dashboard=True)) as session,
+    ):
+        client = ServeSubmissionClient(session.dashboard_url)
+        client.deploy_applications(_serve_config(setting, port))
+        _wait_until_running(client)
+        url = f"http://127.0.0.1:{port}/v2/models/bench"
+        _wait_until_routed(url)
+        yield f"{url}/classify", os.environ[MARK]
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """Let the processes of the session import the packages of this checkout, installed or not."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _serve_config(setting: Setting, port: int) -> dict[str, Any]:
+    """Return the serve file of the local machine with the bundle and the layout that are
+    measured.
+    """
+    config: dict[str, Any] = yaml.safe_load(SERVE_FILE.read_text())
     args = {
-        "bundle": str(Path(setting.bundle).absolute())
-        if "://" not in setting.bundle
-        else setting.bundle,
+        "bundle": open_bundle(setting.bundle).uri,
         "replicas": setting.replicas,
         "threads": setting.threads,
         "decode_threads": setting.decode_threads,
     }
-    with (
-        tempfile.TemporaryDirectory(prefix="sl-") as home,
-        open_session(SessionOptions(Path(home))),
-    ):
-        serve.start(
-            http_options={"host": "127.0.0.1", "port": port},
-            logging_config={"enable_access_log": False},
-        )
-        serve.run(build(args), name="model", route_prefix="/v2/models/bench")
-        url = f"http://127.0.0.1:{port}/v2/models/bench"
-        _wait_until_routed(url)
-        yield f"{url}/classify?scores=none", os.environ[MARK]
+    config["http_options"]["port"] = port
+    for application in config["applications"]:
+        if "bundle" in application.get("args", {}):
+            application |= {"name": "bench", "route_prefix": "/v2/models/bench", "args": args}
+    return config
+
+
+def _wait_until_running(client: Any) -> None:
+    deadline = time.monotonic() + SECONDS_TO_ROUTE
+    while True:
+        found = client.get_serve_details()["applications"]
+        status = {name: application["status"] for name, application in found.items()}
+        if status and set(status.values()) == {"RUNNING"}:
+            return
+        failed = [found[name]["message"] for name in status if "FAILED" in status[name]]
+        if failed or time.monotonic() > deadline:
+            raise RuntimeError(f"the model is not served: {failed or status}")
+        time.sleep(0.5)
 
 
 def _wait_until_routed(url: str) -> None:
@@ -138,9 +185,8 @@ def _wait_until_routed(url: str) -> None:
     deadline = time.monotonic() + SECONDS_TO_ROUTE
     while True:
         try:
-            with urlopen(f"{url}/ready", timeout=5) as answer:
-                if answer.status == 200:
-                    return
+            with urlopen(f"{url}/ready", timeout=5):
+                return
         except (URLError, OSError):
             if time.monotonic() > deadline:
                 raise
@@ -190,6 +236,22 @@ def _summarise(
         failed = sum(run.num_failed for run in runs)
         if failed:
             report.failures[f"raw_c{count}"] = failed
+
+
+def _summarise_cpu(
+    report: Report, bare_ms: Sequence[float], spent: Sequence[Mapping[str, float]]
+) -> None:
+    """Say where the CPU time of an image goes, beside what decode+infer alone takes."""
+    roles = {role: statistics.median(run.get(role, 0.0) for run in spent) for role in spent[0]}
+    whole = statistics.median(sum(run.values()) for run in spent)
+    report.figures["ceiling_cpu_ms_per_image"] = statistics.median(bare_ms)
+    report.figures["raw_cpu_ms_per_image"] = whole
+    rows = [(role, f"{ms:.3f}", f"{ms / whole:.1%}") for role, ms in roles.items() if ms > 0]
+    rows += [
+        ("all", f"{whole:.3f}", ""),
+        ("decode+infer alone", f"{statistics.median(bare_ms):.3f}", ""),
+    ]
+    print_table("CPU time per image", ("processes", "ms", "share"), rows)
 
 
 def main() -> int:

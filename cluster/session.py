@@ -78,7 +78,9 @@ def serving_environment() -> dict[str, str]:
 
 
 def session_environment(token: str, mark: str) -> dict[str, str]:
-    """Return all variables of a local session. What the user has set already wins, except the mark."""
+    """Return all variables of a local session. What the user has set already wins, except the
+    mark.
+    """
     wanted = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",

@@ -52,7 +52,9 @@ def set_up_logging(level: int = logging.WARNING) -> None:
 
 
 def make_console() -> Console:
-    """Return the console for tables and bars; as wide as the terminal, or 100 columns without one."""
+    """Return the console for tables and bars; as wide as the terminal, or 100 columns without
+    one.
+    """
     return Console(stderr=True, width=None if sys.stderr.isatty() else 100)
 
 

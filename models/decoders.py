@@ -37,7 +37,9 @@ WHITE = (255, 255, 255, 255)
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one image may cost at most: encoded bytes, and decoded pixels as its header states them."""
+    """What one image may cost at most: encoded bytes, and decoded pixels as its header states
+    them.
+    """
 
     max_bytes: int = 32 * MIB
     max_pixels: int = 100_000_000

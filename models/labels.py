@@ -50,7 +50,9 @@ class Answer:
 
 
 def fold(name: str) -> str:
-    """Return the form under which two names count as the same (Unicode NFKC, casefolded, trimmed)."""
+    """Return the form under which two names count as the same (Unicode NFKC, casefolded,
+    trimmed).
+    """
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
 

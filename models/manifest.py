@@ -37,7 +37,9 @@ class _Frozen(BaseModel):
 
 
 class Artifact(_Frozen):
-    """One file of the bundle. `engine` is empty for what is not a model: references, cards, plots."""
+    """One file of the bundle. `engine` is empty for what is not a model: references, cards,
+    plots.
+    """
 
     path: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     engine: str = ""
@@ -147,7 +149,9 @@ def parse_manifest(data: bytes, uri: str) -> Manifest:
 
 
 def check_name(name: str) -> str:
-    """Return the model name, or raise `ManifestError` when it could not stand in a URL and a path."""
+    """Return the model name, or raise `ManifestError` when it could not stand in a URL and a
+    path.
+    """
     if not re.match(NAME_PATTERN, name):
         raise ManifestError(
             f"model name {name!r} must be 1 to 63 of a-z, 0-9, '.', '_', '-', starting and ending "

@@ -51,7 +51,9 @@ class Proof:
 
 
 class Predictor:
-    """A bundle, the engine that runs it, and the proof that the two fit. Safe to share by threads."""
+    """A bundle, the engine that runs it, and the proof that the two fit. Safe to share by
+    threads.
+    """
 
     def __init__(
         self, bundle: Bundle, engine: Engine, proof: Proof, refusals: Sequence[str] = ()

@@ -64,7 +64,9 @@ class Store:
             return bytes(obstore.get(self._client(), key).bytes())
 
     def write(self, key: str, data: bytes) -> None:
-        """Write the object whole, replacing what was there; readers see the old or the new bytes."""
+        """Write the object whole, replacing what was there; readers see the old or the new
+        bytes.
+        """
         with self._explained("write", key):
             obstore.put(self._client(writing=True), key, data)
 

@@ -94,7 +94,9 @@ class CatalogOptions(_Frozen):
 
 
 def parse_options(model: type[Options], args: Mapping[str, Any], thing: str) -> Options:
-    """Check the `args` of a serve file, or raise `ConfigError` naming each setting that is wrong."""
+    """Check the `args` of a serve file, or raise `ConfigError` naming each setting that is
+    wrong.
+    """
     try:
         return model.model_validate(dict(args))
     except ValidationError as error:
@@ -117,7 +119,9 @@ def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[Any]) -> Sequence[str]:
-    """Return the names of the settings at a place: at the top, or inside a group such as `limits`."""
+    """Return the names of the settings at a place: at the top, or inside a group such as
+    `limits`.
+    """
     for step in path:
         field = model.model_fields.get(str(step))
         if (

@@ -123,7 +123,9 @@ def _metadata(model: ServedModel) -> dict[str, Any]:
 
 
 def _config(model: ServedModel) -> dict[str, Any]:
-    """Return the form that Triton's clients read (dimensions without the batch), and our own facts."""
+    """Return the form that Triton's clients read (dimensions without the batch), and our own
+    facts.
+    """
     metadata, manifest, engine = _metadata(model), model.manifest, model.predictor.engine
 
     def tensor(entry: dict[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def test_only_the_listed_files_import_ray() -> None:
     assert MAY_IMPORT_RAY - importing == set(), "on the list, but does not import Ray any more"
 
 
+@pytest.mark.slow
 def test_importing_any_module_does_nothing() -> None:
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -109,6 +110,7 @@ assert not ray.is_initialized()
     assert result.returncode == 0, result.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_models_run_where_ray_is_not_installed() -> None:
     program = """
 import sys

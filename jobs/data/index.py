@@ -25,7 +25,7 @@ from jobs.data.config import DataConfig
 from jobs.data.labels import number_labels
 from jobs.data.locate import choose_threads, read_image
 from jobs.data.quarantine import Broken, check_share, write_quarantine
-from jobs.data.sources import list_source
+from jobs.data.sources import Listing, list_source
 from jobs.data.split import SPLITS, assign_splits, crossing
 from models.decoders import ImageLimits
 from models.errors import DataError, ImageError, NotFoundError
@@ -117,7 +117,7 @@ def build_index(
         ignored=listing.ignored,
         crossing=crossed,
         warnings=(
-            *listing.warnings,
+            *_warn_of_listing(listing),
             *_warn_of_counts(counts, classes),
             *_warn_of_copies(usable, crossed),
         ),
@@ -235,6 +235,12 @@ def _refuse_untrainable(uri: str, counts: npt.NDArray[np.int64], classes: tuple[
             f"{uri} has no usable training image of {', '.join(map(repr, untrained))}; add images, "
             "remove the class, or change data.split"
         )
+
+
+def _warn_of_listing(listing: Listing) -> Iterator[str]:
+    yield from listing.warnings
+    if listing.ignored:
+        yield f"{listing.ignored:,} files are not images by their names and were ignored"
 
 
 def _warn_of_counts(counts: npt.NDArray[np.int64], classes: tuple[str, ...]) -> Iterator[str]:

@@ -34,7 +34,9 @@ def export_torch(model: nn.Module, path: Path, *, height: int, width: int) -> No
 
 
 def find_pickles(path: Path) -> list[str]:
-    """Return the members of an archive that begin like a pickle or are one inside another archive."""
+    """Return the members of an archive that begin like a pickle or are one inside another
+    archive.
+    """
     found = []
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():

@@ -1,4 +1,6 @@
-"""Features that were computed before, kept in the run store under a digest of all they depend on."""
+"""Features that were computed before, kept in the run store under a digest of all they depend
+on.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class FeatureCache:
         rank: int,
         world: int,
     ) -> str:
-        """Return a digest of the weights, the images and their labels, and everything done to them."""
+        """Return a digest of the weights, the images and their labels, and everything done to
+        them.
+        """
         digest = hashlib.sha256()
         for name, tensor in (
             *network.backbone.state_dict().items(),

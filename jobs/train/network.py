@@ -39,7 +39,9 @@ class Network(nn.Module):
         self.register_buffer("std", torch.full((1, 3, 1, 1), 127.5))
 
     def features(self, images: Tensor) -> Tensor:
-        """Return pooled features (N, D) of uint8 or float images (N, H, W, 3) with values 0 to 255."""
+        """Return pooled features (N, D) of uint8 or float images (N, H, W, 3) with values 0 to
+        255.
+        """
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)
         return cast(Tensor, self.backbone((pixels - self.mean) / self.std))
 

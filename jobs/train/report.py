@@ -107,7 +107,9 @@ def draw_curves(history: Sequence[EpochRecord], monitor: str, path: Path) -> Non
 
 
 def model_card(manifest: Manifest, index: Index, evaluation: Evaluation, backbone: str) -> str:
-    """Return the card: what the model is, what it was trained on, how good it is on which images."""
+    """Return the card: what the model is, what it was trained on, how good it is on which
+    images.
+    """
     rows = "\n".join(
         f"| {f.name} | {f.precision:.3f} | {f.recall:.3f} | {f.f1:.3f} | {f.num_images} |"
         for f in evaluation.classes

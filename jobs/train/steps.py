@@ -50,7 +50,7 @@ def train_step(
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     if torch.isfinite(norm):
         optimiser.step()
-    schedule.step()
+        schedule.step()
     return loss.detach()
 
 

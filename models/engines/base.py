@@ -81,7 +81,9 @@ class EngineModule(Protocol):
         ...
 
     def open_engine(self, bundle: Bundle, precision: str, options: EngineOptions) -> Engine:
-        """Load the bundle's artifact. Raises `EngineError` with the reason if it cannot run here."""
+        """Load the bundle's artifact. Raises `EngineError` with the reason if it cannot run
+        here.
+        """
         ...
 
 

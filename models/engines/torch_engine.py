@@ -22,7 +22,9 @@ MAX_BATCH = {"cpu": 16, "cuda": 64}
 
 
 class TorchEngine:
-    """An exported program on one device. Calls take turns: torch itself uses all threads for one."""
+    """An exported program on one device. Calls take turns: torch itself uses all threads for
+    one.
+    """
 
     name = "torch"
 
@@ -64,7 +66,9 @@ class TorchEngine:
 
 
 def precisions(options: EngineOptions) -> Sequence[str]:
-    """Return bf16 and fp32 on a GPU, fp32 on a CPU (where autocast is slower than oneDNN in fp32)."""
+    """Return bf16 and fp32 on a GPU, fp32 on a CPU (where autocast is slower than oneDNN in
+    fp32).
+    """
     if options.precision != "auto":
         return (options.precision,)
     return ("bf16", "fp32") if options.device == "cuda" else ("fp32",)

@@ -114,6 +114,7 @@ def _publish_slowly(store: str, folder: str) -> None:
         publish(store, manifest, Path(folder))
 
 
+@pytest.mark.slow
 def test_a_publisher_killed_at_any_point_leaves_only_whole_bundles(tmp_path: Path) -> None:
     store = tmp_path / "m"
     # Not fork: the storage library's threads do not survive one.
@@ -158,6 +159,7 @@ def _open_and_read(arguments: tuple[str, str]) -> bytes:
     return open_bundle(uri, cache=Path(cache)).path("model.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_many_processes_share_one_cache(tmp_path: Path) -> None:
     published = publish_draft(tmp_path / "m", tmp_path / "d", b"y" * (4 << 20))
     work = [(published.uri, str(tmp_path / "cache"))] * 16

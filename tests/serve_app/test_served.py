@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +19,14 @@ import numpy as np
 import pytest
 import yaml
 
+from cluster.session import Session
 from tests.bundles import tiny_bundle
 from tests.serve_app.conftest import encode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
 CONFIG = Path(__file__).parents[2] / "configs" / "serve" / "local.yaml"
-SECONDS_TO_ROUTE = 30
+SECONDS_TO_START = 120
 
 
 @dataclass(frozen=True)
@@ -35,24 +38,20 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(ray_session: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The applications of `configs/serve/local.yaml`, with a tiny model in the place of the demo's."""
+def server(ray_session: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`serve deploy configs/serve/local.yaml`, with a tiny model in the place of the demo's."""
     from ray import serve
 
     config = yaml.safe_load(CONFIG.read_text())
-    uri = tiny_bundle(tmp_path_factory.mktemp("models"), name="elpv")
+    folder = tmp_path_factory.mktemp("models")
     port = _free_port()
-    serve.start(
-        http_options={"host": config["http_options"]["host"], "port": port},
-        logging_config=config["logging_config"],
-    )
-    for application in config["applications"]:
-        args = dict(application.get("args", {}))
-        if "bundle" in args:
-            args |= {"bundle": uri, "replicas": 1}
-        _run(application, args)
+    config["http_options"]["port"] = port
+    config["applications"][1]["args"] = {"bundle": tiny_bundle(folder, name="elpv"), "replicas": 1}
+    (folder / "serve.yaml").write_text(yaml.safe_dump(config))
+    command = [str(Path(sys.executable).with_name("serve")), "deploy", str(folder / "serve.yaml")]
+    subprocess.run([*command, "--address", ray_session.dashboard_url], check=True, timeout=120)
     server = Server(f"http://127.0.0.1:{port}", f"127.0.0.1:{port}")
-    _wait_until_routed(server)
+    _wait_until_ready(server)
     yield server
     serve.shutdown()
 
@@ -72,17 +71,19 @@ def _run(application: dict[str, Any], args: dict[str, Any]) -> None:
     serve.run(build(args), name=application["name"], route_prefix=application["route_prefix"])
 
 
-def _wait_until_routed(server: Server) -> None:
-    deadline = time.monotonic() + SECONDS_TO_ROUTE
+def _wait_until_ready(server: Server) -> None:
+    deadline = time.monotonic() + SECONDS_TO_START
     while True:
         try:
-            answer = httpx.get(f"{server.url}/v2/health/ready", timeout=5)
-            if answer.status_code == 200 and "live" in answer.text:
+            answer = httpx.post(
+                f"{server.url}/v2/repository/index", json={"ready": True}, timeout=5
+            )
+            if answer.status_code == 200 and [entry["name"] for entry in answer.json()] == ["elpv"]:
                 return
-        except httpx.TransportError:
+        except httpx.TransportError:  # HAProxy is not up yet
             pass
-        assert time.monotonic() < deadline, "HAProxy does not route to the catalog"
-        time.sleep(0.2)
+        assert time.monotonic() < deadline, "the model does not become ready"
+        time.sleep(0.3)
 
 
 # --- plain HTTP ----------------------------------------------------------------------------------
@@ -275,8 +276,6 @@ def test_the_serve_file_is_valid_for_serve_deploy() -> None:
 
 
 def test_curl_scores_an_image_file(server: Server, tmp_path: Path) -> None:
-    import subprocess
-
     curl = shutil.which("curl")
     if curl is None:
         pytest.skip("curl is not installed")

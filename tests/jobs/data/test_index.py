@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from rich.console import Console
 
 from cluster.session import Session
 from jobs.data.config import DataConfig
 from jobs.data.index import Index, build_index
-from jobs.data.summary import summary_lines, summary_table
 from models.errors import AccessError, DataError, NotFoundError
 from models.preprocess import PreprocessSpec
 from models.storage import open_store
@@ -64,7 +61,6 @@ def test_broken_images_are_quarantined_with_their_reasons(
     assert index.write_quarantine(tmp_path / "run" / "quarantine.jsonl") == 4
     lines = (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()
     assert {Path(json.loads(line)["path"]).name for line in lines} == set(reasons)
-    assert "left out 4 images" in "\n".join(summary_lines(index))
 
 
 def test_too_many_broken_images_end_the_run_with_examples(
@@ -159,22 +155,17 @@ def test_copies_stay_on_one_side_and_copies_across_given_splits_are_reported(
     assert any("1 images lie in more than one" in warning for warning in index.warnings)
 
 
+def test_ignored_files_are_counted_in_a_warning(ray_session: Session, tmp_path: Path) -> None:
+    write(tmp_path, {**class_files(TWO), "README.md": b"", "ok/notes.txt": b""})
+    index = index_of(tmp_path)
+    assert index.ignored == 2
+    assert "2 files are not images by their names and were ignored" in index.warnings
+
+
 def test_one_picture_under_two_labels_is_warned_of(ray_session: Session, tmp_path: Path) -> None:
     images = class_files(TWO)
     write(tmp_path, {**images, "bad/torn.jpg": images["ok/0000.jpg"]})
     assert "1 images have copies under two labels" in index_of(tmp_path).warnings
-
-
-def test_the_summary_shows_every_class_and_the_totals(ray_session: Session, tmp_path: Path) -> None:
-    write(tmp_path, class_files(TWO))
-    index = index_of(tmp_path)
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(summary_table(index))
-    text = console.export_text()
-    row = index.counts["ok"]
-    cells = next(line for line in text.splitlines() if " ok " in line)
-    assert [int(word) for word in cells.replace("│", " ").split()[1:]] == [*row.values(), 30]
-    assert "42" in text.splitlines()[-2]
 
 
 def test_a_set_in_a_bucket_is_indexed(ray_session: Session, s3_server: S3Server) -> None:

@@ -331,6 +331,7 @@ def test_a_bucket_lists_like_a_folder(s3_server: S3Server) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_bucket_lists_more_objects_than_one_page_has(s3_server: S3Server) -> None:
     uri = s3_server.make_bucket("sources-many")
     write(open_store(uri), {f"{number % 2}/{number}.jpg": b"" for number in range(1_100)})

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import ray
 
@@ -85,26 +87,16 @@ def test_validation_shards_hold_every_image_exactly_once(images: IndexedImages, 
 
 
 @pytest.mark.ray
-def test_an_epoch_repeats_exactly_and_another_differs(images: IndexedImages) -> None:
+def test_an_epoch_repeats_exactly_and_another_differs(index: Index) -> None:
     def epoch(number: int, images_per_task: int) -> list[int]:
         options = StreamOptions(images_per_task=images_per_task)
-        other = IndexedImages(index_of(images), SPEC, options)
-        return seen(other.batches("train", batch_size=10, epoch=number, seed=3, shuffle=True))
+        images = IndexedImages(index, SPEC, options)
+        return seen(images.batches("train", batch_size=10, epoch=number, seed=3, shuffle=True))
 
     first = epoch(0, 16)
     assert sorted(first) == list(range(NUM_TRAIN))
     assert first == epoch(0, 100)
     assert first != epoch(1, 16)
-
-
-def index_of(images: IndexedImages) -> Index:
-    import pyarrow as pa
-
-    tables = [
-        table.append_column("split", pa.array([split] * table.num_rows))
-        for split, table in images._splits.items()
-    ]
-    return Index(pa.concat_tables(tables), images.classes)
 
 
 @pytest.mark.ray
@@ -150,8 +142,6 @@ def test_an_unknown_split_is_refused(images: IndexedImages) -> None:
 
 @pytest.mark.ray
 def test_an_empty_split_has_no_batches(ray_session: Session, index: Index) -> None:
-    import pyarrow.compute as pc
-
     only_train = Index(index.table.filter(pc.equal(index.table["split"], "train")), index.classes)
     images = IndexedImages(only_train, SPEC)
     assert list(images.batches("test", batch_size=4)) == []
@@ -217,8 +207,6 @@ def test_a_stream_left_early_stops_working(ray_session: Session, images: Indexed
 
 @pytest.mark.ray
 def test_chunks_ahead_of_a_slow_consumer_are_few(ray_session: Session, tmp_path: Path) -> None:
-    import time
-
     size = 4 << 20
 
     def work(chunk: int) -> Columns:
