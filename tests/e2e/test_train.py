@@ -1,0 +1,136 @@
+"""From images in a bucket to a published, proven bundle, through real Ray; and what bad input
+gets instead.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from cluster.session import Session
+from jobs.train.config import TrainConfig
+from jobs.train.pipeline import Outcome, run_training
+from models.bundle import list_versions, open_bundle
+from models.errors import ConfigError
+from models.predictor import open_predictor
+from models.storage import Store, open_store
+from tests.conftest import S3Server
+
+pytestmark = [pytest.mark.ray, pytest.mark.e2e]
+
+SIZE = 32
+
+
+def photo(seed: int, light: bool) -> bytes:
+    """Return a noisy JPEG, dark or light."""
+    noise = np.random.default_rng(seed).integers(0, 130, (48, 40, 3))
+    buffer = io.BytesIO()
+    Image.fromarray((noise + 110 * light).astype(np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def write_photos(store: Store, count: int = 60) -> None:
+    """Write photos of two classes, and three files that are none."""
+    for i in range(count):
+        for label in ("dark", "light"):
+            store.write(f"{label}/{i:03}.jpg", photo(2 * i + (label == "light"), label == "light"))
+    store.write("dark/text.jpg", b"not an image")
+    store.write("dark/empty.jpg", b"")
+    store.write("light/cut.jpg", photo(999, True)[:400])
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_server: S3Server) -> str:
+    """A bucket with photos under `photos/`."""
+    uri = s3_server.make_bucket(f"train-{uuid4().hex[:8]}")
+    write_photos(open_store(f"{uri}/photos"))
+    return uri
+
+
+def train(bucket: str, name: str, **changes: object) -> Outcome:
+    """Train a very small network on the bucket's photos."""
+    values: dict[str, object] = {
+        "name": name,
+        "store": f"{bucket}/models",
+        "runs": f"{bucket}/runs",
+        "data": {
+            "uri": f"{bucket}/photos",
+            "split": {"train": 0.6, "validation": 0.2, "test": 0.2},
+        },
+        "preprocess": {"height": SIZE, "width": SIZE, "resize": "stretch"},
+        "network": {"backbone": "mobilenetv3_small_050", "weights": "none", "dropout": 0.0},
+        "optimiser": {"lr": 0.01, "backbone_lr_scale": 1.0},
+        "epochs": 2,
+        "batch_size": 8,
+        **changes,
+    }
+    return run_training(TrainConfig.model_validate(values), Console(quiet=True))
+
+
+def test_a_bucket_of_images_becomes_a_bundle_that_opens_and_answers(
+    ray_session: Session, bucket: str, tmp_path: Path
+) -> None:
+    outcome = train(
+        bucket,
+        "frozen",
+        run="night-shift",
+        network={
+            "backbone": "mobilenetv3_small_050",
+            "weights": "none",
+            "freeze": "backbone",
+            "num_views": 2,
+        },
+        augment={"horizontal_flip": True},
+        epochs=20,
+    )
+    assert outcome.evaluation.accuracy == 1.0
+    assert outcome.evaluation.num_images == outcome.index.num_images("test")
+    broken = {Path(item.path).name for item in outcome.index.quarantine}
+    assert broken == {"text.jpg", "empty.jpg", "cut.jpg"}
+    listed = open_store(f"{bucket}/runs").read("night-shift/quarantine.jsonl").decode()
+    assert {Path(json.loads(line)["path"]).name for line in listed.splitlines()} == broken
+    bundle = open_bundle(f"{bucket}/models/frozen/1", cache=tmp_path)
+    assert bundle.manifest.metrics["accuracy"] == 1.0
+    assert {a.path for a in bundle.manifest.artifacts} >= {"model_card.md", "confusion.png"}
+    predictor = open_predictor(bundle)
+    images = np.stack([predictor.prepare(photo(5000 + i, bool(i % 2))) for i in range(8)])
+    answers = [answer.label for answer in predictor.classify(predictor.predict(images))]
+    assert answers == ["dark", "light"] * 4
+    predictor.close()
+
+
+def test_the_whole_network_is_trained_in_this_process(ray_session: Session, bucket: str) -> None:
+    outcome = train(bucket, "whole")
+    assert [record.epoch for record in outcome.history] == [0, 1]
+    assert outcome.history[0].images_per_second > 0
+    assert 0 <= outcome.history[0].waiting_share <= 1
+
+
+def test_two_ray_train_workers_train_together(ray_session: Session, bucket: str) -> None:
+    outcome = train(bucket, "pair", workers={"num_workers": 2}, run="pair")
+    assert [record.epoch for record in outcome.history] == [0, 1]
+    # Validation shares are unequal, and every image has to count once.
+    accuracy = (outcome.history[-1].validation or {})["accuracy"]
+    right = accuracy * outcome.index.num_images("validation")
+    assert right == pytest.approx(round(right), abs=1e-3)
+
+
+def test_workers_that_would_starve_ray_data_are_refused(ray_session: Session, bucket: str) -> None:
+    with pytest.raises(ConfigError, match="Ray Data needs at least one"):
+        train(bucket, "greedy", workers={"num_workers": 64})
+    assert list_versions(f"{bucket}/models", "greedy") == []
+
+
+def test_an_error_of_a_worker_arrives_as_itself(ray_session: Session, bucket: str) -> None:
+    # On this machine no worker finds a GPU; the network is checked first, so this fails before any
+    # is started.
+    with pytest.raises(ConfigError, match="not a network of timm"):
+        train(bucket, "typo", network={"backbone": "mobilenet_v33", "weights": "none"})
+    assert list_versions(f"{bucket}/models", "typo") == []
