@@ -75,6 +75,7 @@ class Crew:
     ) -> None:
         self.layout = layout
         self.cpu_ms_per_image = 0.0  # of the latest run
+        self.others_share = 0.0  # of the whole machine, used by other processes in the latest run
         command = [
             *(sys.executable, "-m", "benchmarks.ceiling", "--bundle", bundle),
             *("--images", str(images), "--threads", str(layout.threads)),
@@ -97,9 +98,12 @@ class Crew:
             assert worker.stdin is not None
             worker.stdin.write(f"{seconds}\n")
             worker.stdin.flush()
-        before = self._cpu_seconds()
+        started, before, busy = time.perf_counter(), self._cpu_seconds(), busy_seconds()
         speed = sum(float(json.loads(self._read(worker))) for worker in self._workers)
-        self.cpu_ms_per_image = (self._cpu_seconds() - before) * 1e3 / max(1.0, speed * seconds)
+        elapsed, used = time.perf_counter() - started, self._cpu_seconds() - before
+        self.cpu_ms_per_image = used * 1e3 / max(1.0, speed * seconds)
+        whole = elapsed * (os.cpu_count() or 1)
+        self.others_share = max(0.0, busy_seconds() - busy - used) / whole
         return speed
 
     def _cpu_seconds(self) -> float:
@@ -116,6 +120,12 @@ class Crew:
         if not line:
             raise RuntimeError(f"a process of the layout {self.layout.name} ended by itself")
         return line
+
+
+def busy_seconds() -> float:
+    """Return the seconds that all cores together have been busy since the machine started."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0))
 
 
 def proven_precision(bundle: Bundle) -> str:

@@ -116,6 +116,15 @@ def temp_folder(home: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"sightline-{os.getuid()}-{digest}"
 
 
+def data_cpus() -> float | None:
+    """Return how many tasks should decode at once: the real cores of a local session, however many
+    it told Ray of.
+
+    None on a cluster: whatever is free there.
+    """
+    return None if os.environ.get("RAY_ADDRESS") else float(usable_cores())
+
+
 @contextmanager
 def open_session(options: SessionOptions | None = None) -> Iterator[Session]:
     """Connect to the Ray at `RAY_ADDRESS`, or run a local one for the length of the context."""

@@ -239,7 +239,10 @@ def _sort_generic(uri: str, thing: str, verb: str, error: Exception) -> StorageE
         return NotFoundError(_missing(uri, thing, verb, text))
     if any(word in text for word in ("403 Forbidden", "401 Unauthorized", "AccessDenied")):
         return AccessError(_refused(thing, verb))
-    if any(word in text for word in ("169.254.169.254", "CredentialsProvider", "credential")):
+    if any(
+        word in text
+        for word in ("169.254.169.254", "CredentialsProvider", "credential", "AccessKeyId")
+    ):
         return AccessError(
             f"cannot {verb} {thing}: no credentials found; set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"

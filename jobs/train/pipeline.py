@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import torch
 from rich.console import Console
 
+from cluster.session import data_cpus
 from jobs.console import Advance, bar
 from jobs.data.index import Index, build_index
 from jobs.data.locate import read_image
@@ -117,7 +118,7 @@ def _index(config: TrainConfig, run_id: str, console: Console) -> Index:
             advance(count - done, total)
             done = count
 
-        index = build_index(config.data, config.preprocess, progress)
+        index = build_index(config.data, config.preprocess, progress, cpu_limit=data_cpus())
     console.print(report.index_table(index))
     for warning in index.warnings:
         console.print(f"[yellow]note:[/] {warning}", highlight=False)
@@ -230,7 +231,7 @@ def _evaluate(config: TrainConfig, index: Index, draft: Draft, console: Console)
             "data.split, or add "
             "images"
         )
-    images = open_images(config, index)
+    images = open_images(config, index, data_cpus())
     with bar(console, f"{split} images", index.num_images(split)) as advance:
         evaluation = evaluate(draft, images, split, advance)
     console.print(report.evaluation_table(evaluation, f"{split} split"))

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from cluster.session import data_cpus
 from jobs.data.index import Index
 from jobs.data.streams import Batch, IndexedImages, StreamOptions
 from jobs.data.transforms import Augmentation
@@ -323,7 +324,7 @@ def _check_cpus(config: TrainConfig, available: float) -> None:
 def _data_cpus(config: TrainConfig, world: int) -> float | None:
     """Return the CPUs that one worker's data pipeline may take, or None for all that are free."""
     if config.workers.num_workers == 0:
-        return None
+        return data_cpus()
     import ray
 
     free = float(ray.cluster_resources().get("CPU", 0)) - world * config.workers.cpus_per_worker
