@@ -260,4 +260,6 @@ def _pillow() -> ModuleType:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
+    if "cannot identify image file" in text:  # Pillow goes on with the address of a Python object
+        return "its header cannot be read"
     return text.splitlines()[0]

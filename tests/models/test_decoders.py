@@ -172,3 +172,8 @@ def test_mutated_files_give_a_picture_or_an_image_error(data: st.DataObject) -> 
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(ImageError):  # anything else that is raised fails the test
         assert prepare(bytes(raw), SPEC, ImageLimits(max_pixels=10**6)).shape == (64, 64, 3)
+
+
+def test_a_damaged_header_is_described_without_the_words_of_a_library() -> None:
+    with pytest.raises(ImageDecodeError, match="damaged PNG: its header cannot be read"):
+        decode(b"\x89PNG\r\n\x1a\n" + bytes(60))
