@@ -132,7 +132,7 @@ def show(
     console.print(
         "what to try next:\n"
         "  make serve                                              keep this model up, then:\n"
-        "  curl --data-binary @.sightline/data/elpv/good/cell0010.png "
+        "  curl --data-binary @.sightline/data/elpv/good/cell0004.png "
         "localhost:8000/v2/models/elpv/classify\n"
         "  .venv/bin/python -m jobs.train configs/train/elpv.yaml network.num_views=8   more "
         "views of each cell\n"
