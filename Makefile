@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check types fast bench lock clean
+.PHONY: help demo serve test check lint types fast-jobs fast-served bench lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,16 +32,24 @@ test: $(STAMP)  ## every test that can run on this machine
 	$(BIN)/python -m pytest
 
 check: $(STAMP)  ## lint, format, types, drift and the fast tests: under a minute
+	@$(MAKE) --no-print-directory --output-sync --keep-going -j2 fast-jobs types fast-served lint
+
+lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m cluster.render --check
-	@$(MAKE) --no-print-directory --output-sync -j2 types fast
 
 types:
 	$(BIN)/mypy
 
-fast:
-	$(BIN)/python -m pytest -q -m "not ray and not e2e and not slow"
+# The fast tests in two processes: those of jobs need ten seconds to load torch, and no other does.
+FAST := $(BIN)/python -m pytest -q -m "not ray and not e2e and not slow"
+
+fast-jobs:
+	$(FAST) tests/jobs
+
+fast-served:
+	$(FAST) --ignore=tests/jobs --ignore=tests/e2e
 
 bench: $(STAMP)  ## the quick serving benchmark; others: python -m benchmarks.NAME
 	$(BIN)/python -m benchmarks.serving --quick

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import httpx
 import pytest
 
@@ -31,6 +30,8 @@ class S3Server:
 
     def make_bucket(self, name: str) -> str:
         """Make a bucket and return its URI."""
+        import boto3  # here, because it takes a second to load
+
         boto3.client("s3", endpoint_url=self.endpoint).create_bucket(Bucket=name)
         return f"s3://{name}"
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from jobs.export.parity import Parity, check_parity, write_reference
 from jobs.export.to_onnx import export_onnx
-from jobs.export.to_torch import export_torch
+from jobs.export.to_torch import capture, export_torch
 from models.bundle import Bundle, describe_file
 from models.kinds import find_kind
 from models.labels import OutputClass
@@ -76,9 +76,9 @@ def export_draft(
     folder.mkdir(parents=True, exist_ok=True)
     model = model.cpu().eval()
     outputs = find_kind(kind).outputs
-    height, width = preprocess.height, preprocess.width
-    export_onnx(model, folder / ONNX, height=height, width=width, outputs=outputs)
-    export_torch(model, folder / TORCH, height=height, width=width)
+    program = capture(model, height=preprocess.height, width=preprocess.width)
+    export_onnx(program, folder / ONNX, outputs=outputs)
+    export_torch(program, folder / TORCH)
     write_reference(model, reference_images, folder, kind)
     artifacts = (
         describe_file(folder / ONNX, engine="openvino", precision="fp32"),

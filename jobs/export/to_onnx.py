@@ -1,4 +1,4 @@
-"""Write the served network as ONNX: uint8 NHWC in, the kind's outputs out, any batch size."""
+"""Write the captured network as ONNX: uint8 NHWC in, the kind's outputs out, any batch size."""
 
 from __future__ import annotations
 
@@ -9,37 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch.export import ExportedProgram
 
 OPSET = 20  # pinned: what OpenVINO 2026 and TensorRT 10 both read whole
-MAX_BATCH = 1024
 
 
-def example_images(height: int, width: int) -> torch.Tensor:
-    """Return a batch for tracing. Two images: a batch of one would be baked into the graph as a
-    constant.
-    """
-    return torch.zeros(2, height, width, 3, dtype=torch.uint8)
-
-
-def export_onnx(
-    model: nn.Module, path: Path, *, height: int, width: int, outputs: Sequence[str]
-) -> None:
-    """Export `model` in eval mode to one self-contained file with a dynamic batch dimension."""
-    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+def export_onnx(program: ExportedProgram, path: Path, *, outputs: Sequence[str]) -> None:
+    """Write `program` to one self-contained file, its batch dimension still dynamic."""
     # The exporter prints its progress to standard output, which belongs to the caller's own
     # results.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model.eval(),
-            (example_images(height, width),),
+        onnx_program = torch.onnx.export(
+            program,
             dynamo=True,
-            dynamic_shapes=({0: batch},),
             input_names=["images"],
             output_names=list(outputs),
             opset_version=OPSET,
             external_data=False,
         )
-    assert program is not None
-    program.save(str(path), external_data=False)
+    assert onnx_program is not None
+    onnx_program.save(str(path), external_data=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from models.bundle import open_bundle
-from models.engines.base import Engine, Images, Outputs
+from models.engines.base import Engine, Feeding, Images, Outputs
 from models.errors import EngineError, ImageTypeError
 from models.predictor import Predictor, open_predictor
 from serve_app.asgi import build_asgi
@@ -24,11 +23,13 @@ from tests.serve_app.conftest import ROOT, encode, refused
 
 
 class WatchedEngine:
-    """The real engine, with a note of every batch, a gate to hold it, and a way to break it."""
+    """The real engine fed with batches, with a note of each, a gate to hold it, and a way to break
+    it.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.name, self.precision, self.device = engine.name, engine.precision, engine.device
-        self.feeding = engine.feeding
+        self.feeding = Feeding("batches", parallel=1, max_batch=4)
         self.sizes: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -49,10 +50,8 @@ class WatchedEngine:
 @pytest.fixture
 def engine(bundle_uri: str, cache: Path) -> WatchedEngine:
     """The engine that takes batches."""
-    options = ServeOptions(bundle=bundle_uri, engines=("torch",), threads=1).engine_options
-    watched = WatchedEngine(open_predictor(open_bundle(bundle_uri, cache), options).engine)
-    watched.feeding = dataclasses.replace(watched.feeding, max_batch=4)
-    return watched
+    options = ServeOptions(bundle=bundle_uri, threads=1).engine_options
+    return WatchedEngine(open_predictor(open_bundle(bundle_uri, cache), options).engine)
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def served(
     bundle_uri: str, cache: Path, predictor: Predictor, engine: WatchedEngine
 ) -> Iterator[ServedModel]:
     """A model on the engine that takes batches."""
-    options = ServeOptions(bundle=bundle_uri, engines=("torch",), threads=1, batch_wait_ms=20)
+    options = ServeOptions(bundle=bundle_uri, threads=1, batch_wait_ms=20)
     bundle = open_bundle(bundle_uri, cache)
     model = ServedModel(Predictor(bundle, engine, predictor.proof), options)
     yield model
