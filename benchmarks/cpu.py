@@ -6,13 +6,12 @@ machine, so it also tells how far a noisy run can be believed.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping
 
 import psutil
 
-from cluster.session import MARK
+from cluster.processes import marked_processes
 
 # The first row whose word is in the command line names the process.
 ROLES = (
@@ -27,11 +26,6 @@ ROLES = (
     ("dashboard", "dashboard"),
     ("ray::", "other workers"),
 )
-
-
-def marked_processes(mark: str) -> list[psutil.Process]:
-    """Return the processes of a session, without this one."""
-    return [process for process in psutil.process_iter() if _is_marked(process, mark)]
 
 
 def cpu_seconds(mark: str) -> dict[str, float]:
@@ -57,10 +51,3 @@ def per_image_ms(
 
 def _role(command: str) -> str:
     return next((role for word, role in ROLES if word in command), "other")
-
-
-def _is_marked(process: psutil.Process, mark: str) -> bool:
-    try:
-        return process.pid != os.getpid() and process.environ().get(MARK) == mark
-    except psutil.Error:
-        return False

@@ -25,10 +25,12 @@ import yaml
 
 from benchmarks.ceiling import Crew, Layout, layouts, proven_precision
 from benchmarks.common import Report, library_versions, machine_facts, print_table, save_bars
-from benchmarks.cpu import cpu_seconds, marked_processes, per_image_ms
+from benchmarks.cpu import cpu_seconds, per_image_ms
 from benchmarks.fixtures import ROOT, collect_images, find_bundle
 from benchmarks.load import Load, generator_name, run_load
-from cluster.session import MARK, SessionOptions, free_port, open_session, usable_cores
+from cluster.environment import MARK, free_port, usable_cores
+from cluster.processes import marked_processes
+from cluster.session import SessionOptions, open_session
 from models.bundle import open_bundle
 
 CONNECTIONS = (16, 32)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -35,6 +36,8 @@ CHATTY = (
     "matplotlib",
 )
 
+SECONDS_BETWEEN_LINES = 20.0
+
 
 class Advance(Protocol):
     """Moves a bar on; `total` may come with the first call, when it was not known before."""
@@ -60,7 +63,11 @@ def make_console() -> Console:
 
 @contextmanager
 def bar(console: Console, what: str, total: int | None) -> Iterator[Advance]:
-    """Show a progress bar with rate and time left; without a terminal, one line when it is done."""
+    """Show a progress bar with rate and time left; without a terminal, a line now and then."""
+    if not console.is_terminal:
+        with _lines(console, what, total) as advance:
+            yield advance
+        return
     columns = (
         TextColumn("{task.description:<22}"),
         BarColumn(bar_width=30),
@@ -78,6 +85,31 @@ def bar(console: Console, what: str, total: int | None) -> Iterator[Advance]:
             progress.update(task, note=f"{speed:,.0f}/s" if speed else "")
 
         yield advance
+
+
+@contextmanager
+def _lines(console: Console, what: str, total: int | None) -> Iterator[Advance]:
+    """Report progress to a log file: after a while, and then when it is done."""
+    started = shown = time.monotonic()
+    done, expected = 0, total
+
+    def show() -> None:
+        elapsed = time.monotonic() - started
+        of_all = f"{done:,}" if expected is None else f"{done:,} of {expected:,}"
+        console.print(
+            f"{what}: {of_all}, {elapsed:.0f} s, {done / elapsed:,.0f}/s", highlight=False
+        )
+
+    def advance(count: int, total: int | None = None) -> None:
+        nonlocal done, expected, shown
+        done += count
+        expected = expected if total is None else total
+        if time.monotonic() - shown >= SECONDS_BETWEEN_LINES:
+            shown = time.monotonic()
+            show()
+
+    yield advance
+    show()
 
 
 @contextmanager

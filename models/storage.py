@@ -125,6 +125,11 @@ class Store:
                     size += file.write(chunk)
         return size
 
+    def upload(self, key: str, path: Path) -> None:
+        """Stream a local file to the object, replacing what was there."""
+        with self._explained("write", key):
+            obstore.put(self._client(writing=True), key, path)
+
     def _client(self, *, writing: bool = False) -> ObjectStore:
         return _open_client(self.uri, writing, _environment_key())
 

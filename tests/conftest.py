@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster.session import Session, SessionOptions, free_port, open_session
+from cluster.environment import free_port
+from cluster.session import Session, SessionOptions, open_session
 from tests.bundles import tiny_bundle
 
 SECONDS_TO_START = 60

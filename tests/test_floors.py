@@ -27,7 +27,8 @@ MAY_IMPORT_RAY = {
     "jobs/data/index.py",
     "jobs/data/streams.py",
     "jobs/local_serving.py",
-    "jobs/train/trainer.py",
+    "jobs/train/ray_train.py",
+    "jobs/train/worker.py",
     "serve_app/app.py",
     "serve_app/catalog.py",
 }

@@ -23,7 +23,7 @@ import ray.data
 from ray.data import DataContext, Datasource, ExecutionResources, ReadTask
 from ray.data.block import BlockMetadata
 
-from models.errors import SightlineError
+from jobs.causes import find_cause
 
 Columns = Mapping[str, npt.NDArray[Any]]
 ChunkFunction = Callable[[int], Columns]
@@ -71,18 +71,6 @@ def count_cpus(cpu_limit: float | None) -> int:
     """Return how many chunks are worked on at once: the limit, else the CPUs of the cluster."""
     cpus = cpu_limit if cpu_limit is not None else ray.cluster_resources().get("CPU", 1)
     return max(1, int(cpus))
-
-
-def find_cause(error: BaseException) -> SightlineError | None:
-    """Return our own error inside what Ray raised, if there is one."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        if isinstance(current, SightlineError):
-            return current
-        seen.add(id(current))
-        current = getattr(current, "cause", None) or current.__cause__ or current.__context__
-    return None
 
 
 def quiet_ray_data() -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,7 @@ from jobs.data.chunks import Columns, Pace, run_chunks
 from jobs.data.config import DataConfig
 from jobs.data.labels import number_labels
 from jobs.data.locate import choose_threads, read_image
-from jobs.data.quarantine import Broken, check_share, write_quarantine
+from jobs.data.quarantine import Broken, check_share
 from jobs.data.sources import Listing, list_source
 from jobs.data.split import SPLITS, assign_splits, crossing
 from models.decoders import ImageLimits
@@ -76,10 +75,6 @@ class Index:
         if split is None:
             return int(self.table.num_rows)
         return sum(row[split] for row in self.counts.values())
-
-    def write_quarantine(self, path: str | Path) -> int:
-        """Write the images that were left out, one JSON object per line; return how many."""
-        return write_quarantine(self.quarantine, path)
 
 
 def build_index(

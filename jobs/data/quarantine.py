@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from models.errors import DataError
+from models.storage import open_store
 
 SHOWN = 5
 
@@ -20,13 +20,14 @@ class Broken:
     reason: str
 
 
-def write_quarantine(broken: Iterable[Broken], path: str | Path) -> int:
-    """Write one JSON object per line, `{"path": ..., "reason": ...}`; return how many."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+def keep_quarantine(broken: Iterable[Broken], runs: str, run_id: str, name: str) -> str:
+    """Write one JSON object per line, `{"path": ..., "reason": ...}`, to the folder of a run;
+    return where.
+    """
     lines = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in broken]
-    target.write_text("".join(lines), encoding="utf-8")
-    return len(lines)
+    store = open_store(runs).child(run_id)
+    store.write(name, "".join(lines).encode())
+    return f"{store.uri}/{name}"
 
 
 def check_share(broken: Sequence[Broken], total: int, max_share: float, where: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,20 @@ class StreamOptions:
         )
 
 
+class Order(TypedDict, total=False):
+    """Which images a pass goes through, and how: one worker's share (`rank` of `world`) of a split,
+    in the order of the index, shuffled by (`seed`, `epoch`), or drawn by `class_weights`.
+    """
+
+    batch_size: Required[int]
+    epoch: int
+    seed: int
+    shuffle: bool
+    rank: int
+    world: int
+    class_weights: Sequence[float] | None
+
+
 class IndexedImages:
     """The images of an index, as batches per split. Picklable; needs a running Ray to iterate."""
 
@@ -112,39 +126,29 @@ class IndexedImages:
         labels: npt.NDArray[np.int64] = self._table(split)["label"].to_numpy().astype(np.int64)
         return labels
 
-    def order(
-        self,
-        split: str,
-        *,
-        batch_size: int,
-        epoch: int = 0,
-        seed: int = 0,
-        shuffle: bool = False,
-        rank: int = 0,
-        world: int = 1,
-        class_weights: Sequence[float] | None = None,
-    ) -> Ids:
+    def order(self, split: str, **arguments: Unpack[Order]) -> Ids:
         """Return the row numbers that `batches` with the same arguments goes through.
 
         Unshuffled, every row occurs once over all ranks and the last batch may be short. Shuffled,
         or drawn by `class_weights`, all ranks get equally many whole batches: up to one batch per
         rank is left out, in each epoch other images (see `order.whole_batches`).
         """
+        class_weights = arguments.get("class_weights")
+        is_shuffled = arguments.get("shuffle", False)
+        epoch, seed = arguments.get("epoch", 0), arguments.get("seed", 0)
+        rank, world = arguments.get("rank", 0), arguments.get("world", 1)
         ids = np.arange(self.num_images(split), dtype=np.int64)
         if class_weights is not None and len(ids):
             ids = balanced(self.labels(split), class_weights, epoch, seed)
-        elif shuffle:
+        elif is_shuffled:
             ids = shuffled(len(ids), epoch, seed)
-        if len(ids) and (shuffle or class_weights is not None):
-            ids = whole_batches(ids, batch_size, world)
+        if len(ids) and (is_shuffled or class_weights is not None):
+            ids = whole_batches(ids, arguments["batch_size"], world)
         return shard(ids, rank, world)
 
-    def num_batches(
-        self, split: str, *, batch_size: int, shuffle: bool = False, rank: int = 0, world: int = 1
-    ) -> int:
+    def num_batches(self, split: str, **arguments: Unpack[Order]) -> int:
         """Return how many batches one pass has for this rank."""
-        ids = self.order(split, batch_size=batch_size, shuffle=shuffle, rank=rank, world=world)
-        return -(-len(ids) // batch_size)
+        return -(-len(self.order(split, **arguments)) // arguments["batch_size"])
 
     def num_left_out(self, split: str, *, batch_size: int, world: int = 1) -> int:
         """Return how many images a shuffled pass leaves out so that every batch is whole."""
@@ -152,36 +156,15 @@ class IndexedImages:
         group = batch_size * world
         return rows % group if rows >= group else 0
 
-    def batches(
-        self,
-        split: str,
-        *,
-        batch_size: int,
-        epoch: int = 0,
-        seed: int = 0,
-        shuffle: bool = False,
-        rank: int = 0,
-        world: int = 1,
-        class_weights: Sequence[float] | None = None,
-        skip: int = 0,
-    ) -> Iterator[Batch]:
+    def batches(self, split: str, *, skip: int = 0, **arguments: Unpack[Order]) -> Iterator[Batch]:
         """Stream one pass over a split; the first `skip` batches are not even read.
 
         Batch k always holds the same images for the same arguments, whatever the speed of the
         machines. An image that cannot be read any more is missing from its batch and listed in
         `broken`; too many of them raise `DataError`. Close the iterator to stop reading early.
         """
-        ids = self.order(
-            split,
-            batch_size=batch_size,
-            epoch=epoch,
-            seed=seed,
-            shuffle=shuffle,
-            rank=rank,
-            world=world,
-            class_weights=class_weights,
-        )[skip * batch_size :]
-        return self._stream(split, ids, batch_size)
+        batch_size = arguments["batch_size"]
+        return self._stream(split, self.order(split, **arguments)[skip * batch_size :], batch_size)
 
     def _stream(self, split: str, ids: Ids, batch_size: int) -> Iterator[Batch]:
         if not len(ids):

@@ -16,6 +16,10 @@ from jobs.config import load_config
 from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.train.config import TrainConfig
 from jobs.train.pipeline import run_training
+from models.errors import ConfigError
+from models.storage import is_remote
+
+RAY_WORKING_DIRS = "working_dir_files"  # where Ray unpacks `--working-dir` (runtime_env, 2.60)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logging()
     with readable_errors(console):
         config = load_config(TrainConfig, given.config, given.overrides)
+        refuse_lost_results(config, Path.cwd())
         with open_session(SessionOptions()):
             outcome = run_training(config, console)
     line = {
@@ -39,6 +44,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     print(json.dumps(line))
     return 0
+
+
+def refuse_lost_results(config: TrainConfig, folder: Path) -> None:
+    """Raise `ConfigError` where results would go into the copy of the code that Ray makes for a
+    submitted job, and removes afterwards.
+    """
+    if RAY_WORKING_DIRS not in folder.parts:
+        return
+    for key, uri in (("store", config.store), ("runs", config.runs), ("data.uri", config.data.uri)):
+        if not is_remote(uri) and not Path(uri).is_absolute():
+            raise ConfigError(
+                f"{key} is the relative path {uri!r}, but a submitted job runs in a copy "
+                "of your working directory that Ray removes afterwards. Give a bucket URI or an "
+                f"absolute path that every node sees: {key}=s3://bucket/folder"
+            )
 
 
 if __name__ == "__main__":

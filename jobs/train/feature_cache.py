@@ -9,6 +9,8 @@ import io
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow.compute as pc
@@ -18,7 +20,7 @@ from jobs.data.index import Index
 from jobs.train.config import TrainConfig
 from jobs.train.features import Features
 from jobs.train.network import Network
-from models.errors import NotFoundError
+from models.errors import DataError, NotFoundError, SightlineError
 from models.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -59,22 +61,44 @@ class FeatureCache:
         digest.update(repr((*settings, *augment)).encode())
         return digest.hexdigest()[:32]
 
-    def get(self, key: str, compute: Callable[[], Features]) -> Features:
-        """Return the stored features, or compute and store them."""
+    def get(self, key: str, path: Path, compute: Callable[[], Features]) -> Features:
+        """Return the stored features as the local file `path`, or compute them there and store
+        them.
+        """
         try:
-            with np.load(io.BytesIO(self.store.read(f"{key}.npz")), allow_pickle=False) as stored:
-                return Features(
-                    torch.from_numpy(stored["values"]), torch.from_numpy(stored["labels"])
-                )
+            return self.load(key, path)
         except NotFoundError:
             pass
-        # a cache is never worth failing for: compute again and overwrite
-        except Exception as error:
+        except (SightlineError, OSError, ValueError, KeyError, BadZipFile) as error:
             logger.warning(
                 "cached features %s cannot be read (%s); computing them again", key, error
             )
         features = compute()
-        buffer = io.BytesIO()
-        np.savez(buffer, values=features.values.numpy(), labels=features.labels.numpy())
-        self.store.write(f"{key}.npz", buffer.getvalue())
+        self.store.upload(f"{key}.f32", features.path)
+        about = io.BytesIO()
+        np.savez(
+            about,
+            labels=features.labels.numpy(),
+            num_features=np.array(features.num_features),
+            sha256=np.array(_digest(features.path)),
+        )
+        self.store.write(f"{key}.npz", about.getvalue())  # last: what it describes is whole
         return features
+
+    def load(self, key: str, path: Path) -> Features:
+        """Copy stored features to the local file `path`.
+
+        Raises `NotFoundError` if there are none, and `DataError` if they are damaged.
+        """
+        with np.load(io.BytesIO(self.store.read(f"{key}.npz")), allow_pickle=False) as about:
+            labels = torch.from_numpy(about["labels"])
+            num_features, digest = int(about["num_features"]), str(about["sha256"])
+        self.store.download(f"{key}.f32", path)
+        if _digest(path) != digest:
+            raise DataError(f"{self.store.uri}/{key}.f32 is not what was written")
+        return Features(path, labels, num_features)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

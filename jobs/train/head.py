@@ -62,12 +62,9 @@ def fit_head(
     Without validation images the last epoch is kept.
     """
     torch.manual_seed(config.seed)
-    standard = Standardiser(train.values.mean(dim=0), train.values.std(dim=0).clamp_min(MIN_STD))
-    x_train, x_val = (
-        standard(train.values),
-        standard(validation.values) if len(validation) else None,
-    )
-    linear = nn.Linear(x_train.shape[1], len(class_names))
+    mean, std = train.moments()
+    standard = Standardiser(mean, std.clamp_min(MIN_STD))
+    linear = nn.Linear(train.num_features, len(class_names))
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     model = nn.Sequential(nn.Dropout(config.network.dropout), linear)
@@ -91,21 +88,21 @@ def fit_head(
     best: tuple[Tensor, Tensor] | None = None
     for epoch in range(config.epochs):
         model.train()
-        order = draw(epoch)
-        losses = [
-            train_step(
-                model,
-                x_train[rows],
-                train.labels[rows],
-                objective=objective,
-                optimiser=optimiser,
-                schedule=schedule,
-                clip_norm=config.optimiser.clip_norm,
-                autocast=autocast,
-            )
-            for rows in order.tensor_split(steps)
-        ]
-        record = _record(model, x_val, validation.labels, class_names, epoch, losses)
+        with train.open_rows() as rows:
+            losses = [
+                train_step(
+                    model,
+                    standard(rows(ids)),
+                    train.labels[ids],
+                    objective=objective,
+                    optimiser=optimiser,
+                    schedule=schedule,
+                    clip_norm=config.optimiser.clip_norm,
+                    autocast=autocast,
+                )
+                for ids in draw(epoch).tensor_split(steps)
+            ]
+        record = _record(model, standard, validation, class_names, epoch, losses)
         if best is None or is_better(record, history, config.monitor):
             best = (linear.weight.detach().clone(), linear.bias.detach().clone())
         history.append(record)
@@ -122,19 +119,20 @@ def fit_head(
 
 def _record(
     model: nn.Module,
-    x_val: Tensor | None,
-    labels: Tensor,
+    standard: Standardiser,
+    validation: Features,
     class_names: tuple[str, ...],
     epoch: int,
     losses: list[Tensor],
 ) -> EpochRecord:
     train_loss = float(torch.stack(losses).mean())
-    if x_val is None:
+    if not len(validation):
         return EpochRecord(epoch, train_loss, None)
     model.eval()
     evaluator = Evaluator(class_names)
     with torch.inference_mode():
-        evaluator.update(torch.softmax(model(x_val), dim=1), labels)
+        for values, labels in validation.blocks():
+            evaluator.update(torch.softmax(model(standard(values)), dim=1), labels)
     return EpochRecord(epoch, train_loss, evaluator.compute().flat())
 
 

@@ -46,3 +46,13 @@ def should_stop(history: Sequence[EpochRecord], monitor: str, patience: int | No
     if patience is None or not history:
         return False
     return len(history) - 1 - best_epoch(history, monitor) >= patience
+
+
+def describe(record: EpochRecord) -> str:
+    """Return one line on an epoch."""
+    figures = "  ".join(f"{k} {v:.4f}" for k, v in (record.validation or {}).items())
+    speed = f"  {record.images_per_second:.0f} images/s" if record.images_per_second else ""
+    waiting = f"  waiting {record.waiting_share:.0%}" if record.images_per_second else ""
+    return (
+        f"epoch {record.epoch + 1}: train loss {record.train_loss:.4f}  {figures}{speed}{waiting}"
+    )

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,24 +25,25 @@ import pyarrow.compute as pc
 import torch
 from rich.console import Console
 
-from cluster.session import data_cpus
+from cluster.environment import data_cpus
 from jobs.console import Advance, bar
 from jobs.data.index import Index, build_index
 from jobs.data.locate import read_image
+from jobs.data.quarantine import Broken, keep_quarantine
 from jobs.data.streams import IndexedImages
 from jobs.export.exporter import Draft, Provenance, code_revision, digest_of, export_draft, finish
 from jobs.train import report
 from jobs.train.config import TrainConfig
-from jobs.train.history import EpochRecord, best_epoch
+from jobs.train.history import EpochRecord, best_epoch, describe
 from jobs.train.metrics import Evaluation, Evaluator
 from jobs.train.network import ServedNetwork
-from jobs.train.trainer import Trained, describe, open_images, prepare_network, train
+from jobs.train.trainer import Trained, train
+from jobs.train.worker import open_images, prepare_network
 from models.bundle import Published, publish
 from models.errors import DataError
 from models.manifest import Tolerance
 from models.predictor import open_predictor
 from models.preprocess import prepare
-from models.storage import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
             draft = _export(config, index, trained, run_id, Path(folder))
             _print_parities(draft, console)
         with _timed(seconds, "evaluate"):
-            evaluation = _evaluate(config, index, draft, console)
+            evaluation = _evaluate(config, index, draft, run_id, console)
         with _timed(seconds, "publish"):
             published = _publish(config, index, trained, draft, evaluation)
     console.print(f"published {published.uri}")
@@ -122,23 +123,22 @@ def _index(config: TrainConfig, run_id: str, console: Console) -> Index:
     console.print(report.index_table(index))
     for warning in index.warnings:
         console.print(f"[yellow]note:[/] {warning}", highlight=False)
-    if index.quarantine:
-        _report_quarantine(config, index, run_id, console)
+    _report_broken(config, index.quarantine, run_id, "quarantine.jsonl", console)
     return index
 
 
-def _report_quarantine(config: TrainConfig, index: Index, run_id: str, console: Console) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "quarantine.jsonl"
-        index.write_quarantine(path)
-        open_store(config.runs).write(f"{run_id}/quarantine.jsonl", path.read_bytes())
-    where = f"{config.runs}/{run_id}/quarantine.jsonl"
+def _report_broken(
+    config: TrainConfig, broken: Sequence[Broken], run_id: str, name: str, console: Console
+) -> None:
+    """Keep the list of images that were left out with the run, and show how it begins."""
+    if not broken:
+        return
+    where = keep_quarantine(broken, config.runs, run_id, name)
     console.print(
-        f"[yellow]note:[/] {len(index.quarantine)} images left out, listed in {where}:",
-        highlight=False,
+        f"[yellow]note:[/] {len(broken)} images left out, listed in {where}:", highlight=False
     )
-    for broken in index.quarantine[:QUARANTINE_SHOWN]:
-        console.print(f"  {broken.path}: {broken.reason}", highlight=False, markup=False)
+    for one in broken[:QUARANTINE_SHOWN]:
+        console.print(f"  {one.path}: {one.reason}", highlight=False, markup=False)
 
 
 class _BarWatcher:
@@ -223,7 +223,9 @@ def _print_parities(draft: Draft, console: Console) -> None:
             )
 
 
-def _evaluate(config: TrainConfig, index: Index, draft: Draft, console: Console) -> Evaluation:
+def _evaluate(
+    config: TrainConfig, index: Index, draft: Draft, run_id: str, console: Console
+) -> Evaluation:
     split = next((s for s in ("test", "validation") if index.num_images(s)), None)
     if split is None:
         raise DataError(
@@ -234,6 +236,7 @@ def _evaluate(config: TrainConfig, index: Index, draft: Draft, console: Console)
     images = open_images(config, index, data_cpus())
     with bar(console, f"{split} images", index.num_images(split)) as advance:
         evaluation = evaluate(draft, images, split, advance)
+    _report_broken(config, images.broken, run_id, f"quarantine-{split}.jsonl", console)
     console.print(report.evaluation_table(evaluation, f"{split} split"))
     return evaluation
 

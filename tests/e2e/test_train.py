@@ -6,17 +6,25 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 from cluster.session import Session
+from jobs.data.index import build_index
 from jobs.train.config import TrainConfig
+from jobs.train.history import EpochRecord
+from jobs.train.loop import Place
 from jobs.train.pipeline import Outcome, run_training
+from jobs.train.worker import prepare_network, run_worker
 from models.bundle import list_versions, open_bundle
 from models.errors import ConfigError
 from models.predictor import open_predictor
@@ -26,6 +34,7 @@ from tests.conftest import S3Server
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 
 SIZE = 32
+ROOT = Path(__file__).parent.parent.parent
 
 
 def photo(seed: int, light: bool) -> bytes:
@@ -52,6 +61,13 @@ def bucket(s3_server: S3Server) -> str:
     uri = s3_server.make_bucket(f"train-{uuid4().hex[:8]}")
     write_photos(open_store(f"{uri}/photos"))
     return uri
+
+
+class Silent:
+    """A watcher that does not care."""
+
+    def step(self, num_images: int, loss: float) -> None: ...
+    def epoch(self, record: EpochRecord) -> None: ...
 
 
 def train(bucket: str, name: str, **changes: object) -> Outcome:
@@ -106,6 +122,53 @@ def test_a_bucket_of_images_becomes_a_bundle_that_opens_and_answers(
     predictor.close()
 
 
+def test_an_image_that_breaks_after_the_index_was_made_is_listed_with_the_run(
+    ray_session: Session, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = tmp_path / "photos"
+    write_photos(open_store(photos), count=30)
+    config = TrainConfig.model_validate(
+        {
+            "name": "late",
+            "runs": str(tmp_path / "runs"),
+            "data": {"uri": str(photos), "max_broken_share": 0.2},
+            "preprocess": {"height": SIZE, "width": SIZE},
+            "network": {"backbone": "mobilenetv3_small_050", "weights": "none"},
+            "batch_size": 8,
+            "epochs": 1,
+        }
+    )
+    index = build_index(config.data, config.preprocess)
+    broken = index.table.filter(pc.equal(index.table["split"], "train"))["path"][0].as_py()
+    Path(broken).write_bytes(b"broken by now")
+    network = prepare_network(config, 2)
+    place = Place(torch.device("cpu"))
+    run_worker(config, index, "run", network, place, Silent())
+    listed = (tmp_path / "runs" / "run" / "quarantine-training-0.jsonl").read_text()
+    assert json.loads(listed)["path"] == broken
+    assert "1 images could not be read any more" in caplog.text
+
+
+def test_a_submitted_job_trains_on_the_cluster_and_its_log_shows_the_result(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    write_photos(open_store(tmp_path / "photos"), count=30)
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit"),
+        *("--address", ray_session.dashboard_url, "--working-dir", str(ROOT), "--"),
+        *(sys.executable, "-m", "jobs.train", "configs/train/elpv.yaml"),
+        f"data.uri={tmp_path / 'photos'}",
+        f"store={tmp_path / 'models'}",
+        f"runs={tmp_path / 'runs'}",
+        *("name=submitted", "data.max_broken_share=0.1", "preprocess.height=32"),
+        *("preprocess.width=32", "epochs=5"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "top-1 accuracy" in done.stdout
+    assert list_versions(str(tmp_path / "models"), "submitted") == [1]
+
+
 def test_the_whole_network_is_trained_in_this_process(ray_session: Session, bucket: str) -> None:
     outcome = train(bucket, "whole")
     assert [record.epoch for record in outcome.history] == [0, 1]
@@ -113,8 +176,16 @@ def test_the_whole_network_is_trained_in_this_process(ray_session: Session, buck
     assert 0 <= outcome.history[0].waiting_share <= 1
 
 
-def test_two_ray_train_workers_train_together(ray_session: Session, bucket: str) -> None:
-    outcome = train(bucket, "pair", workers={"num_workers": 2}, run="pair")
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
+def test_two_ray_train_workers_train_together(
+    ray_session: Session, bucket: str, freeze: str
+) -> None:
+    outcome = train(
+        bucket,
+        f"pair-{freeze}",
+        workers={"num_workers": 2},
+        network={"backbone": "mobilenetv3_small_050", "weights": "none", "freeze": freeze},
+    )
     assert [record.epoch for record in outcome.history] == [0, 1]
     # Validation shares are unequal, and every image has to count once.
     accuracy = (outcome.history[-1].validation or {})["accuracy"]

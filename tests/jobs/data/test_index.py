@@ -10,6 +10,7 @@ import pytest
 from cluster.session import Session
 from jobs.data.config import DataConfig
 from jobs.data.index import Index, build_index
+from jobs.data.quarantine import keep_quarantine
 from models.errors import AccessError, DataError, NotFoundError
 from models.preprocess import PreprocessSpec
 from models.storage import open_store
@@ -58,8 +59,10 @@ def test_broken_images_are_quarantined_with_their_reasons(
     assert "20,000 x 20,000" in reasons["huge.png"]
     assert index.num_images() == 120
 
-    assert index.write_quarantine(tmp_path / "run" / "quarantine.jsonl") == 4
-    lines = (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()
+    where = keep_quarantine(index.quarantine, str(tmp_path), "run", "quarantine.jsonl")
+    assert where == str(tmp_path / "run" / "quarantine.jsonl")
+    lines = Path(where).read_text().splitlines()
+    assert len(lines) == 4
     assert {Path(json.loads(line)["path"]).name for line in lines} == set(reasons)
 
 

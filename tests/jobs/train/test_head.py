@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch import Tensor
 
-from jobs.train.features import Features
+from jobs.train.feature_cache import FeatureCache
+from jobs.train.features import Features, FeatureWriter
 from jobs.train.head import Standardiser, fit_head
 from jobs.train.history import EpochRecord
 from jobs.train.network import Network
+from models.storage import open_store
 from tests.jobs.train.test_loop import make_config, make_network
 
 NAMES = ("a", "b")
 
 
-def clouds(counts: tuple[int, int], seed: int) -> Features:
-    """Two overlapping Gaussian clouds of 8 features with very different scales."""
+def clouds(counts: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:
+    """Two overlapping Gaussian clouds of 8 features with very different scales: values, labels."""
     generator = torch.Generator().manual_seed(seed)
     scale = torch.logspace(-3, 3, 8)
     labels = torch.cat([torch.full((n,), i) for i, n in enumerate(counts)])
     values = torch.randn(len(labels), 8, generator=generator) + 0.7 * (labels[:, None] * 2 - 1)
-    return Features(values * scale + 5 * scale, labels)
+    return values * scale + 5 * scale, labels
 
 
-def fit(balance: str = "none", counts: tuple[int, int] = (300, 300)) -> tuple[Network, float]:
+def write(folder: Path, name: str, values: Tensor, labels: Tensor) -> Features:
+    """Write features in several batches."""
+    writer = FeatureWriter(folder / name)
+    for start in range(0, len(labels), 100):
+        writer.append(values[start : start + 100].numpy(), labels[start : start + 100])
+    return writer.close()
+
+
+def fit(
+    folder: Path, balance: str = "none", counts: tuple[int, int] = (300, 300)
+) -> tuple[Network, float]:
     """Fit and return the network with its balanced accuracy on a balanced, unseen set."""
     network = make_network()
     config = make_config(
@@ -33,29 +48,75 @@ def fit(balance: str = "none", counts: tuple[int, int] = (300, 300)) -> tuple[Ne
         monitor="loss" if balance == "none" else "balanced_accuracy",
     )
     records: list[EpochRecord] = []
-    history = fit_head(network, clouds(counts, 1), clouds(counts, 2), config, NAMES, records.append)
+    train = write(folder, "train", *clouds(counts, 1))
+    validation = write(folder, "validation", *clouds(counts, 2))
+    history = fit_head(network, train, validation, config, NAMES, records.append)
     assert history == records
-    unseen = clouds((2000, 2000), 3)
+    unseen, labels = clouds((2000, 2000), 3)
     with torch.inference_mode():
-        answers = network.head(unseen.values).argmax(dim=1)
-    return network, float((answers == unseen.labels).float().mean())
+        answers = network.head(unseen).argmax(dim=1)
+    return network, float((answers == labels).float().mean())
 
 
-def test_features_of_any_scale_are_separated() -> None:
-    _, accuracy = fit()
+def test_features_in_a_file_are_read_by_rows_and_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.train.features.BLOCK", 128)
+    values, labels = clouds((200, 150), 0)
+    features = write(tmp_path, "features", values, labels)
+    assert (len(features), features.num_features) == (350, 8)
+    ids = torch.tensor([349, 0, 7, 7])
+    with features.open_rows() as rows:
+        torch.testing.assert_close(rows(ids), values[ids])
+    blocks = list(features.blocks())
+    assert [len(block) for block, _ in blocks] == [128, 128, 94]
+    torch.testing.assert_close(torch.cat([block for block, _ in blocks]), values)
+    torch.testing.assert_close(torch.cat([block for _, block in blocks]), labels)
+    mean, std = features.moments()
+    torch.testing.assert_close(mean, values.mean(dim=0))
+    torch.testing.assert_close(std, values.std(dim=0))
+
+
+@pytest.mark.parametrize("damage", ["truncated values", "truncated labels", "changed byte"])
+def test_damaged_cached_features_are_computed_again(tmp_path: Path, damage: str) -> None:
+    values, labels = clouds((20, 20), 0)
+    made: list[Features] = []
+
+    def compute() -> Features:
+        made.append(write(tmp_path, f"scratch-{len(made)}", values, labels))
+        return made[-1]
+
+    cache = FeatureCache(open_store(tmp_path / "cache"))
+    cache.get("key", tmp_path / "first", compute)
+    stored = cache.get("key", tmp_path / "second", compute)
+    assert len(made) == 1
+    with stored.open_rows() as rows:
+        torch.testing.assert_close(rows(torch.arange(40)), values)
+    spoilt = tmp_path / "cache" / ("key.npz" if "labels" in damage else "key.f32")
+    content = bytearray(spoilt.read_bytes())
+    content[len(content) // 2] ^= 1
+    spoilt.write_bytes(content if "changed" in damage else content[: len(content) // 2])
+    again = cache.get("key", tmp_path / "third", compute)
+    assert len(made) == 2
+    torch.testing.assert_close(again.labels, labels)
+    assert len(cache.load("key", tmp_path / "fourth")) == 40
+
+
+def test_features_of_any_scale_are_separated(tmp_path: Path) -> None:
+    _, accuracy = fit(tmp_path)
     assert accuracy > 0.95  # the optimum of these clouds is 0.976
 
 
 @pytest.mark.parametrize("balance", ["weights", "sampling"])
-def test_balancing_helps_the_rare_class(balance: str) -> None:
-    _, plain = fit(counts=(800, 16))
-    _, balanced = fit(balance, counts=(800, 16))
+def test_balancing_helps_the_rare_class(tmp_path: Path, balance: str) -> None:
+    _, plain = fit(tmp_path, counts=(800, 16))
+    _, balanced = fit(tmp_path, balance, counts=(800, 16))
     assert balanced > plain + 0.02
 
 
 def test_the_folded_layer_does_what_standardising_first_did() -> None:
     torch.manual_seed(0)
-    features = clouds((50, 50), 0).values
+    features, _ = clouds((50, 50), 0)
     standard = Standardiser(features.mean(dim=0), features.std(dim=0))
     linear, folded = torch.nn.Linear(8, 2), torch.nn.Linear(8, 2)
     standard.fold(linear, folded)

@@ -1,0 +1,101 @@
+"""What a local Ray is told before it starts: HAProxy mode, authentication, sizes, ports, folders.
+
+Pure values: nothing here starts or contacts anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+import psutil
+
+MARK = "SIGHTLINE_SESSION"
+MIN_LOGICAL_CPUS = 4
+OBJECT_STORE_SHARE = 0.2
+OBJECT_STORE_LIMIT = 8 << 30
+# A Unix socket path holds 107 characters; Ray puts about 65 below its temporary folder.
+LONGEST_TEMP_DIR = 40
+
+
+def serving_environment() -> dict[str, str]:
+    """Return the variables that every node needs before Ray starts so that Serve is fast.
+
+    Each is explained by a measurement in ARCHITECTURE.md.
+    """
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1" if usable_cores() <= 4 else "4",
+        # Two sessions on one machine would collide on the default ports of HAProxy's own pages.
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+    }
+
+
+def session_environment(token: str, mark: str) -> dict[str, str]:
+    """Return all variables of a local session. What the user has set already wins, except the
+    mark.
+    """
+    wanted = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_DEDUP_LOGS": "1",
+        "RAY_TRAIN_V2_ENABLED": "1",
+        # Some S3-compatible stores corrupt or refuse the checksums that newer clients add.
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        # A replica of a cluster waits half a minute for requests on their way from other nodes;
+        # here there are none, and stopping took 33 s for it instead of 5.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        **serving_environment(),
+    }
+    return {**{k: v for k, v in wanted.items() if k not in os.environ}, MARK: mark}
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def logical_cpus(configured: int | None = None) -> int:
+    """Return how many CPUs to tell Ray of: the cores, but at least 4, so that a training worker and
+    Ray Data's tasks always fit beside each other on a small machine."""
+    return configured or max(MIN_LOGICAL_CPUS, usable_cores())
+
+
+def temp_folder(home: Path) -> Path:
+    """Return Ray's folder for logs and spilled objects: below `home`, or a short path where that is
+    too long.
+    """
+    wanted = home.absolute() / "ray"
+    if len(str(wanted)) <= LONGEST_TEMP_DIR:
+        return wanted
+    digest = hashlib.sha256(str(wanted).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"sightline-{os.getuid()}-{digest}"
+
+
+def data_cpus() -> float | None:
+    """Return how many tasks should decode at once: the real cores of a local session, however many
+    it told Ray of.
+
+    None on a cluster: whatever is free there.
+    """
+    return None if os.environ.get("RAY_ADDRESS") else float(usable_cores())
+
+
+def object_store_bytes() -> int:
+    """Return the size of Ray's shared memory: a fifth of what is free, since blocks of images are
+    small here.
+    """
+    return min(OBJECT_STORE_LIMIT, int(psutil.virtual_memory().available * OBJECT_STORE_SHARE))
+
+
+def free_port() -> int:
+    """Return a TCP port that nothing listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
