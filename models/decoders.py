@@ -159,7 +159,7 @@ def _second_opinion(data: bytes, limits: ImageLimits, complaint: ValueError) -> 
         return _decode_pillow(data, "JPEG", limits)
     except ImageError:
         raise
-    except Exception as error:
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
         raise ImageDecodeError(
             f"damaged JPEG: {_first_line(error)} ({_first_line(complaint)})"
         ) from error
@@ -227,7 +227,7 @@ def _orientation(image: PillowImage) -> int:
     """Return the EXIF orientation, 1 to 8; broken metadata does not make a picture unusable."""
     try:
         return int(image.getexif().get(EXIF_TAG_ORIENTATION, 1))
-    except Exception:
+    except Exception:  # any error of Pillow's EXIF parser: the metadata is broken, not the picture
         return 1
 
 

@@ -47,7 +47,7 @@ def train_with_ray(config: TrainConfig, index: Index, run_id: str) -> None:
     )
     try:
         trainer.fit()
-    except Exception as error:
+    except Exception as error:  # Ray Train wraps in several classes, by where it failed
         cause = find_cause(error)
         if cause is None:
             raise

@@ -199,9 +199,9 @@ def test_workers_that_would_starve_ray_data_are_refused(ray_session: Session, bu
     assert list_versions(f"{bucket}/models", "greedy") == []
 
 
-def test_an_error_of_a_worker_arrives_as_itself(ray_session: Session, bucket: str) -> None:
-    # On this machine no worker finds a GPU; the network is checked first, so this fails before any
-    # is started.
+def test_an_unknown_network_is_refused_before_anything_is_read(
+    ray_session: Session, bucket: str
+) -> None:
     with pytest.raises(ConfigError, match="not a network of timm"):
         train(bucket, "typo", network={"backbone": "mobilenet_v33", "weights": "none"})
     assert list_versions(f"{bucket}/models", "typo") == []
