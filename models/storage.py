@@ -12,8 +12,9 @@ Credentials and the endpoint come from the variables that every S3 client reads:
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -129,6 +130,13 @@ class Store:
         """Stream a local file to the object, replacing what was there."""
         with self._explained("write", key):
             obstore.put(self._client(writing=True), key, path)
+
+    def check_writable(self) -> None:
+        """Raise what a later `write` would raise, by writing and removing a small object."""
+        key = f".writable-{secrets.token_hex(8)}"
+        self.write(key, b"")
+        with suppress(StorageError):  # who may write may still not be allowed to delete
+            self.delete(key)
 
     def _client(self, *, writing: bool = False) -> ObjectStore:
         return _open_client(self.uri, writing, _environment_key())

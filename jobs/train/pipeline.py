@@ -44,6 +44,7 @@ from models.errors import DataError
 from models.manifest import Tolerance
 from models.predictor import open_predictor
 from models.preprocess import prepare
+from models.storage import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +71,10 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
     """
     seconds: dict[str, float] = {}
     run_id = config.run or new_run_id()
-    # an unknown backbone or foreign weights show before the images are read
+    # What cannot work shows before the images are read: hours before it would be needed.
     prepare_network(config, 2)
+    for uri in dict.fromkeys((config.store, config.runs)):
+        open_store(uri).check_writable()
     with _timed(seconds, "index"):
         index = _index(config, run_id, console)
     with _timed(seconds, "train"):

@@ -119,9 +119,8 @@ def _read_state(source: str) -> dict[str, Tensor]:
     # a damaged archive fails in many ways; all mean the same to the user
     except Exception as error:
         raise ConfigError(
-            f"network.weights {source}: not a readable weights file ({_first_line(error)}); "
-            "expected "
-            ".safetensors, or a .pth that loads with weights_only"
+            f"network.weights {source}: not a readable weights file ({_reason(error)}); expected "
+            ".safetensors, or a .pth that holds tensors only"
         ) from error
     return _unwrap(state, source)
 
@@ -178,5 +177,9 @@ def _load_into(network: Network, state: dict[str, Tensor], source: str, backbone
         )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _reason(error: Exception) -> str:
+    """Return the error's first line, but not torch's advice to load the file in a way that may run
+    code hidden in it.
+    """
+    text = str(error).strip()
+    return type(error).__name__ if not text or "weights_only" in text else text.splitlines()[0]

@@ -47,6 +47,16 @@ def test_any_file_name_survives(store: Store, name: str) -> None:
     assert store.read(entry.key) == b"data"
 
 
+def test_a_writable_store_stays_empty_and_another_says_why(store: Store, tmp_path: Path) -> None:
+    store.check_writable()
+    assert list(store.list()) == []
+    (tmp_path / "file").write_bytes(b"in the way")
+    with pytest.raises(StorageError, match="file/models"):
+        open_store(tmp_path / "file" / "models").check_writable()
+    with pytest.raises(NotFoundError, match="bucket 'nobody-made-this' does not exist"):
+        open_store("s3://nobody-made-this/models").check_writable()
+
+
 def test_create_writes_only_if_absent(store: Store) -> None:
     store.create("claim", b"mine")
     with pytest.raises(AlreadyExistsError, match="claim"):
