@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 Image = npt.NDArray[np.uint8]
+LONGEST_STRIP = 4  # times the model's input; no camera takes photos of a more extreme aspect
 
 __all__ = ["DEFAULT_LIMITS", "Image", "ImageLimits", "PreprocessSpec", "prepare", "resize"]
 
@@ -81,8 +82,9 @@ def _scaled_size(spec: PreprocessSpec) -> tuple[int, int]:
 
 
 def _crop(image: Image, spec: PreprocessSpec) -> Image:
-    h, w = image.shape[:2]
     target_h, target_w = _scaled_size(spec)
+    image = _centre_of_strip(image, max(target_h / image.shape[0], target_w / image.shape[1]), spec)
+    h, w = image.shape[:2]
     scale = max(target_h / h, target_w / w)
     scaled = _scale(
         image,
@@ -93,6 +95,19 @@ def _crop(image: Image, spec: PreprocessSpec) -> Image:
     top = (scaled.shape[0] - spec.height) // 2
     left = (scaled.shape[1] - spec.width) // 2
     return np.ascontiguousarray(scaled[top : top + spec.height, left : left + spec.width])
+
+
+def _centre_of_strip(image: Image, scale: float, spec: PreprocessSpec) -> Image:
+    """Cut a strip of extreme aspect around what the crop will keep, before it is scaled.
+
+    A photo of 20,000 x 1 pixels would otherwise become 5 million x 256 first: gigabytes, out of a
+    file of a hundred bytes.
+    """
+    h, w = image.shape[:2]
+    most_h = math.ceil(LONGEST_STRIP * spec.height / scale)
+    most_w = math.ceil(LONGEST_STRIP * spec.width / scale)
+    top, left = max(0, h - most_h) // 2, max(0, w - most_w) // 2
+    return image[top : top + most_h, left : left + most_w]
 
 
 def _pad(image: Image, spec: PreprocessSpec) -> Image:

@@ -6,7 +6,9 @@ This is all that the HTTP calls know of a model, so they can be tested without S
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from models.bundle import open_bundle
 from models.errors import EngineError, SightlineError
@@ -15,6 +17,8 @@ from models.preprocess import Image
 from serve_app.config import ServeOptions
 from serve_app.errors import RequestError
 from serve_app.feeding import open_feeder
+
+logger = logging.getLogger(__name__)
 
 Scored = Prediction | SightlineError
 
@@ -45,11 +49,8 @@ class ServedModel:
 
     async def score(self, data: bytes) -> Prediction:
         """Score one encoded image. Raises `ImageError` for what cannot be decoded."""
-        try:
+        with self._counting_failures():
             return await self._feeder.score(data)
-        except EngineError:
-            self._num_failures += 1
-            raise
 
     async def score_each(self, images: Sequence[bytes | SightlineError]) -> list[Scored]:
         """Score several images; one that cannot be read has its error in its place.
@@ -60,7 +61,8 @@ class ServedModel:
 
     async def run_each(self, images: Sequence[Image]) -> list[Prediction]:
         """Run images (H, W, 3) that are ready."""
-        return list(await asyncio.gather(*(self._feeder.run(image) for image in images)))
+        with self._counting_failures():
+            return list(await asyncio.gather(*(self._feeder.run(image) for image in images)))
 
     async def check(self) -> None:
         """Raise if the model cannot be trusted to answer.
@@ -72,7 +74,13 @@ class ServedModel:
         if self._is_closed:
             raise RequestError(503, "closed", f"model {self.manifest.label} is closed")
         if self._num_failures:
-            await asyncio.to_thread(prove, self.predictor.bundle, self.predictor.engine)
+            try:
+                await asyncio.to_thread(prove, self.predictor.bundle, self.predictor.engine)
+            except SightlineError as error:
+                logger.error("%s does not reproduce its reference: %s", self.manifest.label, error)
+                raise RequestError(
+                    503, "engine", f"the engine of {self.manifest.label} failed; the log says why"
+                ) from error
             self._num_failures = 0
 
     def close(self) -> None:
@@ -80,6 +88,14 @@ class ServedModel:
         self._is_closed = True
         self._feeder.close()
         self.predictor.close()
+
+    @contextmanager
+    def _counting_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except EngineError:
+            self._num_failures += 1
+            raise
 
     async def _score_or_error(self, image: bytes | SightlineError) -> Scored:
         if isinstance(image, SightlineError):

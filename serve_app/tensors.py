@@ -28,6 +28,7 @@ from serve_app.uploads import decode_base64, parse_json
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 INPUTS = {"image": "BYTES", "pixels": "UINT8"}
+MAX_DIMENSIONS = 4  # [B, H, W, 3]
 _SIZE = struct.Struct("<I")  # the length before each element of a BYTES tensor
 
 
@@ -149,7 +150,12 @@ def _wanted(listed: object, binary_by_default: bool, outputs: Sequence[str]) -> 
         return [Wanted(name, binary_by_default) for name in outputs]
     if not isinstance(listed, list):
         raise bad_request("'outputs' must be a list")
-    return [_one_wanted(item, binary_by_default, outputs) for item in listed]
+    if len(listed) > len(outputs):
+        raise bad_request(f"'outputs' lists {len(listed)} outputs, the model has {len(outputs)}")
+    wanted = [_one_wanted(item, binary_by_default, outputs) for item in listed]
+    if len({one.name for one in wanted}) < len(wanted):
+        raise bad_request("'outputs' names an output twice")
+    return wanted
 
 
 def _one_wanted(item: object, binary_by_default: bool, outputs: Sequence[str]) -> Wanted:
@@ -205,16 +211,17 @@ def _read_encoded(tensor: Mapping[str, Any], raw: memoryview | None, limits: Lim
     if not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
         raise bad_request(f"input 'image' has the shape [B] or [B, 1], got {shape}")
     check_count(shape[0], limits.max_images)
-    images = _split_elements(raw) if raw is not None else _from_strings(tensor["data"])
-    if len(images) != shape[0]:
-        raise bad_request(f"the shape {shape} stands for {shape[0]} images, got {len(images)}")
-    return images
+    if raw is not None:
+        return _split_elements(raw, shape[0])
+    return _from_strings(tensor["data"], shape[0])
 
 
-def _split_elements(raw: memoryview) -> list[bytes]:
+def _split_elements(raw: memoryview, count: int) -> list[bytes]:
     elements: list[bytes] = []
     position = 0
     while position < len(raw):
+        if len(elements) == count:
+            raise bad_request(f"the BYTES tensor goes on after the {count} elements of its shape")
         if position + _SIZE.size > len(raw):
             raise bad_request("the BYTES tensor ends within the length of an element")
         (size,) = _SIZE.unpack_from(raw, position)
@@ -225,12 +232,16 @@ def _split_elements(raw: memoryview) -> list[bytes]:
             )
         elements.append(bytes(raw[position : position + size]))
         position += size
+    if len(elements) < count:
+        raise bad_request(f"the shape stands for {count} images, got {len(elements)}")
     return elements
 
 
-def _from_strings(data: object) -> list[bytes]:
+def _from_strings(data: object, count: int) -> list[bytes]:
     if not isinstance(data, list):
         raise bad_request("'data' must be a list of base64 strings")
+    if len(data) != count:
+        raise bad_request(f"the shape stands for {count} images, got {len(data)}")
     images = []
     for index, element in enumerate(data):
         # [B, 1] may come nested, one list per image.
@@ -259,13 +270,23 @@ def _read_pixels(
 
 
 def _from_numbers(data: object) -> npt.NDArray[np.uint8]:
+    """Return the numbers of a flat or nested list, flat.
+
+    By hand: NumPy would make one fixed-width array of whatever strings it finds, gigabytes out of a
+    few kilobytes.
+    """
+    level = data
+    for _ in range(MAX_DIMENSIONS - 1):
+        if isinstance(level, list) and level and all(isinstance(item, list) for item in level):
+            if len({len(item) for item in level}) > 1:
+                raise bad_request("the lists in 'data' must be nested evenly")
+            level = [value for item in level for value in item]
     try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError) as error:  # rows of different lengths, or huge numbers
-        raise bad_request("'data' must be numbers, flat or nested evenly") from error
-    if values.dtype.kind not in "iu" or (values.size and (values.min() < 0 or values.max() > 255)):
-        raise bad_request("'data' of UINT8 must be whole numbers from 0 to 255")
-    return values.astype(np.uint8).reshape(-1)
+        if not isinstance(level, list) or not all(type(value) is int for value in level):
+            raise ValueError
+        return np.frombuffer(bytes(level), np.uint8)
+    except ValueError as error:
+        raise bad_request("'data' of UINT8 must be whole numbers from 0 to 255") from error
 
 
 def _to_bytes(values: npt.NDArray[np.float32] | Sequence[str]) -> bytes:

@@ -39,12 +39,15 @@ class OpenVinoEngine:
 
     def run(self, images: Images) -> Outputs:
         """Run uint8 images (N, H, W, 3); waits while every stream is busy. The GIL is released
-        meanwhile.
+        meanwhile. Raises `EngineError` if the device fails.
         """
         with self._request() as request:
             # Sharing spares a copy of the input; the outputs are copied, since the request is used
             # again at once.
-            request.infer([images], share_inputs=True)
+            try:
+                request.infer([images], share_inputs=True)
+            except RuntimeError as error:
+                raise EngineError(f"OpenVINO failed: {_last_line(error)}") from error
             return {
                 name: np.array(request.get_output_tensor(i).data, dtype=np.float32)
                 for i, name in enumerate(self._names)

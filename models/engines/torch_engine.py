@@ -40,7 +40,7 @@ class TorchEngine:
         self._turn = threading.Lock()
 
     def run(self, images: Images) -> Outputs:
-        """Run uint8 images (N, H, W, 3)."""
+        """Run uint8 images (N, H, W, 3). Raises `EngineError` if the device fails."""
         import torch
 
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
@@ -48,13 +48,17 @@ class TorchEngine:
         # The reader's pixels may be read-only memory (Arrow, a socket); torch warns unless it owns
         # a writable copy.
         pixels = images if images.flags.writeable else images.copy()
-        with self._turn, torch.inference_mode(), torch.autocast(self.device, dtype, enabled=half):
-            if self.device == "cpu" and torch.get_num_threads() != self._num_threads:
-                torch.set_num_threads(self._num_threads)
-            batch = torch.from_numpy(pixels).to(self.device, non_blocking=True)
-            results = self._program(batch)
-            values = results if isinstance(results, (tuple, list)) else (results,)
-            arrays = [value.float().cpu().numpy() for value in values]
+        autocast = torch.autocast(self.device, dtype, enabled=half)
+        try:
+            with self._turn, torch.inference_mode(), autocast:
+                if self.device == "cpu" and torch.get_num_threads() != self._num_threads:
+                    torch.set_num_threads(self._num_threads)
+                batch = torch.from_numpy(pixels).to(self.device, non_blocking=True)
+                results = self._program(batch)
+                values = results if isinstance(results, (tuple, list)) else (results,)
+                arrays = [value.float().cpu().numpy() for value in values]
+        except RuntimeError as error:  # out of memory and failed devices, by many names
+            raise EngineError(f"torch failed on {self.device}: {error}") from error
         return {
             name: np.ascontiguousarray(array)
             for name, array in zip(self._names, arrays, strict=True)

@@ -119,6 +119,27 @@ def test_a_refused_engine_is_kept_in_mind_when_the_next_one_serves(
     predictor.close()
 
 
+def test_a_device_that_fails_is_an_engine_error_and_frees_its_stream(
+    model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = open_bundle(model_store / "tiny" / "1", cache=tmp_path)
+    predictor = open_predictor(bundle, EngineOptions(threads=1))
+    with monkeypatch.context() as patch:
+        patch.setattr("openvino.InferRequest.infer", fail)
+        for _ in range(3):  # more often than there are streams
+            with pytest.raises(EngineError, match="OpenVINO failed: out of memory"):
+                predictor.predict(random_images(1))
+        with pytest.raises(EngineError, match="out of memory"):
+            open_predictor(bundle, EngineOptions(engines=("openvino",)))
+    assert len(predictor.predict(random_images(1)).embedding) == 1
+    predictor.close()
+
+
+def fail(*_: object, **__: object) -> None:
+    """Fail as OpenVINO does."""
+    raise RuntimeError("Exception from src/core.cpp:1\nout of memory")
+
+
 def test_an_unknown_engine_lists_the_known_ones(model_store: Path, tmp_path: Path) -> None:
     bundle = open_bundle(model_store / "tiny" / "1", cache=tmp_path)
     with pytest.raises(ConfigError, match=r"'caffe'.*openvino"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -32,6 +34,18 @@ def test_any_size_becomes_the_models_size(
     assert result.dtype == np.uint8
     assert result.flags.c_contiguous
     assert set(np.unique(result)) <= {77, spec.pad_value}
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 65_000), (65_000, 2)])
+@pytest.mark.parametrize("rule", ["stretch", "crop", "pad"])
+def test_a_strip_takes_no_more_memory_than_a_photo(rule: str, size: tuple[int, int]) -> None:
+    strip = np.full((*size, 3), 77, dtype=np.uint8)
+    tracemalloc.start()
+    result = resize(strip, PreprocessSpec.model_validate({"resize": rule}))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert result.shape == (224, 224, 3)
+    assert peak < 8 << 20
 
 
 def test_pad_keeps_the_aspect_and_centres_the_photo() -> None:

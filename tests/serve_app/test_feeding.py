@@ -141,7 +141,7 @@ def test_a_broken_engine_is_a_500_without_internals_and_then_not_ready_until_it_
         engine.is_broken = True
         sentence = refused(client.post("/classify", content=encode()), 500, "engine")
         assert "0x5EC2E7" not in sentence
-        refused(client.get("/ready"), 500, "engine")
+        refused(client.get("/ready"), 503, "engine")
         engine.is_broken = False
         assert client.get("/ready").status_code == 200
         assert client.post("/classify", content=encode()).status_code == 200

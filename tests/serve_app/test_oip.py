@@ -210,6 +210,8 @@ PIXELS = {"name": "pixels", "datatype": "UINT8"}
         ({**PIXELS, "shape": [1, SIZE, SIZE, 3], "data": ["a"]}, "from 0 to 255"),
         ({**PIXELS, "shape": [1, SIZE, SIZE, 3], "data": [[1], [1, 2]]}, "nested evenly"),
         ({**PIXELS, "shape": [1, SIZE, SIZE, 3], "data": None}, "from 0 to 255"),
+        ({**PIXELS, "shape": [1, SIZE, SIZE, 3], "data": ["x" * 9999, ""]}, "from 0 to 255"),
+        ({"shape": [1], "data": ["", ""]}, "stands for 1 images, got 2"),
     ],
 )
 def test_a_wrong_input_is_refused_with_what_was_expected(
@@ -234,6 +236,8 @@ def test_a_wrong_input_is_refused_with_what_was_expected(
         {"inputs": [image_tensor(b"x")], "outputs": 5},
         {"inputs": [image_tensor(b"x")], "outputs": [5]},
         {"inputs": [image_tensor(b"x")], "outputs": [{"name": "logits"}]},
+        {"inputs": [image_tensor(b"x")], "outputs": [{"name": "label"}] * 2},
+        {"inputs": [image_tensor(b"x")], "outputs": [{"name": "label"}] * 100_000},
         {"inputs": [image_tensor(b"x")], "outputs": [{"name": ["label"]}]},
         {
             "inputs": [image_tensor(b"x")],
