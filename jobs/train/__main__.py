@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line = {
         "bundle": outcome.published.uri,
         **{name: round(value, 4) for name, value in outcome.evaluation.flat().items()},
+        "split": outcome.split,
         "n_test": outcome.evaluation.num_images,
         "quarantined": len(outcome.index.quarantine),
         "seconds": {stage: round(value, 1) for stage, value in outcome.seconds.items()},

@@ -45,7 +45,7 @@ class FeatureCache:
         """Return a digest of the weights, the images and their labels, and everything done to
         them.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(f"2 {config.network.backbone}".encode())
         for name, tensor in (
             *network.backbone.state_dict().items(),
             ("mean", network.mean),
@@ -61,9 +61,14 @@ class FeatureCache:
         digest.update(repr((*settings, *augment)).encode())
         return digest.hexdigest()[:32]
 
-    def get(self, key: str, path: Path, compute: Callable[[], Features]) -> Features:
+    def get(
+        self, key: str, path: Path, compute: Callable[[], Features], *, expected: int, partial: str
+    ) -> Features:
         """Return the stored features as the local file `path`, or compute them there and store
         them.
+
+        Fewer than the `expected` rows, because images could not be read this time, are stored as
+        `partial` instead: another run is to try those images again.
         """
         try:
             return self.load(key, path)
@@ -74,6 +79,8 @@ class FeatureCache:
                 "cached features %s cannot be read (%s); computing them again", key, error
             )
         features = compute()
+        if len(features) != expected:
+            key = partial
         self.store.upload(f"{key}.f32", features.path)
         about = io.BytesIO()
         np.savez(

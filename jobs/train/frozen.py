@@ -27,7 +27,7 @@ from jobs.train.head import fit_head
 from jobs.train.history import best_epoch, score
 from jobs.train.loop import Place, Watcher
 from jobs.train.network import Network
-from models.errors import DataError
+from models.errors import DataError, NotFoundError
 from models.storage import open_store
 
 FEATURE_BATCH = 64
@@ -39,6 +39,7 @@ def fit_frozen(
     images: IndexedImages,
     checkpoints: Checkpoints,
     network: Network,
+    run_id: str,
     place: Place,
     watcher: Watcher,
 ) -> None:
@@ -79,7 +80,17 @@ def fit_frozen(
                     cache.key(config, network, index, split, num_views, rank, place.world)
                     for rank in range(place.world)
                 ]
-                parts[split] = cache.get(keys[split][place.rank], path, compute)
+                share = images.order(
+                    split, batch_size=FEATURE_BATCH, rank=place.rank, world=place.world
+                )
+                key = keys[split][place.rank]
+                parts[split] = cache.get(
+                    key,
+                    path,
+                    compute,
+                    expected=len(share) * num_views,
+                    partial=_partial(key, run_id),
+                )
                 if is_stored:
                     watcher.step(len(parts[split]) // num_views, float("nan"))
         if place.world > 1:
@@ -87,7 +98,7 @@ def fit_frozen(
         if not place.is_first:
             return
         for split, part in parts.items():
-            parts[split] = _join(part, cache, keys[split][1:])
+            parts[split] = _join(part, cache, keys[split][1:], run_id)
         if not len(parts["train"]):
             raise DataError("not one training image could be read")
         with _one_thread():
@@ -103,13 +114,22 @@ def fit_frozen(
     )
 
 
-def _join(mine: Features, cache: FeatureCache, others: Sequence[str]) -> Features:
+def _partial(key: str, run_id: str) -> str:
+    """Return the key of a share with images missing, which only this run may use."""
+    return f"{key}-{run_id}"
+
+
+def _join(mine: Features, cache: FeatureCache, others: Sequence[str], run_id: str) -> Features:
     """Append the stored shares of the other workers to the file of the first."""
     labels = [mine.labels]
     width = mine.num_features
     with mine.path.open("ab") as file:
         for key in others:
-            share = cache.load(key, mine.path.with_suffix(".share"))
+            path = mine.path.with_suffix(".share")
+            try:
+                share = cache.load(key, path)
+            except NotFoundError:
+                share = cache.load(_partial(key, run_id), path)
             with share.path.open("rb") as source:
                 shutil.copyfileobj(source, file)
             labels.append(share.labels)

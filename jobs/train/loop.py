@@ -99,7 +99,8 @@ def fit(
     place: Place,
     watcher: Watcher,
 ) -> list[EpochRecord]:
-    """Train `network` in place to its best epoch by `config.monitor`, and return the history.
+    """Train, and return the history; on the first worker `network` is then at its best epoch by
+    `config.monitor`.
 
     Raises `DataError` if there is not one batch to train on, and `NotFiniteError` if the loss is no
     longer a number.
@@ -129,9 +130,10 @@ def fit(
                 is_best=better,
             )
         watcher.epoch(record)
-    best = checkpoints.load("best")
-    assert best is not None
-    network.load_state_dict(best["served"])
+    if place.is_first:  # the others are done, and the first may still be writing
+        best = checkpoints.load("best")
+        assert best is not None
+        network.load_state_dict(best["served"])
     return history
 
 

@@ -40,7 +40,7 @@ from jobs.train.network import ServedNetwork
 from jobs.train.trainer import Trained, train
 from jobs.train.worker import open_images, prepare_network
 from models.bundle import Published, publish
-from models.errors import DataError
+from models.errors import DataError, ImageError, NotFoundError
 from models.manifest import Tolerance
 from models.predictor import open_predictor
 from models.preprocess import prepare
@@ -59,6 +59,7 @@ class Outcome:
 
     published: Published
     index: Index
+    split: str  # that the evaluation was made on
     evaluation: Evaluation
     history: list[EpochRecord]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -77,6 +78,7 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
         open_store(uri).check_writable()
     with _timed(seconds, "index"):
         index = _index(config, run_id, console)
+    split = _evaluation_split(config, index)
     with _timed(seconds, "train"):
         trained = _train(config, index, run_id, console)
     with tempfile.TemporaryDirectory(prefix="sightline-draft-") as folder:
@@ -84,11 +86,11 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
             draft = _export(config, index, trained, run_id, Path(folder))
             _print_parities(draft, console)
         with _timed(seconds, "evaluate"):
-            evaluation = _evaluate(config, index, draft, run_id, console)
+            evaluation = _evaluate(config, index, draft, split, run_id, console)
         with _timed(seconds, "publish"):
-            published = _publish(config, index, trained, draft, evaluation)
+            published = _publish(config, index, trained, draft, evaluation, split)
     console.print(f"published {published.uri}")
-    return Outcome(published, index, evaluation, trained.history, seconds)
+    return Outcome(published, index, split, evaluation, trained.history, seconds)
 
 
 def new_run_id() -> str:
@@ -204,9 +206,24 @@ def reference_images(config: TrainConfig, index: Index) -> npt.NDArray[np.uint8]
     for path, label in zip(paths, labels, strict=True):
         by_class.setdefault(label, []).append(path)
     in_turn = (path for row in zip_longest(*by_class.values()) for path in row if path is not None)
-    chosen = list(islice(in_turn, config.export.num_reference_images))
-    limits = config.data.limits
-    return np.stack([prepare(read_image(path), config.preprocess, limits) for path in chosen])
+    return np.stack(list(islice(_readable(in_turn, config), config.export.num_reference_images)))
+
+
+def _readable(paths: Iterator[str], config: TrainConfig) -> Iterator[npt.NDArray[np.uint8]]:
+    """Prepare images, passing over those that broke since the index was made.
+
+    Raises `DataError` if none is left.
+    """
+    found = 0
+    for path in paths:
+        try:
+            image = prepare(read_image(path), config.preprocess, config.data.limits)
+        except (ImageError, NotFoundError):
+            continue
+        found += 1
+        yield image
+    if not found:
+        raise DataError(f"no image of {config.data.uri} can be read any more")
 
 
 def _print_parities(draft: Draft, console: Console) -> None:
@@ -226,16 +243,20 @@ def _print_parities(draft: Draft, console: Console) -> None:
             )
 
 
-def _evaluate(
-    config: TrainConfig, index: Index, draft: Draft, run_id: str, console: Console
-) -> Evaluation:
+def _evaluation_split(config: TrainConfig, index: Index) -> str:
+    """Return the split to judge the model by: test, or validation where there is no test."""
     split = next((s for s in ("test", "validation") if index.num_images(s)), None)
     if split is None:
         raise DataError(
             f"{config.data.uri} has neither test nor validation images to judge the model by; set "
-            "data.split, or add "
-            "images"
+            "data.split, or add images"
         )
+    return split
+
+
+def _evaluate(
+    config: TrainConfig, index: Index, draft: Draft, split: str, run_id: str, console: Console
+) -> Evaluation:
     images = open_images(config, index, data_cpus())
     with bar(console, f"{split} images", index.num_images(split)) as advance:
         evaluation = evaluate(draft, images, split, advance)
@@ -245,12 +266,17 @@ def _evaluate(
 
 
 def _publish(
-    config: TrainConfig, index: Index, trained: Trained, draft: Draft, evaluation: Evaluation
+    config: TrainConfig,
+    index: Index,
+    trained: Trained,
+    draft: Draft,
+    evaluation: Evaluation,
+    split: str,
 ) -> Published:
     folder = draft.folder
-    report.draw_confusion(evaluation, folder / report.CONFUSION)
+    report.draw_confusion(evaluation, split, folder / report.CONFUSION)
     report.draw_curves(trained.history, config.monitor, folder / report.CURVES)
-    card = report.model_card(draft.manifest, index, evaluation, config.network.backbone)
+    card = report.model_card(draft.manifest, index, evaluation, split, config.network.backbone)
     (folder / report.CARD).write_text(card)
     documents = [folder / name for name in (report.CARD, report.CONFUSION, report.CURVES)]
     draft = finish(draft, evaluation.flat(), documents)

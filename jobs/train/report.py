@@ -67,7 +67,7 @@ def confusion_table(confusion: Sequence[Sequence[int]], names: Sequence[str]) ->
     return table
 
 
-def draw_confusion(evaluation: Evaluation, path: Path) -> None:
+def draw_confusion(evaluation: Evaluation, split: str, path: Path) -> None:
     """Draw the confusion matrix, coloured by the share of each true class."""
     figure, axes = _figure(len(evaluation.classes))
     names = [figures.name for figures in evaluation.classes]
@@ -81,7 +81,7 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("answer")
     axes.set_ylabel("truth")
-    axes.set_title(f"{evaluation.num_images} test images, top-1 {evaluation.accuracy:.3f}")
+    axes.set_title(f"{evaluation.num_images} {split} images, top-1 {evaluation.accuracy:.3f}")
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
@@ -106,7 +106,9 @@ def draw_curves(history: Sequence[EpochRecord], monitor: str, path: Path) -> Non
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
-def model_card(manifest: Manifest, index: Index, evaluation: Evaluation, backbone: str) -> str:
+def model_card(
+    manifest: Manifest, index: Index, evaluation: Evaluation, split: str, backbone: str
+) -> str:
     """Return the card: what the model is, what it was trained on, how good it is on which
     images.
     """
@@ -119,13 +121,17 @@ def model_card(manifest: Manifest, index: Index, evaluation: Evaluation, backbon
         for name, row in index.counts.items()
     )
     spec = manifest.preprocess
+    caution = {
+        "test": "never trained on",
+        "validation": "which also chose the epoch, so they flatter: there was no test split",
+    }[split]
     return f"""# {manifest.name}
 
 A {manifest.kind} model on the backbone `{backbone}`, input {spec.height} x {spec.width} pixels
 ({spec.resize}). Trained {manifest.created:%Y-%m-%d} by run `{manifest.run_id}`, code
 `{manifest.code_revision}`, configuration `{manifest.config_digest}`.
 
-## Figures on the test split ({evaluation.num_images} images, never trained on)
+## Figures on the {split} split ({evaluation.num_images} images, {caution})
 
 Top-1 accuracy {evaluation.accuracy:.3f}, balanced accuracy {evaluation.balanced_accuracy:.3f}.
 

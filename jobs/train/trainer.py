@@ -15,6 +15,7 @@ import torch
 from jobs.data.index import Index
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
+from jobs.train.identity import claim_run
 from jobs.train.loop import Place, Watcher
 from jobs.train.network import Network, build_network
 from jobs.train.worker import open_checkpoints, prepare_network, run_worker
@@ -32,9 +33,11 @@ class Trained:
 def train(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> Trained:
     """Train to the best epoch and return the network.
 
-    Raises `ConfigError` if the workers would leave Ray Data no CPU, and whatever the loop raised.
+    Raises `ConfigError` if the workers would leave Ray Data no CPU or the run's name was used for
+    something else, and whatever the loop raised.
     """
     checkpoints = open_checkpoints(config, run_id)
+    claim_run(config, index, run_id)
     # wrong names and weights show before workers start
     network = prepare_network(config, len(index.classes))
     if config.workers.num_workers == 0:

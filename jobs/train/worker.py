@@ -72,7 +72,10 @@ def run_worker(
     images = open_images(config, index, _data_cpus(config, place.world))
     checkpoints = open_checkpoints(config, run_id)
     try:
-        _fit(config, index, images, checkpoints, network, place, watcher)
+        if config.network.freeze == "backbone":
+            fit_frozen(config, index, images, checkpoints, network, run_id, place, watcher)
+        else:
+            _fine_tune(config, index, images, checkpoints, network, place, watcher)
     finally:
         if images.broken:
             name = f"quarantine-training-{place.rank}.jsonl"
@@ -87,7 +90,7 @@ def run_worker(
             )
 
 
-def _fit(
+def _fine_tune(
     config: TrainConfig,
     index: Index,
     images: IndexedImages,
@@ -96,9 +99,6 @@ def _fit(
     place: Place,
     watcher: Watcher,
 ) -> None:
-    if config.network.freeze == "backbone":
-        fit_frozen(config, index, images, checkpoints, network, place, watcher)
-        return
     fit(
         network,
         Share(images, config, place),

@@ -13,6 +13,7 @@ from jobs.train.features import Features, FeatureWriter
 from jobs.train.head import Standardiser, fit_head
 from jobs.train.history import EpochRecord
 from jobs.train.network import Network
+from models.errors import NotFoundError
 from models.storage import open_store
 from tests.jobs.train.test_loop import make_config, make_network
 
@@ -87,8 +88,8 @@ def test_damaged_cached_features_are_computed_again(tmp_path: Path, damage: str)
         return made[-1]
 
     cache = FeatureCache(open_store(tmp_path / "cache"))
-    cache.get("key", tmp_path / "first", compute)
-    stored = cache.get("key", tmp_path / "second", compute)
+    cache.get("key", tmp_path / "first", compute, expected=40, partial="part")
+    stored = cache.get("key", tmp_path / "second", compute, expected=40, partial="part")
     assert len(made) == 1
     with stored.open_rows() as rows:
         torch.testing.assert_close(rows(torch.arange(40)), values)
@@ -96,10 +97,27 @@ def test_damaged_cached_features_are_computed_again(tmp_path: Path, damage: str)
     content = bytearray(spoilt.read_bytes())
     content[len(content) // 2] ^= 1
     spoilt.write_bytes(content if "changed" in damage else content[: len(content) // 2])
-    again = cache.get("key", tmp_path / "third", compute)
+    again = cache.get("key", tmp_path / "third", compute, expected=40, partial="part")
     assert len(made) == 2
     torch.testing.assert_close(again.labels, labels)
     assert len(cache.load("key", tmp_path / "fourth")) == 40
+
+
+def test_a_share_with_images_missing_is_not_there_for_other_runs(tmp_path: Path) -> None:
+    values, labels = clouds((20, 20), 0)
+    cache = FeatureCache(open_store(tmp_path / "cache"))
+    made: list[int] = []
+
+    def compute() -> Features:
+        made.append(1)
+        return write(tmp_path, "scratch", values, labels)
+
+    for number in range(2):
+        cache.get("key", tmp_path / "x", compute, expected=41, partial=f"key-run-{number}")
+        assert len(cache.load(f"key-run-{number}", tmp_path / "y")) == 40
+    assert len(made) == 2
+    with pytest.raises(NotFoundError):
+        cache.load("key", tmp_path / "z")
 
 
 def test_features_of_any_scale_are_separated(tmp_path: Path) -> None:

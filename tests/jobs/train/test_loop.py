@@ -173,19 +173,28 @@ def test_without_validation_images_the_last_epoch_is_kept(tmp_path: Path) -> Non
 
 def test_a_loss_that_is_no_number_stops_with_advice_and_a_checkpoint(tmp_path: Path) -> None:
     network = make_network()
-    with torch.no_grad():
-        network.head.weight.fill_(float("inf"))
-    with pytest.raises(NotFiniteError, match=r"optimiser\.lr"):
+
+    class Spoiler(Notes):
+        def epoch(self, record: EpochRecord) -> None:
+            super().epoch(record)
+            with torch.no_grad():
+                network.head.weight.fill_(float("inf"))
+
+    checkpoints = Checkpoints(open_store(tmp_path))
+    with pytest.raises(NotFiniteError, match=r"epoch 2.*optimiser\.lr"):
         fit(
             network,
             Shades(),
             make_config(),
             class_names=NAMES,
             class_counts=(48, 48),
-            checkpoints=Checkpoints(open_store(tmp_path)),
+            checkpoints=checkpoints,
             place=CPU,
-            watcher=Notes(),
+            watcher=Spoiler(),
         )
+    last = checkpoints.find("last")
+    assert last is not None
+    assert last.next_epoch == 1
 
 
 def test_too_few_images_for_a_batch_are_an_error(tmp_path: Path) -> None:

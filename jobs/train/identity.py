@@ -1,0 +1,58 @@
+"""What a run was trained for, kept beside its checkpoints, so that a name used again for something
+else is refused instead of publishing old weights under new labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from jobs.data.index import Index
+from jobs.train.config import TrainConfig
+from models.errors import AlreadyExistsError, ConfigError, StorageError
+from models.storage import open_store
+
+FILE = "run.json"
+ROWS_AT_ONCE = 65_536
+
+
+def claim_run(config: TrainConfig, index: Index, run_id: str) -> None:
+    """Write what this run trains for, or compare with what the same name trained for before.
+
+    Raises `ConfigError` naming what differs. Numbers of epochs and learning rates may differ: going
+    on with others is a choice.
+    """
+    store = open_store(config.runs).child(run_id)
+    mine = _identity(config, index)
+    try:
+        store.create(FILE, json.dumps(mine, indent=2).encode())
+        return
+    except AlreadyExistsError:
+        pass
+    try:
+        before: dict[str, object] = json.loads(store.read(FILE))
+    except ValueError as error:
+        raise StorageError(f"{store.uri}/{FILE} is damaged ({error}); use another run") from error
+    differing = [key for key, value in mine.items() if before.get(key) != value]
+    if differing:
+        changes = "; ".join(f"{key}: {before.get(key)!r}, now {mine[key]!r}" for key in differing)
+        raise ConfigError(
+            f"run {run_id!r} was trained for something else before ({changes}); "
+            "give another `run`, or what it had then, to go on"
+        )
+
+
+def _identity(config: TrainConfig, index: Index) -> dict[str, object]:
+    images = hashlib.sha256()
+    for column in ("sha256", "label", "split"):
+        for start in range(0, index.table.num_rows, ROWS_AT_ONCE):
+            rows = index.table[column].slice(start, ROWS_AT_ONCE)
+            images.update(repr(rows.to_pylist()).encode())
+    return {
+        "name": config.name,
+        "classes": list(index.classes),
+        "images": images.hexdigest()[:16],
+        "backbone": config.network.backbone,
+        "freeze": config.network.freeze,
+        "preprocess": config.preprocess.model_dump(mode="json"),
+    }
