@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line = {
         "bundle": outcome.published.uri,
         **{name: round(value, 4) for name, value in outcome.evaluation.flat().items()},
+        "num_images": outcome.evaluation.num_images,
         "split": outcome.split,
-        "n_test": outcome.evaluation.num_images,
         "quarantined": len(outcome.index.quarantine),
         "seconds": {stage: round(value, 1) for stage, value in outcome.seconds.items()},
     }

@@ -63,15 +63,15 @@ class FeatureCache:
 
     def get(
         self, key: str, path: Path, compute: Callable[[], Features], *, expected: int, partial: str
-    ) -> Features:
+    ) -> tuple[str, Features]:
         """Return the stored features as the local file `path`, or compute them there and store
-        them.
+        them; with them the key they are stored under.
 
         Fewer than the `expected` rows, because images could not be read this time, are stored as
         `partial` instead: another run is to try those images again.
         """
         try:
-            return self.load(key, path)
+            return key, self.load(key, path)
         except NotFoundError:
             pass
         except (SightlineError, OSError, ValueError, KeyError, BadZipFile) as error:
@@ -90,7 +90,7 @@ class FeatureCache:
             sha256=np.array(_digest(features.path)),
         )
         self.store.write(f"{key}.npz", about.getvalue())  # last: what it describes is whole
-        return features
+        return key, features
 
     def load(self, key: str, path: Path) -> Features:
         """Copy stored features to the local file `path`.

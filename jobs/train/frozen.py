@@ -27,7 +27,7 @@ from jobs.train.head import fit_head
 from jobs.train.history import best_epoch, score
 from jobs.train.loop import Place, Watcher
 from jobs.train.network import Network
-from models.errors import DataError, NotFoundError
+from models.errors import DataError
 from models.storage import open_store
 
 FEATURE_BATCH = 64
@@ -46,7 +46,7 @@ def fit_frozen(
     """Do one worker's part; the first worker leaves the result in the checkpoints."""
     cache = FeatureCache(open_store(config.runs).child("features"))
     augmentation = Augmentation(config.augment)
-    keys: dict[str, list[str]] = {}
+    keys: dict[str, str] = {}
     parts: dict[str, Features] = {}
     with tempfile.TemporaryDirectory(prefix="sightline-features-") as scratch:
         with open_extractor(network, place.device, torch.get_num_threads()) as extract:
@@ -76,29 +76,24 @@ def fit_frozen(
                         advance=lambda count: watcher.step(count, float("nan")),
                     )
 
-                keys[split] = [
-                    cache.key(config, network, index, split, num_views, rank, place.world)
-                    for rank in range(place.world)
-                ]
                 share = images.order(
                     split, batch_size=FEATURE_BATCH, rank=place.rank, world=place.world
                 )
-                key = keys[split][place.rank]
-                parts[split] = cache.get(
+                key = cache.key(config, network, index, split, num_views, place.rank, place.world)
+                keys[split], parts[split] = cache.get(
                     key,
                     path,
                     compute,
                     expected=len(share) * num_views,
-                    partial=_partial(key, run_id),
+                    partial=f"{key}-{run_id}",
                 )
                 if is_stored:
                     watcher.step(len(parts[split]) // num_views, float("nan"))
-        if place.world > 1:
-            torch.distributed.barrier()  # every share is stored now
+        others = _others(keys, place)
         if not place.is_first:
             return
         for split, part in parts.items():
-            parts[split] = _join(part, cache, keys[split][1:], run_id)
+            parts[split] = _join(part, cache, [other[split] for other in others])
         if not len(parts["train"]):
             raise DataError("not one training image could be read")
         with _one_thread():
@@ -114,22 +109,22 @@ def fit_frozen(
     )
 
 
-def _partial(key: str, run_id: str) -> str:
-    """Return the key of a share with images missing, which only this run may use."""
-    return f"{key}-{run_id}"
+def _others(keys: dict[str, str], place: Place) -> list[dict[str, str]]:
+    """Wait until every worker has stored its shares; return the keys of the other workers'."""
+    if place.world == 1:
+        return []
+    gathered: list[dict[str, str]] = [{} for _ in range(place.world)]
+    torch.distributed.all_gather_object(gathered, keys)
+    return [other for rank, other in enumerate(gathered) if rank != place.rank]
 
 
-def _join(mine: Features, cache: FeatureCache, others: Sequence[str], run_id: str) -> Features:
+def _join(mine: Features, cache: FeatureCache, others: Sequence[str]) -> Features:
     """Append the stored shares of the other workers to the file of the first."""
     labels = [mine.labels]
     width = mine.num_features
     with mine.path.open("ab") as file:
         for key in others:
-            path = mine.path.with_suffix(".share")
-            try:
-                share = cache.load(key, path)
-            except NotFoundError:
-                share = cache.load(_partial(key, run_id), path)
+            share = cache.load(key, mine.path.with_suffix(".share"))
             with share.path.open("rb") as source:
                 shutil.copyfileobj(source, file)
             labels.append(share.labels)

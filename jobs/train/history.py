@@ -50,7 +50,9 @@ def should_stop(history: Sequence[EpochRecord], monitor: str, patience: int | No
 
 def describe(record: EpochRecord) -> str:
     """Return one line on an epoch."""
-    figures = "  ".join(f"{k} {v:.4f}" for k, v in (record.validation or {}).items())
+    figures = "  ".join(
+        f"{k} {v:.4f}" for k, v in (record.validation or {}).items() if k != "num_images"
+    )
     speed = f"  {record.images_per_second:.0f} images/s" if record.images_per_second else ""
     waiting = f"  waiting {record.waiting_share:.0%}" if record.images_per_second else ""
     return (

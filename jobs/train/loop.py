@@ -218,7 +218,7 @@ class _Run:
         """
         served = self.served
         served.eval()
-        evaluator = Evaluator(class_names, self.place.device)
+        evaluator = Evaluator(class_names, self.place.device, shared=self.place.world > 1)
         for batch in self.batches.validation():
             images, labels = to_device(batch, self.place.device)
             evaluator.update(torch.softmax(eval_step(served, images, self.autocast), dim=1), labels)

@@ -48,25 +48,34 @@ class Evaluation:
             "accuracy": self.accuracy,
             "balanced_accuracy": self.balanced_accuracy,
             "loss": self.loss,
+            "num_images": float(self.num_images),
         }
 
 
 class Evaluator:
-    """Accumulates batches. In a distributed run, `compute` adds up all ranks, however unequal their
-    shares.
+    """Accumulates batches. Where it is `shared`, every rank has one, and `compute` adds them up,
+    however unequal their shares.
     """
 
-    def __init__(self, class_names: Sequence[str], device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        device: torch.device | None = None,
+        *,
+        shared: bool = False,
+    ) -> None:
+        self._shared = shared
         self._names = tuple(class_names)
         self._device = device or torch.device("cpu")
         count = len(self._names)
+        sync = {"sync_on_compute": shared}
         self._metrics = MetricCollection(
             {
-                "accuracy": MulticlassAccuracy(count, average="micro"),
-                "precision": MulticlassPrecision(count, average="none"),
-                "recall": MulticlassRecall(count, average="none"),
-                "f1": MulticlassF1Score(count, average="none"),
-                "confusion": MulticlassConfusionMatrix(count),
+                "accuracy": MulticlassAccuracy(count, average="micro", **sync),
+                "precision": MulticlassPrecision(count, average="none", **sync),
+                "recall": MulticlassRecall(count, average="none", **sync),
+                "f1": MulticlassF1Score(count, average="none", **sync),
+                "confusion": MulticlassConfusionMatrix(count, **sync),
             }
         ).to(self._device)
         self._loss = torch.zeros(2, dtype=torch.float64, device=self._device)  # sum, count
@@ -81,9 +90,9 @@ class Evaluator:
         )
 
     def compute(self) -> Evaluation:
-        """Return the figures over everything seen, by all ranks."""
+        """Return the figures over everything seen; where it is shared, every rank has to ask."""
         loss = self._loss.clone()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if self._shared:
             torch.distributed.all_reduce(loss)
         with warnings.catch_warnings():
             # A worker whose share is empty is no mistake here: the other workers' counts are added.

@@ -14,6 +14,11 @@ from jobs.train.worker import prepare_network, run_worker
 from models.errors import ConfigError
 from models.storage import open_store
 
+# How long a worker waits for the others: at a step, and for their whole share of the features. That
+# a worker died shows at once; this is for one that hangs.
+STEP_TIMEOUT_S = 1800
+FEATURES_TIMEOUT_S = 24 * 3600
+
 
 def train_with_ray(config: TrainConfig, index: Index, run_id: str) -> None:
     """Start the configured workers and wait until they are done.
@@ -22,7 +27,7 @@ def train_with_ray(config: TrainConfig, index: Index, run_id: str) -> None:
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     workers = config.workers
     _check_cpus(config, float(ray.cluster_resources().get("CPU", 0)))
@@ -43,6 +48,9 @@ def train_with_ray(config: TrainConfig, index: Index, run_id: str) -> None:
             name=f"{run_id}-ray",
             storage_path=open_store(config.runs).uri,
             failure_config=FailureConfig(max_failures=workers.max_failures),
+        ),
+        torch_config=TorchConfig(
+            timeout_s=FEATURES_TIMEOUT_S if config.network.freeze == "backbone" else STEP_TIMEOUT_S
         ),
     )
     try:

@@ -9,6 +9,8 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
 from cluster.environment import data_cpus
 from jobs.data.index import Index
 from jobs.data.quarantine import keep_quarantine
@@ -112,7 +114,10 @@ def _fine_tune(
 
 
 def prepare_network(config: TrainConfig, num_classes: int) -> Network:
-    """Build the configured network with its pretrained weights."""
+    """Build the configured network with its pretrained weights; what has none follows the seed, the
+    same in every worker.
+    """
+    torch.manual_seed(config.seed)
     network = build_network(config.network.backbone, num_classes, config.network.dropout)
     load_weights(network, config.network.backbone, config.network.weights)
     return network

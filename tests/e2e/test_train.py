@@ -187,10 +187,9 @@ def test_two_ray_train_workers_train_together(
         network={"backbone": "mobilenetv3_small_050", "weights": "none", "freeze": freeze},
     )
     assert [record.epoch for record in outcome.history] == [0, 1]
-    # Validation shares are unequal, and every image has to count once.
-    accuracy = (outcome.history[-1].validation or {})["accuracy"]
-    right = accuracy * outcome.index.num_images("validation")
-    assert right == pytest.approx(round(right), abs=1e-3)
+    for record in outcome.history:  # shares go by whole batches, so they are unequal
+        seen = (record.validation or {})["num_images"]
+        assert seen == outcome.index.num_images("validation")
 
 
 def test_workers_that_would_starve_ray_data_are_refused(ray_session: Session, bucket: str) -> None:

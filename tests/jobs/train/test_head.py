@@ -89,7 +89,7 @@ def test_damaged_cached_features_are_computed_again(tmp_path: Path, damage: str)
 
     cache = FeatureCache(open_store(tmp_path / "cache"))
     cache.get("key", tmp_path / "first", compute, expected=40, partial="part")
-    stored = cache.get("key", tmp_path / "second", compute, expected=40, partial="part")
+    _, stored = cache.get("key", tmp_path / "second", compute, expected=40, partial="part")
     assert len(made) == 1
     with stored.open_rows() as rows:
         torch.testing.assert_close(rows(torch.arange(40)), values)
@@ -97,7 +97,7 @@ def test_damaged_cached_features_are_computed_again(tmp_path: Path, damage: str)
     content = bytearray(spoilt.read_bytes())
     content[len(content) // 2] ^= 1
     spoilt.write_bytes(content if "changed" in damage else content[: len(content) // 2])
-    again = cache.get("key", tmp_path / "third", compute, expected=40, partial="part")
+    _, again = cache.get("key", tmp_path / "third", compute, expected=40, partial="part")
     assert len(made) == 2
     torch.testing.assert_close(again.labels, labels)
     assert len(cache.load("key", tmp_path / "fourth")) == 40
@@ -113,8 +113,10 @@ def test_a_share_with_images_missing_is_not_there_for_other_runs(tmp_path: Path)
         return write(tmp_path, "scratch", values, labels)
 
     for number in range(2):
-        cache.get("key", tmp_path / "x", compute, expected=41, partial=f"key-run-{number}")
-        assert len(cache.load(f"key-run-{number}", tmp_path / "y")) == 40
+        part = f"key-run-{number}"
+        stored_as, _ = cache.get("key", tmp_path / "x", compute, expected=41, partial=part)
+        assert stored_as == part
+        assert len(cache.load(part, tmp_path / "y")) == 40
     assert len(made) == 2
     with pytest.raises(NotFoundError):
         cache.load("key", tmp_path / "z")
