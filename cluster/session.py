@@ -1,8 +1,8 @@
 """Connect to a running Ray, or start one here that leaves nothing behind.
 
-`RAY_ADDRESS` (set inside a submitted job, or by you) means "connect"; without it a local Ray is
-started and stopped with the context. `python -m cluster.session up`, `env` and `down` do the same
-for a Ray that outlives the command.
+`RAY_ADDRESS` (set inside a submitted job, or by you) means "connect"; without it, or where only a
+Ray of its own will do, a local one is started and stopped with the context. `python -m
+cluster.session up`, `env` and `down` do the same for a Ray that outlives the command.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,9 +26,15 @@ from cluster.environment import (
     temp_folder,
 )
 from cluster.processes import end_marked
-from cluster.standing import down, env, up
+from cluster.standing import ADDRESSES, FORGET, down, env, up
 
 logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 5.0
+
+
+class NoRayError(ConnectionError):
+    """`RAY_ADDRESS` names a Ray that does not answer."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class SessionOptions:
     home: Path = Path(".sightline")
     num_cpus: int | None = None  # logical; by default the cores, and at least 4
     dashboard: bool = False  # needed for `serve deploy` and `ray job submit`
+    connect: bool = True  # to the Ray at `RAY_ADDRESS`, where that is set
 
 
 @dataclass(frozen=True)
@@ -51,18 +59,39 @@ class Session:
 
 @contextmanager
 def open_session(options: SessionOptions | None = None) -> Iterator[Session]:
-    """Connect to the Ray at `RAY_ADDRESS`, or run a local one for the length of the context."""
+    """Connect to the Ray at `RAY_ADDRESS`, or run a local one for the length of the context.
+
+    Raises `NoRayError` if nothing answers there.
+    """
     options = options or SessionOptions()
-    if os.environ.get("RAY_ADDRESS"):
-        with _connected() as session:
+    address = os.environ.get("RAY_ADDRESS")
+    if options.connect and address:
+        check_answering(address)
+        with _connected(address) as session:
             yield session
         return
     with _started(options) as session:
         yield session
 
 
+def check_answering(address: str) -> None:
+    """Raise `NoRayError` if nothing answers at `host:port`; Ray itself tries for minutes and then
+    ends the process. Other forms of address are left to Ray.
+    """
+    host, _, port = address.rpartition(":")
+    if "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise NoRayError(
+            f"RAY_ADDRESS is {address}, but no Ray answers there ({error}). Start it again, or "
+            f"forget it to work with a local one: {FORGET}"
+        ) from error
+
+
 @contextmanager
-def _connected() -> Iterator[Session]:
+def _connected(address: str) -> Iterator[Session]:
     import ray
 
     already = ray.is_initialized()
@@ -70,8 +99,9 @@ def _connected() -> Iterator[Session]:
         ray.init(log_to_driver=True, logging_level=logging.WARNING)
     try:
         cpus = float(ray.cluster_resources().get("CPU", 0.0))
-        logger.info("connected to Ray at %s: %.0f CPUs", os.environ["RAY_ADDRESS"], cpus)
-        yield Session(False, cpus, "", temp_folder(Path(".sightline")))
+        logger.info("connected to Ray at %s: %.0f CPUs", address, cpus)
+        url = os.environ.get("RAY_DASHBOARD_ADDRESS", "")
+        yield Session(False, cpus, url, temp_folder(Path(".sightline")))
     finally:
         if not already:
             ray.shutdown()
@@ -82,7 +112,8 @@ def _started(options: SessionOptions) -> Iterator[Session]:
     folder = temp_folder(options.home)
     folder.mkdir(parents=True, exist_ok=True)
     mark = secrets.token_hex(8)
-    with _environment(session_environment(secrets.token_hex(32), mark)):
+    without = dict.fromkeys(ADDRESSES)
+    with _environment(without), _environment(session_environment(secrets.token_hex(32), mark)):
         import ray
 
         _read_environment_again()
@@ -119,17 +150,22 @@ def _read_environment_again() -> None:
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Set variables, or remove those that are None, for the length of the context."""
     before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    _set_variables(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set_variables(before)
+
+
+def _set_variables(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def main() -> int:

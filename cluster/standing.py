@@ -23,6 +23,10 @@ from cluster.environment import (
 from cluster.processes import end_marked, marked_processes
 
 STATE_FILE = "session.json"
+# What `env` sets in a shell, and how a shell forgets it.
+ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS")
+CONNECTION = (*ADDRESSES, "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+FORGET = f"unset {' '.join(CONNECTION)}"
 
 
 def up(home: Path, dashboard_port: int) -> int:
@@ -52,14 +56,15 @@ def up(home: Path, dashboard_port: int) -> int:
         end_marked(mark)
         print(f"Ray did not start:\n{result.stdout}{result.stderr}", file=sys.stderr)
         return 1
-    state = {
-        "mark": mark,
-        "RAY_ADDRESS": f"127.0.0.1:{port}",
-        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard_port}",
-        "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{dashboard_port}",
-        "RAY_AUTH_MODE": environment["RAY_AUTH_MODE"],
-        "RAY_AUTH_TOKEN": environment["RAY_AUTH_TOKEN"],
-    }
+    dashboard = f"http://127.0.0.1:{dashboard_port}"
+    reached_by = (
+        f"127.0.0.1:{port}",
+        dashboard,
+        dashboard,
+        environment["RAY_AUTH_MODE"],
+        environment["RAY_AUTH_TOKEN"],
+    )
+    state = {"mark": mark, **dict(zip(CONNECTION, reached_by, strict=True))}
     _write_state(home, state)
     print(_exports(state))
     return 0
@@ -71,6 +76,8 @@ def down(home: Path) -> int:
     ended = end_marked(state["mark"]) if state is not None else 0
     (home / STATE_FILE).unlink(missing_ok=True)
     print(f"ended {ended} processes" if ended else "no Sightline Ray is running")
+    if os.environ.get("RAY_ADDRESS"):
+        print(f"this shell still points to a Ray; to forget it: {FORGET}")
     return 0
 
 

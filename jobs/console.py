@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cluster.session import NoRayError
 from models.errors import SightlineError
 
 # Libraries that report each of their steps as news.
@@ -119,7 +120,7 @@ def readable_errors(console: Console) -> Iterator[None]:
     """
     try:
         yield
-    except SightlineError as error:
+    except (SightlineError, NoRayError) as error:
         console.print(f"[bold red]{type(error).__name__}[/]: {_plain(str(error))}", highlight=False)
         raise SystemExit(1) from None
     except KeyboardInterrupt:

@@ -25,7 +25,7 @@ from jobs.console import bar, make_console, readable_errors, set_up_logging
 from jobs.data.index import Index
 from jobs.data.locate import read_image
 from jobs.demo_data import write_elpv
-from jobs.local_serving import deployed, local_config, with_newest_bundles
+from jobs.local_serving import check_port, deployed, local_config, with_newest_bundles
 from jobs.train.config import TrainConfig
 from jobs.train.pipeline import Outcome, run_training
 from jobs.train.report import confusion_table
@@ -54,9 +54,10 @@ def main() -> int:
     started = time.perf_counter()
     with readable_errors(console):
         config = load_config(TrainConfig, CONFIG, [])
+        check_port(local_config())
         counts = write_elpv(config.data.uri)
         console.print(f"solar cells in {config.data.uri}: {counts}", highlight=False)
-        with open_session(SessionOptions(dashboard=True)) as session:
+        with open_session(SessionOptions(dashboard=True, connect=False)) as session:
             seconds = {"start": time.perf_counter() - started}
             outcome = run_training(config, console)
             seconds |= outcome.seconds
@@ -132,7 +133,7 @@ def show(
     console.print(
         "what to try next:\n"
         "  make serve                                              keep this model up, then:\n"
-        "  curl --data-binary @.sightline/data/elpv/good/cell0004.png "
+        "  curl --data-binary @.sightline/data/elpv/defective/cell0001.png "
         "localhost:8000/v2/models/elpv/classify\n"
         "  .venv/bin/python -m jobs.train configs/train/elpv.yaml network.num_views=8   more "
         "views of each cell\n"

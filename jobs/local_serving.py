@@ -7,6 +7,7 @@ the file names them.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -55,10 +56,32 @@ def with_newest_bundles(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "applications": applications}
 
 
+def check_port(config: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` if something listens already where the applications are to answer."""
+    host, port = str(_http_options(config).get("host", "127.0.0.1")), _port(config)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot serve on {host}:{port} ({error.strerror}): another `make serve`, "
+                "`serve deploy` or other server may be running. End it, or set http_options.port "
+                "in the serve file to a free port"
+            ) from error
+
+
 def base_url(config: Mapping[str, Any]) -> str:
     """Return the address that a serve file makes its applications answer at."""
-    options = config.get("http_options") or {}
-    return f"http://localhost:{options.get('port', 8000)}"
+    return f"http://localhost:{_port(config)}"
+
+
+def _port(config: Mapping[str, Any]) -> int:
+    return int(_http_options(config).get("port", 8000))
+
+
+def _http_options(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return config.get("http_options") or {}
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cluster.session import SessionOptions, open_session
 from jobs.console import make_console, readable_errors, set_up_logging
-from jobs.local_serving import LOCAL_CONFIG, deployed, local_config, with_newest_bundles
+from jobs.local_serving import LOCAL_CONFIG, check_port, deployed, local_config, with_newest_bundles
 
 TIMEOUT_SECONDS = 180.0
 
@@ -28,11 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = threading.Event()
     with readable_errors(console):
         config = with_newest_bundles(local_config(given.config))
+        check_port(config)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         console.print("starting Ray and the model ...")
         with (
-            open_session(SessionOptions(dashboard=True)) as session,
+            open_session(SessionOptions(dashboard=True, connect=False)) as session,
             deployed(config, session.dashboard_url, timeout_seconds=TIMEOUT_SECONDS) as url,
         ):
             for application in config["applications"]:

@@ -78,8 +78,9 @@ def ray_session(s3_server: S3Server) -> Iterator[Session]:
         root = str(Path(__file__).parent.parent)
         patch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
         patch.setenv("SIGHTLINE_CACHE", str(Path(home) / "cache"))
-        patch.delenv("RAY_ADDRESS", raising=False)
-        with open_session(SessionOptions(home=Path(home), dashboard=True)) as session:
+        patch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # not to be looked at
+        options = SessionOptions(home=Path(home), dashboard=True, connect=False)
+        with open_session(options) as session:
             yield session
 
 

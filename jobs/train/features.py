@@ -12,7 +12,9 @@ Shape legend: N images, D features, V views (differently augmented copies) of ea
 
 from __future__ import annotations
 
+import errno
 import queue
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,7 @@ from torch import Tensor
 from jobs.data.streams import Batch
 from jobs.data.transforms import Augmentation
 from jobs.train.network import FeatureNetwork, Network
+from models.errors import StorageError
 
 Extractor = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 CHUNK = 8  # images per OpenVINO request
@@ -84,6 +87,25 @@ class Features:
         for values, _ in self.blocks():
             squares += ((values.double() - mean) ** 2).sum(dim=0)
         return mean.float(), (squares / max(1, len(self) - 1)).sqrt().float()
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give a folder for features on this machine's disk, which is removed afterwards.
+
+    Raises `StorageError` if the disk gets full meanwhile.
+    """
+    with tempfile.TemporaryDirectory(prefix="sightline-features-") as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StorageError(
+                f"the disk of {folder} is full: the features of a frozen backbone take 5 kB an "
+                "image and view there, on the first worker those of all images. Set TMPDIR to a "
+                "larger disk, or lower network.num_views"
+            ) from error
 
 
 class FeatureWriter:

@@ -8,7 +8,6 @@ memory.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +21,7 @@ from jobs.data.transforms import Augmentation
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
 from jobs.train.feature_cache import FeatureCache
-from jobs.train.features import Features, compute_features, open_extractor
+from jobs.train.features import Features, compute_features, open_extractor, scratch_folder
 from jobs.train.head import fit_head
 from jobs.train.history import best_epoch, score
 from jobs.train.loop import Place, Watcher
@@ -43,16 +42,19 @@ def fit_frozen(
     place: Place,
     watcher: Watcher,
 ) -> None:
-    """Do one worker's part; the first worker leaves the result in the checkpoints."""
+    """Do one worker's part; the first worker leaves the result in the checkpoints.
+
+    Raises `StorageError` if the disk for temporary files is too small for the features.
+    """
     cache = FeatureCache(open_store(config.runs).child("features"))
     augmentation = Augmentation(config.augment)
     keys: dict[str, str] = {}
     parts: dict[str, Features] = {}
-    with tempfile.TemporaryDirectory(prefix="sightline-features-") as scratch:
+    with scratch_folder() as scratch:
         with open_extractor(network, place.device, torch.get_num_threads()) as extract:
             for split in ("train", "validation"):
                 num_views = config.network.num_views if split == "train" else 1
-                path = Path(scratch) / split
+                path = scratch / split
                 is_stored = True
 
                 def compute(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from jobs.train.feature_cache import FeatureCache
-from jobs.train.features import Features, FeatureWriter
+from jobs.train.features import Features, FeatureWriter, scratch_folder
 from jobs.train.head import Standardiser, fit_head
 from jobs.train.history import EpochRecord
 from jobs.train.network import Network
-from models.errors import NotFoundError
+from models.errors import NotFoundError, StorageError
 from models.storage import open_store
 from tests.jobs.train.test_loop import make_config, make_network
 
@@ -101,6 +102,11 @@ def test_damaged_cached_features_are_computed_again(tmp_path: Path, damage: str)
     assert len(made) == 2
     torch.testing.assert_close(again.labels, labels)
     assert len(cache.load("key", tmp_path / "fourth")) == 40
+
+
+def test_a_full_disk_is_named_with_what_to_do() -> None:
+    with pytest.raises(StorageError, match="Set TMPDIR"), scratch_folder():
+        FeatureWriter(Path("/dev/full")).append(np.zeros((64, 1280), np.float32), torch.zeros(64))
 
 
 def test_a_share_with_images_missing_is_not_there_for_other_runs(tmp_path: Path) -> None:
