@@ -25,7 +25,7 @@ from jobs.data.labels import number_labels
 from jobs.data.locate import choose_threads, read_image
 from jobs.data.quarantine import Broken, check_share
 from jobs.data.sources import Listing, list_source
-from jobs.data.split import SPLITS, assign_splits, crossing
+from jobs.data.split import SPLITS, assign_splits
 from models.decoders import ImageLimits
 from models.errors import DataError, ImageError, NotFoundError
 from models.preprocess import PreprocessSpec, prepare
@@ -93,14 +93,11 @@ def build_index(
     table = listing.table.sort_by("path")
     labels, classes = number_labels(table, config)
     digests, reasons = _examine(table["path"], config, spec, progress, cpu_limit)
-    paths = table["path"].to_pylist()
-    quarantine = tuple(
-        Broken(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason
-    )
-    check_share(quarantine, len(paths), config.max_broken_share, config.uri)
-    is_usable = np.array([not reason for reason in reasons])
-    if not is_usable.any():
-        raise DataError(f"{config.uri} has no usable image among {len(paths):,}")
+    is_usable = pc.equal(reasons, "")
+    quarantine = _list_broken(table["path"], reasons, pc.invert(is_usable))
+    check_share(quarantine, len(table), config.max_broken_share, config.uri)
+    if len(quarantine) == len(table):
+        raise DataError(f"{config.uri} has no usable image among {len(table):,}")
     usable = _assemble(table, labels, digests, is_usable, config)
     counts = _count(usable, len(classes))
     _refuse_untrainable(config.uri, counts, classes)
@@ -125,16 +122,27 @@ def _examine(
     spec: PreprocessSpec,
     progress: Progress | None,
     cpu_limit: float | None,
-) -> tuple[list[str], list[str]]:
+) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Return per image the digest of its content, and why it cannot be used ("" if it can)."""
-    digests: list[str] = []
-    reasons: list[str] = []
+    digests: list[pa.Array] = []
+    reasons: list[pa.Array] = []
+    done = 0
     for columns in _examine_chunks(paths, config, spec, cpu_limit):
-        digests.extend(columns["sha256"].tolist())
-        reasons.extend(columns["reason"].tolist())
+        digests.append(pa.array(columns["sha256"], pa.string()))
+        reasons.append(pa.array(columns["reason"], pa.string()))
+        done += len(reasons[-1])
         if progress is not None:
-            progress(len(digests), len(paths))
-    return digests, reasons
+            progress(done, len(paths))
+    return pa.chunked_array(digests, pa.string()), pa.chunked_array(reasons, pa.string())
+
+
+def _list_broken(
+    paths: pa.ChunkedArray, reasons: pa.ChunkedArray, is_broken: pa.ChunkedArray
+) -> tuple[Broken, ...]:
+    broken = zip(
+        paths.filter(is_broken).to_pylist(), reasons.filter(is_broken).to_pylist(), strict=True
+    )
+    return tuple(Broken(path, reason) for path, reason in broken)
 
 
 def _examine_chunks(
@@ -193,13 +201,12 @@ def examine_image(path: str, spec: PreprocessSpec, limits: ImageLimits) -> tuple
 def _assemble(
     table: pa.Table,
     labels: npt.NDArray[np.int32],
-    digests: list[str],
-    is_usable: npt.NDArray[np.bool_],
+    digests: pa.ChunkedArray,
+    is_usable: pa.ChunkedArray,
     config: DataConfig,
 ) -> pa.Table:
-    mask = pa.array(is_usable)
-    kept = table.filter(mask)
-    sha256 = pa.array(digests, pa.string()).filter(mask)
+    kept = table.filter(is_usable)
+    sha256 = digests.filter(is_usable)
     splits = assign_splits(
         sha256.to_pylist(),
         kept["split"].to_pylist(),
@@ -208,7 +215,12 @@ def _assemble(
         test=config.split.test,
     )
     return pa.table(
-        [kept["path"], pa.array(labels[is_usable]), pa.array(splits, pa.string()), sha256],
+        [
+            kept["path"],
+            pa.array(labels[is_usable.to_numpy()]),
+            pa.array(splits, pa.string()),
+            sha256,
+        ],
         schema=SCHEMA,
     )
 
@@ -256,13 +268,10 @@ def _warn_of_counts(counts: npt.NDArray[np.int64], classes: tuple[str, ...]) -> 
 
 def _find_crossing(table: pa.Table) -> tuple[tuple[str, ...], ...]:
     """Return the paths of each content that lies in more than one split."""
-    digests = table["sha256"].to_pylist()
-    groups: dict[str, list[str]] = {
-        digest: [] for digest in crossing(digests, table["split"].to_pylist())
-    }
-    for digest, path in zip(digests, table["path"].to_pylist(), strict=True):
-        if digest in groups:
-            groups[digest].append(path)
+    copies = table.filter(pc.is_in(table["sha256"], _with_several(table, "split")))
+    groups: dict[str, list[str]] = {}
+    for digest, path in zip(copies["sha256"].to_pylist(), copies["path"].to_pylist(), strict=True):
+        groups.setdefault(digest, []).append(path)
     return tuple(tuple(paths) for paths in groups.values())
 
 
@@ -272,6 +281,13 @@ def _warn_of_copies(table: pa.Table, crossed: tuple[tuple[str, ...], ...]) -> It
             f"{len(crossed):,} images lie in more than one of the given splits, which flatters "
             f"the figures; for example {' and '.join(crossed[0][:2])}"
         )
-    torn = crossing(table["sha256"].to_pylist(), map(str, table["label"].to_pylist()))
-    if torn:
+    torn = _with_several(table, "label")
+    if len(torn):
         yield f"{len(torn):,} images have copies under two labels"
+
+
+def _with_several(table: pa.Table, column: str) -> pa.Array:
+    """Return the contents that occur with more than one value of a column."""
+    counts = table.group_by("sha256").aggregate([(column, "count_distinct")])
+    several = pc.greater(counts[f"{column}_count_distinct"], 1)
+    return counts["sha256"].filter(several).combine_chunks()

@@ -8,7 +8,7 @@ few images per class the shares per class vary, as any random split's do.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 Split = Literal["train", "validation", "test"]
@@ -78,11 +78,3 @@ def assign_splits(
         else:
             splits.append(SPLIT_ALIASES[own])
     return splits
-
-
-def crossing(digests: Iterable[str], splits: Iterable[str]) -> dict[str, set[str]]:
-    """Return the contents that occur in more than one split, each with those splits."""
-    seen: dict[str, set[str]] = {}
-    for digest, split in zip(digests, splits, strict=True):
-        seen.setdefault(digest, set()).add(split)
-    return {digest: where for digest, where in seen.items() if len(where) > 1}
