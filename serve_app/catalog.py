@@ -32,6 +32,7 @@ NAME = "sightline"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
 MAX_AGE_SECONDS = 1.0  # how old an answer about the applications may be; spares the controller
 MAX_BODY_BYTES = 1 << 20
+UPLOAD_SECONDS = 10.0
 DESCRIBE_TIMEOUT_SECONDS = 2.0
 
 
@@ -85,7 +86,7 @@ class Catalog:
 
     async def post_index(self, request: Request) -> Reply:
         """List the models; with `{"ready": true}` only those that can be asked."""
-        body = await read_body(request, MAX_BODY_BYTES)
+        body = await read_body(request, MAX_BODY_BYTES, UPLOAD_SECONDS)
         asked = parse_json(body) if body.strip() else {}
         if not isinstance(asked, dict) or type(asked.get("ready", False)) is not bool:
             raise bad_request('expected {} or {"ready": true}')
@@ -102,11 +103,13 @@ class Catalog:
         async with self._reading:
             if time.monotonic() - self._read_at > MAX_AGE_SECONDS:
                 status = await asyncio.to_thread(serve.status)
-                found = [
-                    await self._entry(name, application)
-                    for name, application in status.applications.items()
-                    if DEPLOYMENT in application.deployments or not application.deployments
-                ]
+                found = await asyncio.gather(
+                    *(
+                        self._entry(name, application)
+                        for name, application in status.applications.items()
+                        if DEPLOYMENT in application.deployments or not application.deployments
+                    )
+                )
                 self._entries, self._read_at = found, time.monotonic()
             return self._entries
 
@@ -129,6 +132,7 @@ class Catalog:
                 answer = await asyncio.wait_for(asking, DESCRIBE_TIMEOUT_SECONDS)
             # a busy or dying replica must not take the catalog down with it
             except Exception as error:
+                asking.cancel()
                 logger.warning("application %r does not say what it holds: %s", application, error)
                 return {"name": application, "version": ""}
             known = (deployed, answer)

@@ -31,6 +31,7 @@ class Limits(_Frozen):
     max_image_bytes: int = Field(32 * MIB, ge=1)
     max_pixels: int = Field(100_000_000, ge=1, description="as the image's header states them")
     max_images: int = Field(64, ge=1, description="in one request")
+    upload_seconds: float = Field(60, gt=0, description="for a body to arrive")
 
     @property
     def image(self) -> ImageLimits:
@@ -47,7 +48,7 @@ class ServeOptions(_Frozen):
     device: Literal["cpu", "cuda"] | None = Field(None, description="cuda if num_gpus > 0")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: int | None = Field(None, ge=1, description="per replica; num_cpus rounded up if unset")
-    decode_threads: int | None = Field(None, ge=1, description="per replica; as threads if unset")
+    decode_threads: int | None = Field(None, ge=1, description="per replica; as `threads` if unset")
     batch_wait_ms: float = Field(2.0, ge=0, le=1000, description="for engines that take batches")
 
     replicas: int | None = Field(None, ge=1, description="all CPUs (or GPUs) there are, if unset")
@@ -58,7 +59,7 @@ class ServeOptions(_Frozen):
     # A replica holds the bodies of all requests it has taken or queued: together these two bound
     # its memory.
     max_ongoing_requests: int = Field(32, ge=1, description="per replica")
-    max_queued_requests: int = Field(64, ge=0, description="per replica; beyond it 429")
+    max_queued_requests: int = Field(64, ge=1, description="per replica; beyond it 429")
     retry_after_seconds: float = Field(1.0, ge=0, description="told with 429")
 
     limits: Limits = Limits()

@@ -155,13 +155,12 @@ class BatchFeeder:
 
 
 def open_feeder(
-    predictor: Predictor, limits: ImageLimits, *, num_threads: int | None, wait_seconds: float
+    predictor: Predictor, limits: ImageLimits, *, num_threads: int, wait_seconds: float
 ) -> Feeder:
-    """Return the feeder that the engine asks for; `num_threads` unset means one per stream."""
-    threads = num_threads or predictor.engine.feeding.parallel
+    """Return the feeder that the engine asks for."""
     if predictor.engine.feeding.mode == "streams":
-        return StreamFeeder(predictor, limits, threads)
-    return BatchFeeder(predictor, limits, threads, wait_seconds)
+        return StreamFeeder(predictor, limits, num_threads)
+    return BatchFeeder(predictor, limits, num_threads, wait_seconds)
 
 
 def _row(prediction: Prediction, position: int) -> Prediction:

@@ -6,6 +6,8 @@ and the reading stops at the limit. Serve itself has no such limit.
 
 from __future__ import annotations
 
+import asyncio
+import reprlib
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
@@ -14,16 +16,28 @@ from serve_app.errors import RequestError, bad_request
 
 # The rest of a refused body is not worth reading: the connection ends with the answer.
 CLOSE = {"Connection": "close"}
+MAX_DIGITS = 19  # of a length in a header
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the whole body, or raise `RequestError` (413) when it is larger than allowed."""
-    chunks = [chunk async for chunk in limited_stream(request, max_bytes)]
+async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
+    """Return the whole body, or raise `RequestError`: 413 when it is larger than allowed, 408 when
+    it takes longer to arrive.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            chunks = [chunk async for chunk in _limited_stream(request, max_bytes)]
+    except TimeoutError as error:
+        raise RequestError(
+            408,
+            "upload_timeout",
+            f"the body did not arrive within {seconds:g} s; send smaller images, or raise "
+            "limits.upload_seconds in the serve file",
+            CLOSE,
+        ) from error
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def limited_stream(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    """Yield the body as it comes, or raise `RequestError` (413) at the limit."""
+async def _limited_stream(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     _check_encoding(request)
     _check_declared_length(request, max_bytes)
     received = 0
@@ -49,14 +63,23 @@ def check_count(num_images: int, max_images: int) -> None:
         )
 
 
+def parse_whole(text: str) -> int | None:
+    """Return the whole number that a header states, or None where it states none that is
+    plausible.
+    """
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS else None
+
+
 def _check_declared_length(request: Request, max_bytes: int) -> None:
     declared = request.headers.get("content-length")
     if declared is None:
         return
-    if not declared.isdecimal():
-        raise bad_request(f"Content-Length must be a whole number, got {declared!r}")
-    if int(declared) > max_bytes:
-        raise _too_large(f"{int(declared):,}", max_bytes)
+    length = parse_whole(declared)
+    if length is None:
+        raise bad_request(f"Content-Length must be a whole number, got {reprlib.repr(declared)}")
+    if length > max_bytes:
+        raise _too_large(f"{length:,}", max_bytes)
 
 
 def _check_encoding(request: Request) -> None:
@@ -65,7 +88,8 @@ def _check_encoding(request: Request) -> None:
         raise RequestError(
             415,
             "content_encoding",
-            f"the body is compressed with {encoding!r}; send it as it is (image files are "
+            f"the body is compressed with {reprlib.repr(encoding)}; send it as it is (image files "
+            "are "
             "compressed already)",
             CLOSE,
         )

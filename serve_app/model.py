@@ -41,7 +41,7 @@ class ServedModel:
         self._feeder = open_feeder(
             predictor,
             options.limits.image,
-            num_threads=options.decode_threads,
+            num_threads=options.decode_threads or options.engine_options.num_threads,
             wait_seconds=options.batch_wait_ms / 1000,
         )
         self._num_failures = 0

@@ -53,7 +53,7 @@ def infer(model: ServedModel) -> Handler:
     outputs = [tensor["name"] for tensor in _metadata(model)["outputs"]]
 
     async def call(request: Request) -> Reply:
-        body = await read_body(request, model.limits.max_body_bytes)
+        body = await read_body(request, model.limits.max_body_bytes, model.limits.upload_seconds)
         header = request.headers.get(LENGTH_HEADER)
         asked = parse_infer(body, header, outputs, spec, model.limits)
         if asked.pixels:

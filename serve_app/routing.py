@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import RequestError, error_reply
@@ -35,6 +35,8 @@ class Api:
             return await send({"type": "websocket.close", "code": 1003})
         try:
             reply = await self._find(scope)(Request(scope, receive))
+        except ClientDisconnect:
+            reply = error_reply(RequestError(499, "client_gone", "the client left while sending"))
         # a request may fail, the server may not; `error_reply` tells the two apart
         except Exception as error:
             reply = error_reply(error)

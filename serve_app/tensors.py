@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from reprlib import repr as shown  # a client's value, however long or deep it is
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,9 @@ from models.errors import SightlineError
 from models.preprocess import Image, PreprocessSpec
 from serve_app.config import Limits
 from serve_app.errors import bad_request
-from serve_app.limits import check_count
+from serve_app.limits import check_count, parse_whole
 from serve_app.replies import BINARY, Reply
-from serve_app.uploads import decode_base64, parse_json
+from serve_app.uploads import MAX_JSON_VALUES, decode_base64, parse_json
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 INPUTS = {"image": "BYTES", "pixels": "UINT8"}
@@ -77,7 +78,9 @@ def parse_infer(
     if header_length is not None and header_length.strip() == "0":
         return InferRequest("", [body], [], [Wanted(name, True) for name in outputs])
     length = _json_length(header_length, len(body))
-    request = parse_json(memoryview(body)[:length])
+    # Ready pixels as nested lists are the most that a body can hold.
+    max_values = limits.max_images * spec.height * spec.width * 4 + MAX_JSON_VALUES
+    request = parse_json(memoryview(body)[:length], max_values)
     if not isinstance(request, dict):
         raise bad_request(f"expected a JSON object, got {type(request).__name__}", "bad_json")
     parameters = _parameters(request, "the request")
@@ -121,12 +124,13 @@ def infer_reply(name: str, version: int, request_id: str, tensors: Sequence[Tens
 def _json_length(header: str | None, body_length: int) -> int:
     if header is None:
         return body_length
-    if not header.strip().isdecimal() or int(header) > body_length:
+    length = parse_whole(header)
+    if length is None or length > body_length:
         raise bad_request(
             f"{LENGTH_HEADER} must be a whole number up to the body's {body_length} bytes, got "
-            f"{header!r}"
+            f"{shown(header)}"
         )
-    return int(header)
+    return length
 
 
 def _id(request: Mapping[str, Any]) -> str:
@@ -161,11 +165,11 @@ def _wanted(listed: object, binary_by_default: bool, outputs: Sequence[str]) -> 
 def _one_wanted(item: object, binary_by_default: bool, outputs: Sequence[str]) -> Wanted:
     name = item.get("name") if isinstance(item, dict) else None
     if not isinstance(item, dict) or not isinstance(name, str) or name not in outputs:
-        raise bad_request(f"unknown output {name!r}; expected some of {', '.join(outputs)}")
+        raise bad_request(f"unknown output {shown(name)}; expected some of {', '.join(outputs)}")
     parameters = _parameters(item, f"output {name!r}")
     num_classes = parameters.get("classification", 0)
     if type(num_classes) is not int or num_classes < 0:
-        raise bad_request(f"'classification' must be a whole number, got {num_classes!r}")
+        raise bad_request(f"'classification' must be a whole number, got {shown(num_classes)}")
     if num_classes and name != "probabilities":
         raise bad_request(f"'classification' is for the output 'probabilities', not for {name!r}")
     return Wanted(name, parameters.get("binary_data", binary_by_default) is True, num_classes)
@@ -178,10 +182,10 @@ def _only_input(request: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     tensor: Mapping[str, Any] = inputs[0]
     name = tensor.get("name")
     if not isinstance(name, str) or name not in INPUTS:
-        raise bad_request(f"unknown input {name!r}; expected {' or '.join(INPUTS)}")
+        raise bad_request(f"unknown input {shown(name)}; expected {' or '.join(INPUTS)}")
     if tensor.get("datatype") != INPUTS[name]:
         raise bad_request(
-            f"input {name!r} has the datatype {INPUTS[name]}, got {tensor.get('datatype')!r}"
+            f"input {name!r} has the datatype {INPUTS[name]}, got {shown(tensor.get('datatype'))}"
         )
     return name, tensor
 
@@ -202,14 +206,14 @@ def _raw_of(tensor: Mapping[str, Any], name: str, rest: memoryview) -> memoryvie
 def _shape(tensor: Mapping[str, Any]) -> list[int]:
     shape = tensor.get("shape")
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-        raise bad_request(f"'shape' must be a list of whole numbers, got {shape!r}")
+        raise bad_request(f"'shape' must be a list of whole numbers, got {shown(shape)}")
     return shape
 
 
 def _read_encoded(tensor: Mapping[str, Any], raw: memoryview | None, limits: Limits) -> list[bytes]:
     shape = _shape(tensor)
     if not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
-        raise bad_request(f"input 'image' has the shape [B] or [B, 1], got {shape}")
+        raise bad_request(f"input 'image' has the shape [B] or [B, 1], got {shown(shape)}")
     check_count(shape[0], limits.max_images)
     if raw is not None:
         return _split_elements(raw, shape[0])
@@ -259,7 +263,7 @@ def _read_pixels(
     shape = _shape(tensor)
     if len(shape) != 4 or shape[1:] != [spec.height, spec.width, 3]:
         raise bad_request(
-            f"input 'pixels' has the shape [B, {spec.height}, {spec.width}, 3], got {shape}"
+            f"input 'pixels' has the shape [B, {spec.height}, {spec.width}, 3], got {shown(shape)}"
         )
     check_count(shape[0], limits.max_images)
     values = np.frombuffer(raw, np.uint8) if raw is not None else _from_numbers(tensor["data"])
