@@ -187,6 +187,12 @@ def _load_reference(bundle: Bundle) -> tuple[Images, dict[str, Floats]]:
         raise BundleError(
             f"{bundle.manifest.label}: {REFERENCE} holds no image to prove an engine with"
         )
+    for name, values in expected.items():
+        if not np.isfinite(values).all():
+            raise BundleError(
+                f"{bundle.manifest.label}: {REFERENCE} has values of {name} that are not finite "
+                "numbers; publish the model again"
+            )
     return images, expected
 
 
@@ -201,11 +207,6 @@ def _compare(
             raise ProofError(f"{name} has shape {got[name].shape}, expected {values.shape}")
         if not np.isfinite(got[name]).all():
             raise ProofError(f"{name} has values that are not finite numbers")
-        if not np.isfinite(values).all():
-            raise BundleError(
-                f"{manifest.label}: the reference of {name} has values that are not finite "
-                "numbers; publish the model again"
-            )
     cosine = _lowest_cosine(got["embedding"], expected["embedding"])
     difference, labels_equal = 0.0, True
     if "probabilities" in expected:

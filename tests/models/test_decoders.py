@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import warnings
 from typing import Any
 
@@ -142,6 +143,52 @@ def test_a_huge_png_is_refused_by_its_header_without_a_warning() -> None:
         warnings.simplefilter("error")
         with pytest.raises(ImageTooLargeError, match="20,000 x 20,000"):
             decode(data)
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8))
+    data = encode(image, "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    slow = data[:-2] + data[last:-2] * 5_000 + data[-2:]
+    with pytest.raises(ImageTooLargeError, match="scans"):
+        decode(slow)
+    trailer = data + data[last:-2] * 5_000  # a phone's film behind the picture is no scan of it
+    assert decode(trailer).shape == (200, 200, 3)
+    # The larger the picture, the fewer scans: here 30 are too many at the limit of pixels only.
+    some = data[:-2] + data[last:-2] * 30 + data[-2:]
+    assert decode(some).shape == (200, 200, 3)
+    with pytest.raises(ImageTooLargeError, match="at most 16"):
+        decode(some, ImageLimits(max_pixels=200 * 200))
+
+
+def tiled_tiff(size: int, tile: int) -> bytes:
+    """Return a grey TIFF of one tile, of which the picture shows the corner."""
+    data_at = 8 + 2 + 12 * 9 + 4
+    tags = [
+        *((256, size), (257, size), (258, 8), (259, 1), (262, 1)),  # grey, not compressed
+        *((322, tile), (323, tile), (324, data_at), (325, tile * tile)),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4 + tile * tile)
+
+
+def test_a_small_tiff_with_a_huge_tile_is_refused() -> None:
+    data = tiled_tiff(16, 1024)
+    assert decode(data).shape == (16, 16, 3)
+    with pytest.raises(ImageTooLargeError, match=r"1,024 x 1,024"):
+        decode(data, ImageLimits(max_pixels=1000))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_sixteen_bit_grey_keeps_its_upper_eight(mode: str) -> None:
+    values = np.array([[0, 255, 256, 65535]], dtype=np.uint16)
+    image = Image.fromarray(values)
+    if mode == "I;16B":
+        image = Image.frombytes("I;16B", (4, 1), values.astype(">u2").tobytes())
+    if mode == "I":
+        image = Image.fromarray(values.astype(np.int32))
+    got = decode(encode(image, "TIFF"))
+    assert got[0, :, 0].tolist() == [0, 0, 1, 255]
 
 
 def test_too_many_bytes_are_refused_before_decoding() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 
 from models.bundle import describe_file, open_bundle
 from models.engines import base
-from models.engines.base import EngineEntry, EngineOptions
-from models.errors import ConfigError, EngineError
-from models.predictor import REFERENCE, open_predictor
+from models.engines.base import EngineEntry, EngineOptions, Images, Outputs
+from models.engines.openvino_engine import OpenVinoEngine
+from models.errors import BundleError, ConfigError, EngineError
+from models.predictor import REFERENCE, Floats, open_predictor
 from tests.bundles import TinyNet, tiny_bundle
 
 
@@ -22,12 +24,12 @@ def random_images(count: int, size: int = 64) -> np.ndarray[tuple[int, ...], np.
     return np.random.default_rng(count).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def spoil_reference(uri: Path) -> None:
-    """Change the stored outputs, and the digest so that only the proof can notice."""
+def spoil_reference(uri: Path, output: str, spoil: Callable[[Floats], Floats]) -> None:
+    """Change one stored output, and the digest so that only the proof can notice."""
     path = uri / REFERENCE
     with np.load(path) as stored:
         arrays = dict(stored)
-    arrays["probabilities"] = arrays["probabilities"][:, ::-1].copy()
+    arrays[output] = spoil(arrays[output].copy())
     np.savez_compressed(path, **arrays)
     manifest = json.loads((uri / "manifest.json").read_text())
     entry = describe_file(path).model_dump()
@@ -95,16 +97,49 @@ def test_answers_carry_names_and_sorted_scores(model_store: Path, tmp_path: Path
     predictor.close()
 
 
+@pytest.mark.parametrize(
+    ("output", "spoil", "told"),
+    [
+        ("probabilities", lambda values: values[:, ::-1], "a probability differs by"),
+        ("embedding", lambda values: -values, "an embedding has cosine -1"),
+    ],
+)
 def test_an_engine_that_does_not_reproduce_the_reference_never_serves(
-    tmp_path: Path, absent_engine: str
+    tmp_path: Path,
+    absent_engine: str,
+    output: str,
+    spoil: Callable[[Floats], Floats],
+    told: str,
 ) -> None:
     uri = Path(tiny_bundle(tmp_path / "m"))
-    spoil_reference(uri)
+    spoil_reference(uri, output, spoil)
     bundle = open_bundle(uri, cache=tmp_path / "cache")
     with pytest.raises(EngineError, match="openvino") as caught:
         open_predictor(bundle, EngineOptions(engines=("openvino", absent_engine)))
-    assert "differs by" in str(caught.value)
+    assert told in str(caught.value)
     assert f"{absent_engine}: " in str(caught.value)  # every engine tried is named
+
+
+def test_a_reference_that_is_no_numbers_is_the_fault_of_the_bundle(tmp_path: Path) -> None:
+    uri = Path(tiny_bundle(tmp_path / "m"))
+    spoil_reference(uri, "embedding", lambda values: values * np.nan)
+    with pytest.raises(BundleError, match="not finite numbers; publish"):
+        open_predictor(open_bundle(uri, cache=tmp_path / "cache"))
+
+
+def test_an_engine_whose_embeddings_have_not_unit_length_never_serves(
+    model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OpenVinoEngine.run
+
+    def longer(engine: OpenVinoEngine, images: Images) -> Outputs:
+        outputs = run(engine, images)
+        return {**outputs, "embedding": outputs["embedding"] * 7}
+
+    monkeypatch.setattr(OpenVinoEngine, "run", longer)
+    bundle = open_bundle(model_store / "tiny-embedding" / "1", cache=tmp_path)
+    with pytest.raises(EngineError, match=r"length 7\.0000, expected 1"):
+        open_predictor(bundle, EngineOptions(engines=("openvino",)))
 
 
 def test_a_refused_engine_is_kept_in_mind_when_the_next_one_serves(
