@@ -1,4 +1,5 @@
-# Every target sets itself up: .venv is made with the python3 that is there and redone when the lock changes.
+# Every target of `make help` sets itself up: .venv is made with the python3 that is there and brought up to date when the
+# lock changes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,8 +26,8 @@ $(STAMP): requirements.lock
 demo: $(STAMP)  ## solar cells: train, publish, serve, score; prints what came out
 	@$(BIN)/python -m jobs.demo
 
-serve: $(STAMP)  ## keep the newest bundle up at http://localhost:8000 until Ctrl-C
-	@$(BIN)/python -m jobs.serve
+serve: $(STAMP)  ## keep the newest bundle up at http://localhost:8000 until Ctrl-C; MODEL=name for another
+	@$(BIN)/python -m jobs.serve $(MODEL)
 
 test: $(STAMP)  ## every test that can run on this machine
 	$(BIN)/python -m pytest
@@ -58,5 +59,5 @@ lock: $(STAMP)  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile pyproject.toml --extra demo --extra dev --universal --upgrade \
 	  --generate-hashes --no-annotate --no-header --output-file requirements.lock
 
-clean:  ## remove what the other targets made, trained models included
+clean:  ## remove what the other targets made here, trained models included
 	rm -rf $(VENV) .sightline build dist *.egg-info benchmarks/out .pytest_cache .mypy_cache .ruff_cache .hypothesis

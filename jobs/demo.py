@@ -25,7 +25,13 @@ from jobs.console import bar, make_console, readable_errors, set_up_logging
 from jobs.data.index import Index
 from jobs.data.locate import read_image
 from jobs.demo_data import write_elpv
-from jobs.local_serving import check_port, deployed, local_config, with_newest_bundles
+from jobs.local_serving import (
+    check_port,
+    deployed,
+    local_config,
+    with_models,
+    with_newest_bundles,
+)
 from jobs.train.config import TrainConfig
 from jobs.train.pipeline import Outcome, run_training
 from jobs.train.report import confusion_table
@@ -62,7 +68,7 @@ def main() -> int:
             outcome = run_training(config, console)
             seconds |= outcome.seconds
             mark = time.perf_counter()
-            serve_config = with_newest_bundles(local_config())
+            serve_config = with_newest_bundles(with_models(local_config(), [config.name]))
             console.print("deploying with Ray Serve ...")
             with deployed(
                 serve_config, session.dashboard_url, timeout_seconds=TIMEOUT_SECONDS
@@ -137,7 +143,7 @@ def show(
         "localhost:8000/v2/models/elpv/classify\n"
         "  .venv/bin/python -m jobs.train configs/train/elpv.yaml network.num_views=8   more "
         "views of each cell\n"
-        "  .venv/bin/python -m jobs.train configs/train/elpv.yaml data.uri=YOUR/FOLDER name=yours",
+        "  .venv/bin/python -m jobs.train configs/train/fast.yaml name=yours data.uri=YOUR/FOLDER",
         highlight=False,
         markup=False,
     )

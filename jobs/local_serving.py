@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import yaml
 
-from models.bundle import newest_version
+from models.bundle import newest_model, newest_version
 from models.errors import ConfigError, EngineError, NotFoundError
 
 LOCAL_CONFIG = Path("configs/serve/local.yaml")
@@ -54,6 +54,38 @@ def with_newest_bundles(config: Mapping[str, Any]) -> dict[str, Any]:
             arguments["bundle"] = uri if "://" in uri else str(Path(uri).absolute())
         applications.append({**application, "args": arguments})
     return {**config, "applications": applications}
+
+
+def with_models(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the serve file with its model replaced by the named ones of the same store; without a
+    name, by the one that was published last.
+
+    Raises `ConfigError` for a file that has not exactly one model, and `NotFoundError` where
+    nothing is published.
+    """
+    models = [each for each in config["applications"] if "bundle" in (each.get("args") or {})]
+    if len(models) != 1:
+        raise ConfigError(
+            f"the serve file has {len(models)} models, so it cannot say how others are served; "
+            "name none of them to serve it as it is"
+        )
+    template = models[0]
+    store = str(template["args"]["bundle"]).rsplit("/", 2)[0]
+    try:
+        names = names or [newest_model(store)]
+    except NotFoundError as error:
+        raise NotFoundError(f"{error}: `make demo` makes one") from error
+    served = [
+        {
+            **template,
+            "name": name,
+            "route_prefix": f"/v2/models/{name}",
+            "args": {**template["args"], "bundle": f"{store}/{name}/1"},
+        }
+        for name in names
+    ]
+    others = [each for each in config["applications"] if each is not template]
+    return {**config, "applications": [*others, *served]}
 
 
 def check_port(config: Mapping[str, Any]) -> None:

@@ -1,5 +1,8 @@
-"""`python -m jobs.serve`: keep the newest bundles up on this machine until Ctrl-C, and leave
+"""`python -m jobs.serve [MODEL ...]`: keep models up on this machine until Ctrl-C, and leave
 nothing behind.
+
+Without a name it is the model that was published last. Each is served at its newest version, as
+`configs/serve/local.yaml` says, or as another serve file does.
 """
 
 from __future__ import annotations
@@ -13,7 +16,14 @@ from pathlib import Path
 
 from cluster.session import SessionOptions, open_session
 from jobs.console import make_console, readable_errors, set_up_logging
-from jobs.local_serving import LOCAL_CONFIG, check_port, deployed, local_config, with_newest_bundles
+from jobs.local_serving import (
+    LOCAL_CONFIG,
+    check_port,
+    deployed,
+    local_config,
+    with_models,
+    with_newest_bundles,
+)
 
 TIMEOUT_SECONDS = 180.0
 
@@ -21,13 +31,17 @@ TIMEOUT_SECONDS = 180.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m jobs.serve", description=__doc__)
-    parser.add_argument("config", type=Path, nargs="?", default=LOCAL_CONFIG, help="a serve file")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="names in the model store")
+    parser.add_argument("--config", type=Path, help="a serve file, served as it is")
     given = parser.parse_args(arguments)
     console = make_console()
     set_up_logging()
     stop = threading.Event()
     with readable_errors(console):
-        config = with_newest_bundles(local_config(given.config))
+        config = local_config(given.config or LOCAL_CONFIG)
+        if given.models or not given.config:
+            config = with_models(config, given.models)
+        config = with_newest_bundles(config)
         check_port(config)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())

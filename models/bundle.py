@@ -138,6 +138,20 @@ def newest_version(store_uri: str | Path, name: str) -> int:
     return versions[-1]
 
 
+def newest_model(store_uri: str | Path) -> str:
+    """Return the name of the model that was published last; raises `NotFoundError` if none was."""
+    store = open_store(store_uri)
+    names, _ = store.list_children()
+    published = [
+        (open_bundle(f"{store.uri}/{name}/{version}").manifest.created, name)
+        for name in names
+        for version in list_versions(store.uri, name)[-1:]
+    ]
+    if not published:
+        raise NotFoundError(f"no published model in {store.uri}; train one first")
+    return max(published)[1]
+
+
 def _publish_as(models: Store, manifest: Manifest, folder: Path) -> Published | None:
     """Publish under one version; None if somebody else has it."""
     target = models.child(f"{manifest.name}/{manifest.version}")

@@ -13,8 +13,8 @@ from models.storage import Store, is_remote, normalise_uri
 
 
 def absolute(folder: str, path: str) -> str:
-    """Return the full path of a manifest's entry: a URI or an absolute path stays, else it is
-    relative to `folder`.
+    """Return the full path of a manifest's entry: a URI stays, and so does an absolute path where
+    `folder` is on a disk, else it is relative to `folder`.
     """
     if "://" in path:
         return normalise_uri(path)

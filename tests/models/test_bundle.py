@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from models.bundle import (
     Published,
     describe_file,
     list_versions,
+    newest_model,
     newest_version,
     open_bundle,
     publish,
@@ -81,6 +83,17 @@ def test_versions_count_up_and_the_newest_is_found(tmp_path: Path) -> None:
     assert newest_version(tmp_path / "m", "part") == 11
     with pytest.raises(NotFoundError, match="'other'"):
         newest_version(tmp_path / "m", "other")
+
+
+def test_the_model_that_was_published_last_is_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        newest_model(tmp_path / "m")
+    for day, name in enumerate(("b", "a", "c", "a"), start=1):
+        manifest = draft(tmp_path / "d", name=name)
+        created = datetime(2026, 1, 5 if name == "a" else day, tzinfo=UTC)
+        publish(tmp_path / "m", manifest.model_copy(update={"created": created}), tmp_path / "d")
+    (tmp_path / "m" / "unpublished" / "1").mkdir(parents=True)
+    assert newest_model(tmp_path / "m") == "a"
 
 
 def test_half_an_upload_is_invisible_and_its_number_is_not_used_again(tmp_path: Path) -> None:
