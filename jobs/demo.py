@@ -141,8 +141,6 @@ def show(
         "  make serve                                              keep this model up, then:\n"
         "  curl --data-binary @.sightline/data/elpv/defective/cell0001.png "
         "localhost:8000/v2/models/elpv/classify\n"
-        "  .venv/bin/python -m jobs.train configs/train/elpv.yaml network.num_views=8   more "
-        "views of each cell\n"
         "  .venv/bin/python -m jobs.train configs/train/fast.yaml name=yours data.uri=YOUR/FOLDER",
         highlight=False,
         markup=False,
