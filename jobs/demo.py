@@ -144,6 +144,7 @@ def show(
         "  .venv/bin/python -m jobs.train configs/train/fast.yaml name=yours data.uri=YOUR/FOLDER",
         highlight=False,
         markup=False,
+        soft_wrap=True,  # commands are there to be copied
     )
 
 
