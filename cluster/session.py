@@ -11,8 +11,10 @@ import argparse
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,11 +131,27 @@ def _started(options: SessionOptions) -> Iterator[Session]:
                 _temp_dir=str(folder),
             )
             url = f"http://{context.dashboard_url}" if options.dashboard else ""
-            yield Session(True, float(cpus), url, folder)
+            with _ending_in_order():
+                yield Session(True, float(cpus), url, folder)
         finally:
             ray.shutdown()
             end_marked(mark)
     _read_environment_again()
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C does, through every `finally`: Ray's own handler, set
+    when it starts, aborts the process instead.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python gives signals to the main thread only
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _read_environment_again() -> None:

@@ -8,7 +8,7 @@ Without a name it is the model that was published last. Each is served at its ne
 from __future__ import annotations
 
 import argparse
-import signal
+import contextlib
 import sys
 import threading
 from collections.abc import Sequence
@@ -36,15 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     console = make_console()
     set_up_logging()
-    stop = threading.Event()
     with readable_errors(console):
         config = local_config(given.config or LOCAL_CONFIG)
         if given.models or not given.config:
             config = with_models(config, given.models)
         config = with_newest_bundles(config)
         check_port(config)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
         console.print("starting Ray and the model ...")
         with (
             open_session(SessionOptions(dashboard=True, connect=False)) as session,
@@ -56,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     console.print(f"serving {application['args']['bundle']}", highlight=False)
                     console.print(f"  curl --data-binary @image.png {path}", highlight=False)
             console.print("Ctrl-C ends it")
-            stop.wait()
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
             console.print("ending ...")
     return 0
 
