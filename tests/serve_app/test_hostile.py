@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope
 
 from serve_app.asgi import build_asgi
 from serve_app.model import ServedModel
@@ -59,17 +59,14 @@ def test_a_deep_or_long_value_is_told_in_short(client: TestClient, key: str, val
     assert len(refused(answer, 400, "bad_request")) < 300
 
 
-Message = dict[str, object]
-
-
-def ask(model: ServedModel, receive: Callable[[], object]) -> tuple[int, bytes]:
+def ask(model: ServedModel, receive: Receive) -> tuple[int, bytes]:
     """Post to /classify through ASGI itself, with a body that comes as `receive` says."""
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {
+    scope: Scope = {
         "type": "http",
         "method": "POST",
         "path": f"{ROOT}/classify",
@@ -77,7 +74,11 @@ def ask(model: ServedModel, receive: Callable[[], object]) -> tuple[int, bytes]:
         "headers": [],
         "query_string": b"",
     }
-    asyncio.run(build_asgi(model)(scope, receive, send))  # type: ignore[arg-type]
+
+    async def answer() -> None:
+        await build_asgi(model)(scope, receive, send)
+
+    asyncio.run(answer())
     status, body = sent[0]["status"], sent[1]["body"]
     assert isinstance(status, int)
     assert isinstance(body, bytes)
