@@ -11,6 +11,9 @@
     │   ├── ManifestError
     │   ├── DigestError
     │   └── ProofError           an artifact does not reproduce its reference outputs
+    ├── LabelMapError            a label map is not sound, or not of this model
+    │   ├── EditError            edits that cannot be done, each with its reason
+    │   └── StaleBaseError       somebody else has changed the map meanwhile
     ├── EngineError              no engine can run a bundle here, or one failed
     └── ImageError               one image cannot be used; the others can
         ├── ImageTypeError       not an image format we read
@@ -22,6 +25,8 @@ clients of the HTTP interface see in the `code` field, so it never changes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class SightlineError(Exception):
@@ -88,6 +93,32 @@ class ProofError(BundleError):
     """An engine does not reproduce the reference outputs of the bundle."""
 
     code = "bundle_proof"
+
+
+class LabelMapError(SightlineError):
+    """A label map is not sound, or is not one of this model."""
+
+    code = "label_map"
+
+
+class EditError(LabelMapError):
+    """Edits of a label map that cannot be done: `reasons` by their positions."""
+
+    code = "label_edit"
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        self.reasons = dict(sorted(reasons.items()))
+        super().__init__("; ".join(f"edit {n}: {why}" for n, why in self.reasons.items()))
+
+
+class StaleBaseError(LabelMapError):
+    """A write was based on a revision that is not the current one, which is `current`."""
+
+    code = "stale_base"
+
+    def __init__(self, message: str, current: int) -> None:
+        self.current = current
+        super().__init__(message)
 
 
 class EngineError(SightlineError):

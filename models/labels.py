@@ -69,8 +69,8 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def fingerprint(classes: Sequence[OutputClass]) -> str:
-    """Return a digest of the ordered class ids, by which a label map knows its model."""
-    joined = "\x00".join(entry.id for entry in classes)
+    """Return a digest of the class ids, in whatever order, by which a label map knows its model."""
+    joined = "\x00".join(sorted(entry.id for entry in classes))
     return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 
