@@ -1,0 +1,278 @@
+"""Where the label map of a model is kept: an append-only log of revisions, none of which ever
+changes.
+
+Revision 7 is one JSON object, `<label store>/<model>/000007.json`, created only if absent; the live
+map is the highest number. So two editors can never overwrite each other, whoever is killed at
+whatever point leaves a log that opens, and a rollback is one more revision. Revision 0 is not
+stored: it is the map that the model begins with.
+
+A fact one would get wrong: "write if absent" must be the store's own, atomic operation. A store
+that takes such a write and replaces the object loses revisions, so `check_store` tries it out.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from models.errors import (
+    AlreadyExistsError,
+    LabelMapError,
+    NotFoundError,
+    StaleBaseError,
+    StorageError,
+)
+from models.label_edits import Edit, apply_edits
+from models.label_map import LabelMap, check_map, identity_map
+from models.labels import OutputClass
+from models.storage import Store, is_remote, open_store
+
+_KEY = re.compile(r"^(\d{6,})\.json$")
+RETRIES_SEEN = 100  # how far back a write that is sent again is looked for
+
+
+class Revision(BaseModel):
+    """One state of the map, with who made it, when and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    model: str
+    number: int = Field(ge=0)
+    parent: int = Field(ge=0)
+    author: str = Field(max_length=200)
+    reason: str = Field(max_length=2000)
+    time: AwareDatetime
+    effective_at: AwareDatetime | None = None
+    request_key: str = Field("", max_length=200)  # the same for a write that is sent again
+    edits: tuple[dict[str, Any], ...] = ()  # what was asked; none for a whole map
+    map: LabelMap
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who writes, and why; `request_key` makes a write that is sent again the same write."""
+
+    name: str
+    reason: str
+    request_key: str = ""
+    effective_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class LabelLog:
+    """The log of one model."""
+
+    store: Store  # its folder
+    model: str
+    classes: tuple[OutputClass, ...]
+
+    def head(self) -> int:
+        """Return the highest number there is, 0 without any. Raises `StorageError`."""
+        return max(self._numbers(), default=0)
+
+    def advance(self, known: int) -> int:
+        """Return the highest number, given one that exists: one small request where nothing is
+        new.
+        """
+        while self.store.exists(_key(known + 1)):
+            known += 1
+        return known
+
+    def read(self, number: int) -> Revision:
+        """Return a revision. Raises `NotFoundError`, or `LabelMapError` for one that cannot be read
+        or is not of this model.
+        """
+        if number == 0:
+            return self._first()
+        data = self.store.read(_key(number))
+        thing = f"{self.store.uri}/{_key(number)}"
+        try:
+            revision = Revision.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise LabelMapError(f"{thing} cannot be read: {place}: {first['msg']}") from error
+        if (revision.model, revision.number) != (self.model, number):
+            raise LabelMapError(
+                f"{thing} says that it is revision {revision.number} of {revision.model!r}"
+            )
+        try:
+            check_map(revision.map, self.classes)
+        except LabelMapError as error:
+            raise LabelMapError(f"{thing}: {error}") from error
+        return revision
+
+    def newest_sound(self, head: int) -> tuple[Revision, str]:
+        """Return the newest revision up to `head` that can be used, and why newer ones cannot (""
+        if it is the newest). Raises `StorageError` where the store does not answer.
+        """
+        problem = ""
+        for number in range(head, -1, -1):
+            try:
+                return self.read(number), problem
+            except (LabelMapError, NotFoundError) as error:
+                problem = problem or str(error)
+        raise AssertionError("revision 0 can always be read")
+
+    def history(self) -> Iterator[Revision | LabelMapError]:
+        """Yield all revisions, newest first; one that cannot be read as its error."""
+        for number in (*sorted(self._numbers(), reverse=True), 0):
+            try:
+                yield self.read(number)
+            except LabelMapError as error:
+                yield error
+
+    def edited(self, edits: Sequence[Edit], author: Author, base: int | None = None) -> Revision:
+        """Return the revision that edits would make, which is not stored yet.
+
+        `base` is the revision that the author has seen, the newest if None. Raises `StaleBaseError`
+        for an older one, and what `apply_edits` raises.
+        """
+        before, head = self._base(base)
+        changed = apply_edits(before.map, edits, self.classes)
+        asked = tuple(edit.model_dump(mode="json") for edit in edits)
+        return self._next(changed, head, author, asked)
+
+    def replaced(self, label_map: LabelMap, author: Author, base: int | None = None) -> Revision:
+        """Return the revision with a whole new map: an import, or a rollback to an older one."""
+        before, head = self._base(base)
+        check_map(label_map, self.classes)
+        _refuse_lost_ids(before.map, label_map)
+        return self._next(label_map, head, author, ())
+
+    def append(self, revision: Revision) -> Revision:
+        """Store a revision and return what is stored: the same, or the one that an earlier try of
+        the same write has stored.
+
+        Raises `StaleBaseError` if somebody else was faster.
+        """
+        earlier = self._earlier(revision)
+        if earlier is not None:
+            return earlier
+        data = (revision.model_dump_json(indent=1) + "\n").encode()
+        try:
+            self.store.create(_key(revision.number), data)
+        except AlreadyExistsError as error:
+            earlier = self._earlier(revision)
+            if earlier is not None:
+                return earlier
+            raise self._stale(revision.parent) from error
+        return revision
+
+    def check_store(self) -> None:
+        """Raise `StorageError` if the store does not keep an object from being created twice."""
+        key = f".create-{secrets.token_hex(8)}"
+        self.store.create(key, b"1")
+        try:
+            self.store.create(key, b"2")
+        except AlreadyExistsError:
+            return
+        finally:
+            with suppress(StorageError):
+                self.store.delete(key)
+        raise StorageError(
+            f"{self.store.uri} creates an object that exists already: two writers could overwrite "
+            "each other there, so label maps cannot be changed in it. Use a store with conditional "
+            "writes"
+        )
+
+    def _base(self, base: int | None) -> tuple[Revision, int]:
+        head = self.head()
+        if base is not None and base != head:
+            raise self._stale(base)
+        return self.newest_sound(head)[0], head
+
+    def _next(
+        self, label_map: LabelMap, head: int, author: Author, edits: tuple[dict[str, Any], ...]
+    ) -> Revision:
+        if not author.name.strip():
+            raise LabelMapError("a revision needs an author: who changes the labels?")
+        return Revision(
+            model=self.model,
+            number=head + 1,
+            parent=head,
+            author=author.name,
+            reason=author.reason,
+            time=datetime.now(UTC),
+            effective_at=author.effective_at,
+            request_key=author.request_key,
+            edits=edits,
+            map=label_map,
+        )
+
+    def _earlier(self, revision: Revision) -> Revision | None:
+        """Return the stored revision of the same request, if it was sent before."""
+        if not revision.request_key:
+            return None
+        head = self.advance(revision.parent)
+        for number in range(head, max(0, head - RETRIES_SEEN), -1):
+            try:
+                stored = self.read(number)
+            except LabelMapError:
+                continue
+            if stored.request_key == revision.request_key:
+                same = (stored.edits, stored.author) == (revision.edits, revision.author)
+                if not same or (not stored.edits and stored.map != revision.map):
+                    raise LabelMapError(
+                        f"the request key {revision.request_key!r} was used for another write, "
+                        f"revision {number}"
+                    )
+                return stored
+        return None
+
+    def _stale(self, base: int) -> StaleBaseError:
+        head = self.head()
+        return StaleBaseError(
+            f"the labels of {self.model!r} are at revision {head}, not at {base}: somebody else "
+            "has "
+            "changed them. Look at what is there now, and write again on that base",
+            head,
+        )
+
+    def _numbers(self) -> list[int]:
+        try:
+            _, files = self.store.list_children()
+        except NotFoundError:
+            if is_remote(self.store.uri):  # there it is the bucket that does not exist
+                raise
+            return []
+        names = (file.key.rsplit("/", 1)[-1] for file in files)
+        return [int(match[1]) for match in map(_KEY.match, names) if match]
+
+    def _first(self) -> Revision:
+        return Revision(
+            model=self.model,
+            number=0,
+            parent=0,
+            author="",
+            reason="the model's own classes",
+            time=datetime.fromtimestamp(0, UTC),
+            map=identity_map(self.classes),
+        )
+
+
+def open_log(label_store: str, model: str, classes: Sequence[OutputClass]) -> LabelLog:
+    """Return the log of a model in a label store; nothing is read yet."""
+    return LabelLog(open_store(label_store).child(model), model, tuple(classes))
+
+
+def _refuse_lost_ids(before: LabelMap, after: LabelMap) -> None:
+    """A label that has been in use stays in the map, if only as retired: its id is never reused."""
+    lost = sorted(set(before.by_id) - set(after.by_id))
+    if lost:
+        raise LabelMapError(
+            f"the new map leaves out label {', '.join(map(repr, lost))}; keep it, as retired if "
+            "need be"
+        )
+
+
+def _key(number: int) -> str:
+    return f"{number:06}.json"
