@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import LabelMapError
 from models.labels import Answer, OutputClass, Score, Scores, fingerprint, fold
@@ -86,6 +86,17 @@ def identity_map(classes: Sequence[OutputClass]) -> LabelMap:
         fingerprint=fingerprint(classes),
         labels=tuple(Label(id=each.id, name=each.name, outputs=(each.id,)) for each in classes),
     )
+
+
+def parse_map(value: object, thing: str) -> LabelMap:
+    """Read a map from JSON values, or raise `LabelMapError` with all that is wrong with it."""
+    try:
+        return LabelMap.model_validate(value)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+        )
+        raise LabelMapError(f"{thing} is no label map: {wrong}") from error
 
 
 def check_map(label_map: LabelMap, classes: Sequence[OutputClass]) -> None:

@@ -1,0 +1,272 @@
+"""`python -m jobs.labels`: look at the label map of a model, and change it while the model serves.
+
+    python -m jobs.labels show caps
+    python -m jobs.labels merge caps scratched dented --into defective --reason "one bin"
+    python -m jobs.labels rollback caps 3
+
+Every change is a new revision in the label store; replicas take it up by themselves. `--dry-run`
+shows what would change and stores nothing. Tables go to standard error; standard output is one JSON
+line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from jobs.console import make_console, readable_errors, set_up_logging
+from models.bundle import newest_version, open_bundle
+from models.errors import ConfigError, LabelMapError
+from models.label_diff import differences
+from models.label_edits import parse_edits
+from models.label_log import Author, LabelLog, Revision, open_log
+from models.label_map import LabelMap, lookalikes, parse_map
+
+MODELS, LABELS = ".sightline/models", ".sightline/labels"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    given = _parser().parse_args(arguments)
+    console = make_console()
+    set_up_logging()
+    with readable_errors(console):
+        log = _open(given)
+        line = given.run(log, given, console)
+    print(json.dumps(line, ensure_ascii=False))
+    return 0
+
+
+def show(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Print the labels of a revision, the newest unless told."""
+    revision = _revision(log, given.revision, console)
+    _print_map(revision, console)
+    label_map = revision.map.model_dump(mode="json")
+    return {"model": log.model, "revision": revision.number, "map": label_map}
+
+
+def history(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Print all revisions, newest first."""
+    table = Table(title=f"label revisions of {log.model}", title_justify="left")
+    for column in ("revision", "time", "author", "reason", "changes"):
+        table.add_column(column)
+    numbers = []
+    for revision in log.history():
+        if isinstance(revision, LabelMapError):
+            table.add_row("", "", "", f"[red]broken[/]: {revision}", "")
+            continue
+        numbers.append(revision.number)
+        table.add_row(
+            str(revision.number),
+            f"{revision.time:%Y-%m-%d %H:%M:%S}" if revision.number else "",
+            revision.author,
+            revision.reason,
+            ", ".join(edit["op"] for edit in revision.edits),
+        )
+    console.print(table)
+    return {"model": log.model, "revisions": numbers}
+
+
+def diff(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Print what differs between two revisions: of the newest and the one before, unless told."""
+    after = _revision(log, given.to, console)
+    before = log.read(max(0, after.number - 1) if given.since is None else given.since)
+    _print_changes(before.map, after.map, console)
+    return {
+        "model": log.model,
+        "from": before.number,
+        "to": after.number,
+        "changes": [vars(change) for change in differences(before.map, after.map)],
+    }
+
+
+def write(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Make the edits of a command and store them, unless it is a dry run."""
+    author = Author(given.author, given.reason, given.request_key, given.effective_at)
+    made = given.make(log, given, author)
+    before, _ = log.newest_sound(made.parent)
+    _print_changes(before.map, made.map, console)
+    for warning in lookalikes(made.map):
+        console.print(f"[yellow]note:[/] {warning}", highlight=False)
+    if given.dry_run:
+        console.print("a dry run: nothing was stored")
+        return {"model": log.model, "revision": made.parent, "dry_run": True}
+    stored = log.append(made)
+    console.print(f"revision {stored.number} is stored in {log.store.uri}", highlight=False)
+    return {"model": log.model, "revision": stored.number}
+
+
+def _edit(log: LabelLog, given: argparse.Namespace, author: Author) -> Revision:
+    values = {name: getattr(given, name) for name in EDITS[given.op]}
+    return log.edited(parse_edits([{"op": given.op, **values}]), author, given.base)
+
+
+def _publish(log: LabelLog, given: argparse.Namespace, author: Author) -> Revision:
+    try:
+        value = yaml.safe_load(given.file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{given.file} cannot be read: {error}") from error
+    if isinstance(value, Mapping):
+        return log.replaced(parse_map(value, str(given.file)), author, given.base)
+    return log.edited(parse_edits(value), author, given.base)
+
+
+def _rollback(log: LabelLog, given: argparse.Namespace, author: Author) -> Revision:
+    return log.replaced(log.read(given.revision).map, author, given.base)
+
+
+# The arguments that make up each edit.
+EDITS: Mapping[str, tuple[str, ...]] = {
+    "rename": ("label", "name", "keep_alias"),
+    "merge": ("labels", "into"),
+    "split-back": ("label",),
+    "hide": ("label",),
+    "restore": ("label",),
+    "alias": ("label", "add", "remove"),
+    "set-threshold": ("label", "threshold"),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.labels",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def reader(
+        name: str, run: Callable[..., dict[str, Any]], about: str
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about, description=about)
+        command.add_argument("model", help="name of the model")
+        command.add_argument("--model-store", default=MODELS, help=f"default {MODELS}")
+        command.add_argument("--label-store", default=LABELS, help=f"default {LABELS}")
+        command.set_defaults(run=run)
+        return command
+
+    def writer(name: str, about: str) -> argparse.ArgumentParser:
+        command = reader(name, write, about)
+        command.add_argument("--dry-run", action="store_true", help="show, and store nothing")
+        command.add_argument(
+            "--base", type=int, help="the revision you looked at; refused if stale"
+        )
+        command.add_argument("--author", default=_user(), help="who (default: the user)")
+        command.add_argument("--reason", default="", help="why")
+        command.add_argument("--request-key", default="", help="the same for a write sent again")
+        command.add_argument(
+            "--effective-at", type=_time, help="when replicas switch, as 2026-12-01T06:00+01:00"
+        )
+        command.set_defaults(make=_edit, op=name)
+        return command
+
+    shown = reader("show", show, "print the labels")
+    shown.add_argument("--revision", type=int)
+    reader("history", history, "print all revisions")
+    compared = reader("diff", diff, "print what differs between two revisions")
+    compared.add_argument("--since", type=int, help="default: the one before")
+    compared.add_argument("--to", type=int, help="default: the newest")
+
+    published = writer("publish", "apply a YAML or JSON file: a list of edits, or a whole map")
+    published.add_argument("file", type=Path)
+    published.set_defaults(make=_publish)
+    rolled = writer("rollback", "write the map of an older revision as the newest")
+    rolled.add_argument("revision", type=int)
+    rolled.set_defaults(make=_rollback)
+
+    renamed = writer("rename", "give a label another name")
+    renamed.add_argument("label")
+    renamed.add_argument("name")
+    renamed.add_argument("--keep-alias", action="store_true", help="the old name stays as an alias")
+    merged = writer("merge", "let one label gather what others gathered")
+    merged.add_argument("labels", nargs="+", metavar="label")
+    merged.add_argument("--into", required=True)
+    for name, about in (
+        ("split-back", "give a merged label back what it had gathered"),
+        ("hide", "answer unknown where a label wins"),
+        ("restore", "show a hidden label again"),
+    ):
+        writer(name, about).add_argument("label")
+    aliased = writer("alias", "add other names of a label, or remove them")
+    aliased.add_argument("label")
+    aliased.add_argument("--add", action="append", default=[], metavar="NAME")
+    aliased.add_argument("--remove", action="append", default=[], metavar="NAME")
+    limited = writer("set-threshold", "set the probability below which the answer is unknown")
+    limited.add_argument("threshold", type=_threshold, help="0 to 1, or `none`")
+    limited.add_argument("--label", help="default: all labels that have none of their own")
+    return parser
+
+
+def _open(given: argparse.Namespace) -> LabelLog:
+    version = newest_version(given.model_store, given.model)
+    manifest = open_bundle(f"{given.model_store}/{given.model}/{version}").manifest
+    if not manifest.classes:
+        raise ConfigError(f"model {manifest.label} is of kind {manifest.kind!r}: it has no labels")
+    return open_log(given.label_store, manifest.name, manifest.classes)
+
+
+def _revision(log: LabelLog, number: int | None, console: Console) -> Revision:
+    if number is not None:
+        return log.read(number)
+    revision, problem = log.newest_sound(log.head())
+    if problem:
+        console.print(f"[red]broken:[/] {problem}", highlight=False)
+    return revision
+
+
+def _print_map(revision: Revision, console: Console) -> None:
+    table = Table(title=f"labels of {revision.model}, revision {revision.number}")
+    for column in ("id", "name", "aliases", "status", "outputs", "threshold"):
+        table.add_column(column)
+    for label in revision.map.labels:
+        status = f"merged into {label.merged_into}" if label.merged_into else label.status
+        table.add_row(
+            label.id,
+            label.name,
+            ", ".join(label.aliases),
+            status,
+            ", ".join(label.outputs),
+            "" if label.threshold is None else f"{label.threshold:g}",
+        )
+    console.print(table)
+    console.print(
+        f"below {revision.map.threshold:g}, or where a hidden label wins: {revision.map.unknown}",
+        highlight=False,
+    )
+
+
+def _print_changes(before: LabelMap, after: LabelMap, console: Console) -> None:
+    for change in differences(before, after):
+        console.print(f"  {change.describe()}", highlight=False, markup=False)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container whose user has no name
+        return ""
+
+
+def _threshold(text: str) -> float | None:
+    return None if text == "none" else float(text)
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text} has no time zone, as in {text}+00:00")
+    return time
+
+
+if __name__ == "__main__":
+    sys.exit(main())
