@@ -1,7 +1,6 @@
 """The kinds of model, as a table: what each answers with and which calls it takes.
 
-Serving and export read this table and never name a kind themselves. `dynamic` (a classifier read
-through a label map that may change while it serves) takes a row here when the label map arrives.
+Serving and export read this table and never name a kind themselves.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ class Kind:
     name: str
     outputs: tuple[str, ...]  # output tensors of the exported graph, in order
     calls: frozenset[str]  # HTTP calls beside the Open Inference Protocol
+    has_label_map: bool = False  # its labels may change while it serves
 
     @property
     def has_classes(self) -> bool:
@@ -29,6 +29,12 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("generic", ("probabilities", "embedding"), frozenset({"classify", "embed"})),
+        Kind(
+            "dynamic",
+            ("probabilities", "embedding"),
+            frozenset({"classify", "embed"}),
+            has_label_map=True,
+        ),
         Kind("embedding", ("embedding",), frozenset({"embed"})),
     )
 }

@@ -48,10 +48,12 @@ class Label(_Frozen):
 
 
 class LabelMap(_Frozen):
-    """All labels of a model, in the order in which they are listed."""
+    """All labels of a model, in the order in which they are listed; none for one without
+    classes.
+    """
 
     fingerprint: str  # of the model's outputs, `models.labels.fingerprint`
-    labels: tuple[Label, ...] = Field(min_length=1)
+    labels: tuple[Label, ...]
     unknown: str = Field("unknown", min_length=1, max_length=LONGEST_NAME)
     threshold: float = Field(0.0, ge=0, le=1, description="below it the answer is `unknown`")
 
@@ -137,7 +139,7 @@ def _misbound(label_map: LabelMap, classes: Sequence[OutputClass]) -> Iterator[s
     for label in label_map.living:
         if not label.outputs:
             yield f"label {label.name!r} gathers no output; merge it into another label instead"
-    if all(label.status != "active" for label in label_map.labels):
+    if classes and all(label.status != "active" for label in label_map.labels):
         yield "no label is active: every image would be answered 'unknown'"
 
 
@@ -194,7 +196,7 @@ class Reading:
             for position, label in enumerate(self._labels)
             for output in label.outputs
         }
-        self._owner = np.array([of_output[each.id] for each in classes])
+        self._owner = np.array([of_output[each.id] for each in classes], dtype=np.intp)
         self._thresholds = np.array(
             [
                 label_map.threshold if label.threshold is None else label.threshold
@@ -203,11 +205,15 @@ class Reading:
         )
         self._is_active = np.array([label.status == "active" for label in self._labels])
 
+    @property
+    def num_listed(self) -> int:
+        """How many labels an answer can list."""
+        return int(self._is_active.sum())
+
     def sums(self, probabilities: Probability) -> npt.NDArray[np.float64]:
         """Return one probability per living label (L,) from those of the outputs (C,)."""
-        totals = np.zeros(len(self._labels), np.float64)
-        np.add.at(totals, self._owner, probabilities)
-        return totals
+        totals = np.bincount(self._owner, weights=probabilities, minlength=len(self._labels))
+        return totals.astype(np.float64, copy=False)
 
     def read(self, probabilities: Probability, *, top_k: int = 5, scores: Scores = "top") -> Answer:
         """Answer for one image from the probabilities of the outputs (C,).
@@ -225,3 +231,8 @@ class Reading:
         is_known = self._is_active[best] and sums[best] >= self._thresholds[best]
         name = self._labels[best].name if is_known else self.label_map.unknown
         return Answer(name, float(sums[best]), listed)
+
+
+def first_reading(classes: Sequence[OutputClass]) -> Reading:
+    """Return the reading that a model begins with: its own classes, revision 0."""
+    return Reading(identity_map(classes), classes, 0)

@@ -1,4 +1,4 @@
-"""From a row of probabilities to an answer with names. Pure: no store, no engine, no HTTP.
+"""The classes of a model, and what an answer about an image is. Pure: no store, no engine, no HTTP.
 
 The classes of a model are fixed with its weights: an ordered list of ids that never change, each
 with the name that people read. Two names that only differ in width, accents' encoding or case are
@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import ManifestError
@@ -72,22 +70,3 @@ def fingerprint(classes: Sequence[OutputClass]) -> str:
     """Return a digest of the class ids, in whatever order, by which a label map knows its model."""
     joined = "\x00".join(sorted(entry.id for entry in classes))
     return hashlib.sha256(joined.encode()).hexdigest()[:16]
-
-
-def rank(
-    probabilities: npt.NDArray[np.float32],
-    classes: Sequence[OutputClass],
-    *,
-    top_k: int = 5,
-    scores: Scores = "top",
-) -> Answer:
-    """Answer for one image from its probabilities (C,).
-
-    `scores` is `top` for the `top_k` best labels, `all` for every label, `none` for the winner
-    alone; scores are sorted, best first, and equal probabilities keep the order of the classes.
-    """
-    order = np.argsort(-probabilities, kind="stable")
-    wanted = {"top": min(top_k, len(classes)), "all": len(classes), "none": 0}[scores]
-    listed = tuple(Score(classes[i].name, float(probabilities[i]), int(i)) for i in order[:wanted])
-    best = int(order[0])
-    return Answer(classes[best].name, float(probabilities[best]), listed)

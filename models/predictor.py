@@ -20,7 +20,8 @@ from models.bundle import Bundle
 from models.engines.base import Engine, EngineOptions, Images, find_engine
 from models.errors import BundleError, EngineError, ProofError, SightlineError
 from models.kinds import Kind, find_kind
-from models.labels import Answer, Scores, rank
+from models.label_map import first_reading
+from models.labels import Answer, Scores
 from models.manifest import Manifest, Tolerance
 from models.preprocess import DEFAULT_LIMITS, Image, ImageLimits, prepare
 
@@ -85,11 +86,11 @@ class Predictor:
     def classify(
         self, prediction: Prediction, *, top_k: int = 5, scores: Scores = "top"
     ) -> list[Answer]:
-        """Put names to the probabilities, one answer per image."""
+        """Put the names of the model's own classes to the probabilities, one answer per image."""
         if prediction.probabilities is None:
             raise EngineError(f"model {self.manifest.label} has no classes (kind {self.kind.name})")
-        classes = self.manifest.classes
-        return [rank(row, classes, top_k=top_k, scores=scores) for row in prediction.probabilities]
+        reading = first_reading(self.manifest.classes)
+        return [reading.read(row, top_k=top_k, scores=scores) for row in prediction.probabilities]
 
     def close(self) -> None:
         """Free the engine and its threads."""

@@ -17,6 +17,7 @@ from models.errors import SightlineError
 from models.labels import Answer, Scores
 from models.predictor import Prediction
 from serve_app.errors import RequestError, bad_request, explain, status_of
+from serve_app.limits import parse_whole
 from serve_app.model import ServedModel
 from serve_app.replies import BINARY, Reply, json_reply
 from serve_app.routing import Handler
@@ -26,6 +27,7 @@ DEFAULT_TOP_K = 5
 SHAPE_HEADER = "Sightline-Shape"  # rows,columns of an answer in bytes
 
 Entry = dict[str, Any]
+NO_FACTS: Mapping[str, object] = {}
 
 
 def classify(model: ServedModel) -> Handler:
@@ -34,14 +36,17 @@ def classify(model: ServedModel) -> Handler:
     async def call(request: Request) -> Reply:
         # Most requests have no query, and reading an empty one costs 1 % of a small model's time.
         asked = request.query_params if request.scope["query_string"] else {}
-        top_k, scores = _read_scores(asked)
+        top_k, scores, min_revision = _read_query(asked)
         upload = await read_upload(request, model.limits)
+        labels = model.labels
+        reading = await labels.at_least(min_revision) if min_revision else labels.current()
 
         def entry(prediction: Prediction) -> Entry:
-            (answer,) = model.predictor.classify(prediction, top_k=top_k, scores=scores)
+            assert prediction.probabilities is not None  # else the kind has no such call
+            answer = reading.read(prediction.probabilities[0], top_k=top_k, scores=scores)
             return _label_entry(answer, scores)
 
-        return await _answer(model, upload, entry)
+        return await _answer(model, upload, entry, labels.facts(reading))
 
     return call
 
@@ -66,13 +71,16 @@ CALLS: Mapping[str, Callable[[ServedModel], Handler]] = {"classify": classify, "
 
 
 async def _answer(
-    model: ServedModel, upload: Upload, entry: Callable[[Prediction], Entry]
+    model: ServedModel,
+    upload: Upload,
+    entry: Callable[[Prediction], Entry],
+    facts: Mapping[str, object] = NO_FACTS,
 ) -> Reply:
     if upload.is_single:
         (image,) = upload.images
         if isinstance(image, SightlineError):
             raise image
-        return json_reply({**entry(await model.score(image)), **model.facts})
+        return json_reply({**entry(await model.score(image)), **model.facts, **facts})
     results: list[Entry] = []
     for index, scored in enumerate(await model.score_each(upload.images)):
         result: Entry = {"index": index}
@@ -80,7 +88,7 @@ async def _answer(
             result["file"] = upload.files[index]
         result |= explain(scored) if isinstance(scored, SightlineError) else entry(scored)
         results.append(result)
-    return json_reply({"results": results, **model.facts})
+    return json_reply({"results": results, **model.facts, **facts})
 
 
 async def _embed_bytes(model: ServedModel, upload: Upload) -> Reply:
@@ -105,18 +113,25 @@ def _label_entry(answer: Answer, scores: Scores) -> Entry:
     return entry
 
 
-def _read_scores(query: Mapping[str, str]) -> tuple[int, Scores]:
-    _check_query(query, ("top_k", "scores"))
-    top_k = query.get("top_k", str(DEFAULT_TOP_K))
-    if not (top_k.isascii() and top_k.isdecimal() and len(top_k) < 10 and int(top_k) > 0):
-        raise bad_request(f"top_k must be a whole number from 1, got {top_k!r}", "bad_parameter")
+def _read_query(query: Mapping[str, str]) -> tuple[int, Scores, int]:
+    _check_query(query, ("top_k", "scores", "min_revision"))
+    top_k = _read_whole(query, "top_k", DEFAULT_TOP_K, least=1)
     scores = query.get("scores", "top")
     known = get_args(Scores)
     if scores not in known:
         raise bad_request(
             f"scores must be one of {', '.join(known)}, got {scores!r}", "bad_parameter"
         )
-    return int(top_k), cast(Scores, scores)
+    return top_k, cast(Scores, scores), _read_whole(query, "min_revision", 0, least=0)
+
+
+def _read_whole(query: Mapping[str, str], name: str, default: int, *, least: int) -> int:
+    value = parse_whole(query[name]) if name in query else default
+    if value is None or value < least:
+        raise bad_request(
+            f"{name} must be a whole number from {least}, got {query[name]!r}", "bad_parameter"
+        )
+    return value
 
 
 def _check_query(query: Mapping[str, str], known: tuple[str, ...]) -> None:

@@ -44,6 +44,9 @@ class ServeOptions(_Frozen):
 
     bundle: str = Field(min_length=1, description="URI, <model store>/<name>/<version>")
 
+    label_store: str | None = Field(None, description="URI; for kinds with a label map")
+    label_poll_seconds: float = Field(1.0, gt=0, description="between looks for new revisions")
+
     engines: tuple[str, ...] = Field(("openvino", "torch"), min_length=1)
     device: Literal["cpu", "cuda"] | None = Field(None, description="cuda if num_gpus > 0")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -11,12 +11,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from models.bundle import open_bundle
-from models.errors import EngineError, SightlineError
+from models.errors import ConfigError, EngineError, SightlineError
+from models.kinds import find_kind
+from models.label_log import open_log
+from models.label_map import first_reading
+from models.manifest import Manifest
 from models.predictor import Prediction, Predictor, open_predictor, prove
 from models.preprocess import Image
 from serve_app.config import ServeOptions
 from serve_app.errors import RequestError
 from serve_app.feeding import open_feeder
+from serve_app.label_keeper import FixedLabels, LabelKeeper, Labels
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +31,11 @@ Scored = Prediction | SightlineError
 class ServedModel:
     """A predictor that answers many requests at once."""
 
-    def __init__(self, predictor: Predictor, options: ServeOptions) -> None:
+    def __init__(
+        self, predictor: Predictor, options: ServeOptions, labels: Labels | None = None
+    ) -> None:
+        """`labels` are the model's own classes if None."""
+        self.labels = labels or FixedLabels(first_reading(predictor.manifest.classes))
         self.predictor = predictor
         self.manifest = predictor.manifest
         self.kind = predictor.kind
@@ -86,6 +95,7 @@ class ServedModel:
     def close(self) -> None:
         """End the threads and free the engine."""
         self._is_closed = True
+        self.labels.close()
         self._feeder.close()
         self.predictor.close()
 
@@ -110,5 +120,19 @@ class ServedModel:
 
 def open_served(options: ServeOptions) -> ServedModel:
     """Open the bundle, prove an engine with it, and return the model ready to answer."""
-    predictor = open_predictor(open_bundle(options.bundle), options.engine_options)
-    return ServedModel(predictor, options)
+    bundle = open_bundle(options.bundle)
+    labels = _open_labels(bundle.manifest, options)
+    return ServedModel(open_predictor(bundle, options.engine_options), options, labels)
+
+
+def _open_labels(manifest: Manifest, options: ServeOptions) -> Labels | None:
+    if find_kind(manifest.kind).has_label_map != (options.label_store is not None):
+        raise ConfigError(
+            f"model {manifest.label} is of kind {manifest.kind!r}, which has "
+            + ("no label map: remove" if options.label_store else "a label map: set")
+            + " `label_store` in the args of its application"
+        )
+    if options.label_store is None:
+        return None
+    log = open_log(options.label_store, manifest.name, manifest.classes)
+    return LabelKeeper(log, options.label_poll_seconds)

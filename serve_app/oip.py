@@ -12,7 +12,7 @@ import numpy as np
 from starlette.requests import Request
 
 from models.errors import SightlineError
-from models.labels import rank
+from models.label_map import Reading
 from models.predictor import Prediction
 from serve_app.errors import RequestError, status_of
 from serve_app.limits import read_body
@@ -56,11 +56,12 @@ def infer(model: ServedModel) -> Handler:
         body = await read_body(request, model.limits.max_body_bytes, model.limits.upload_seconds)
         header = request.headers.get(LENGTH_HEADER)
         asked = parse_infer(body, header, outputs, spec, model.limits)
+        reading = model.labels.current()
         if asked.pixels:
             predictions = await model.run_each(asked.pixels)
         else:
             predictions = _all_or_nothing(await model.score_each(asked.encoded))
-        tensors = [_output(model, predictions, wanted) for wanted in asked.wanted]
+        tensors = [_output(reading, predictions, wanted) for wanted in asked.wanted]
         return infer_reply(model.manifest.name, model.manifest.version, asked.id, tensors)
 
     return call
@@ -77,26 +78,26 @@ def _all_or_nothing(scored: list[Prediction | SightlineError]) -> list[Predictio
     return predictions
 
 
-def _output(model: ServedModel, predictions: list[Prediction], wanted: Wanted) -> Tensor:
+def _output(reading: Reading, predictions: list[Prediction], wanted: Wanted) -> Tensor:
     if wanted.name == "embedding":
         embedding = np.concatenate([entry.embedding for entry in predictions])
         return Tensor(wanted.name, embedding, embedding.shape, wanted.is_binary)
     rows = [entry.probabilities[0] for entry in predictions if entry.probabilities is not None]
     if wanted.name == "label":
-        labels = [rank(row, model.manifest.classes, scores="none").label for row in rows]
+        labels = [reading.read(row, scores="none").label for row in rows]
         return Tensor(wanted.name, labels, (len(labels),), wanted.is_binary)
     if wanted.num_classes:
-        return _classification(model, rows, wanted)
+        return _classification(reading, rows, wanted)
     probabilities = np.stack(rows)
     return Tensor(wanted.name, probabilities, probabilities.shape, wanted.is_binary)
 
 
-def _classification(model: ServedModel, rows: list[Any], wanted: Wanted) -> Tensor:
-    count = min(wanted.num_classes, len(model.manifest.classes))
+def _classification(reading: Reading, rows: list[Any], wanted: Wanted) -> Tensor:
+    count = min(wanted.num_classes, reading.num_listed)
     lines = [
         f"{score.probability:.6f}:{score.index}:{score.label}"
         for row in rows
-        for score in rank(row, model.manifest.classes, top_k=count).scores
+        for score in reading.read(row, top_k=count).scores
     ]
     return Tensor(wanted.name, lines, (len(rows), count), wanted.is_binary)
 

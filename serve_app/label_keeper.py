@@ -1,0 +1,182 @@
+"""The labels that a replica reads its scores with: fixed, or kept up with a log that may change
+while it serves.
+
+A request takes one reading and uses it from start to end. The keeper swaps one reference; a log
+that is missing, broken or unreachable leaves the old reading in place, and `status` says so. A
+revision may carry `effective_at`: it is fetched at once and read from that instant on, so that all
+replicas switch together. Revisions never go back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from models.errors import LabelMapError, SightlineError
+from models.label_log import LabelLog, Revision
+from models.label_map import Reading, first_reading
+from serve_app.errors import RequestError, bad_request
+
+logger = logging.getLogger("ray.serve")
+
+AT_ONCE = float("-inf")
+
+
+class Labels(Protocol):
+    """What gives a request its reading."""
+
+    def current(self) -> Reading:
+        """Return the reading of this moment."""
+        ...
+
+    async def at_least(self, revision: int) -> Reading:
+        """Return a reading of that revision or a later one, or raise `RequestError`."""
+        ...
+
+    def facts(self, reading: Reading) -> dict[str, object]:
+        """Return what an answer says of the reading it was made with."""
+        ...
+
+    def close(self) -> None:
+        """Stop following the log."""
+        ...
+
+
+class FixedLabels:
+    """The classes of the model itself, which never change."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def current(self) -> Reading:
+        """Return the one reading there is."""
+        return self._reading
+
+    async def at_least(self, revision: int) -> Reading:
+        """Refuse: there are no revisions."""
+        raise bad_request("min_revision: the labels of this model do not change", "bad_parameter")
+
+    def facts(self, reading: Reading) -> dict[str, object]:
+        """Return nothing: every answer is made with the same labels."""
+        return {}
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class LabelKeeper:
+    """Follows the log of one model, by a thread that looks for new revisions."""
+
+    def __init__(self, log: LabelLog, poll_seconds: float) -> None:
+        """Load what is there; a log that cannot be read leaves the model's own classes."""
+        self._log = log
+        self._head = 0
+        self._problem = ""
+        # (when, reading) by rising revision; the last one whose time has come counts.
+        self._schedule: tuple[tuple[float, Reading], ...] = ((AT_ONCE, first_reading(log.classes)),)
+        self._refreshing = threading.Lock()
+        self._ended = threading.Event()
+        self.refresh()
+        self._thread = threading.Thread(
+            target=self._follow, args=(poll_seconds,), name="labels", daemon=True
+        )
+        self._thread.start()
+
+    def current(self) -> Reading:
+        """Return the newest reading whose time has come."""
+        schedule = self._schedule
+        if len(schedule) == 1:
+            return schedule[0][1]
+        now = time.time()
+        return next(reading for when, reading in reversed(schedule) if when <= now)
+
+    async def at_least(self, revision: int) -> Reading:
+        """Return a reading of that revision or a later one; looks into the log if need be.
+
+        Raises `RequestError` (409) when it is not to be had now.
+        """
+        if self.current().revision < revision:
+            await asyncio.to_thread(self.refresh)
+        reading = self.current()
+        if reading.revision < revision:
+            why = f"; {self._problem}" if self._problem else ""
+            raise RequestError(
+                409,
+                "label_revision",
+                f"label revision {revision} is not in effect here, {reading.revision} is{why}",
+            )
+        return reading
+
+    def facts(self, reading: Reading) -> dict[str, object]:
+        """Return the revision."""
+        return {"label_revision": reading.revision}
+
+    def status(self) -> dict[str, Any]:
+        """Return where this replica stands, and why it is not further."""
+        current = self.current()
+        waiting = [
+            {"revision": reading.revision, "effective_at": datetime.fromtimestamp(when, UTC)}
+            for when, reading in self._schedule
+            if reading.revision > current.revision
+        ]
+        return {
+            "revision": current.revision,
+            "newest": self._head,
+            "waiting": waiting,
+            "problem": self._problem,
+        }
+
+    def refresh(self) -> int:
+        """Take up what is new in the log; return the newest revision there. Never raises: a problem
+        is kept for `status`, and the labels stay as they are.
+        """
+        with self._refreshing:
+            try:
+                head = self._log.advance(self._head) if self._head else self._log.head()
+                self._take_up(head)
+            except SightlineError as error:
+                self._complain(str(error))
+            return self._head
+
+    def close(self) -> None:
+        """Stop following the log."""
+        self._ended.set()
+
+    def _take_up(self, head: int) -> None:
+        schedule, problem = list(self._schedule), self._problem if head == self._head else ""
+        known = max(self._head, schedule[-1][1].revision)
+        # From the newest down to the first that counts already: nothing older will ever be read.
+        fresh: list[tuple[float, Reading]] = []
+        for number in range(head, known, -1):
+            try:
+                revision = self._log.read(number)
+                entry = (_when(revision), Reading(revision.map, self._log.classes, number))
+            except LabelMapError as error:
+                problem = problem or str(error)
+                continue
+            fresh.append(entry)
+            if entry[0] <= time.time():
+                break
+        schedule += reversed(fresh)
+        effective = max(n for n, (when, _) in enumerate(schedule) if when <= time.time())
+        if head != self._head:
+            logger.info("labels of %s are at revision %d", self._log.model, head)
+        self._schedule, self._head = tuple(schedule[effective:]), head
+        self._complain(problem)
+
+    def _complain(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            logger.warning("labels of %s: %s", self._log.model, problem)
+        self._problem = problem
+
+    def _follow(self, poll_seconds: float) -> None:
+        while not self._ended.wait(poll_seconds):
+            self.refresh()
+
+
+def _when(revision: Revision) -> float:
+    return AT_ONCE if revision.effective_at is None else revision.effective_at.timestamp()

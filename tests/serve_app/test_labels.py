@@ -1,0 +1,229 @@
+"""A model whose labels change while it answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from models.errors import ConfigError
+from models.label_edits import Edit, Hide, Merge, Rename, SetThreshold
+from models.label_log import Author, LabelLog, open_log
+from models.label_map import Reading
+from serve_app.asgi import build_asgi
+from serve_app.config import ServeOptions
+from serve_app.label_keeper import LabelKeeper
+from serve_app.model import ServedModel, open_served
+from tests.bundles import tiny_bundle
+from tests.serve_app.conftest import encode, refused
+
+ROOT = "/v2/models/caps"
+CLASSES = ("good", "dented", "scratched")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A bundle of kind dynamic."""
+    folder = tmp_path_factory.mktemp("models")
+    return tiny_bundle(folder, name="caps", kind="dynamic", classes=CLASSES)
+
+
+@pytest.fixture
+def model(bundle: str, tmp_path: Path) -> Iterator[ServedModel]:
+    """The model, which looks for new labels only when asked to."""
+    options = ServeOptions(
+        bundle=bundle, threads=1, label_store=str(tmp_path / "labels"), label_poll_seconds=3600
+    )
+    model = open_served(options)
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def log(model: ServedModel, tmp_path: Path) -> LabelLog:
+    """The log that the model follows."""
+    return open_log(str(tmp_path / "labels"), "caps", model.manifest.classes)
+
+
+@pytest.fixture
+def client(model: ServedModel) -> Iterator[TestClient]:
+    """A client of the model."""
+    url = f"http://test{ROOT}"
+    with TestClient(build_asgi(model), base_url=url, root_path=ROOT) as client:
+        yield client
+
+
+def write(log: LabelLog, *edits: Edit, at: datetime | None = None) -> int:
+    """Write one revision and return its number."""
+    author = Author("ann", "a test", effective_at=at)
+    return log.append(log.edited(edits, author)).number
+
+
+def classify(client: TestClient, **query: Any) -> Any:
+    """Return the answer for one image."""
+    answer = client.post("/classify", params=query, content=encode(3))
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_an_answer_names_the_revision_and_reads_its_own_write(
+    client: TestClient, log: LabelLog
+) -> None:
+    before = classify(client)
+    assert before["label_revision"] == 0
+    winner = before["label"]
+    number = write(log, Rename(label=winner, name="another name"))
+    assert classify(client)["label"] == winner  # nobody has looked yet
+    after = classify(client, min_revision=number)
+    assert (after["label"], after["label_revision"]) == ("another name", 1)
+    assert after["confidence"] == before["confidence"]
+    assert classify(client) == after  # and it does not go back
+
+
+def test_merged_labels_sum_and_a_hidden_winner_is_unknown(
+    client: TestClient, log: LabelLog
+) -> None:
+    scores = {each["label"]: each["probability"] for each in classify(client)["scores"]}
+    first, second, third = scores
+    number = write(log, Merge(labels=(second,), into=first))
+    merged = classify(client, min_revision=number)
+    assert merged["label"] == first
+    assert merged["confidence"] == pytest.approx(scores[first] + scores[second])
+    assert [each["label"] for each in merged["scores"]] == [first, third]
+    hidden = classify(client, min_revision=write(log, Hide(label=first)))
+    assert hidden["label"] == "unknown"
+    assert [each["label"] for each in hidden["scores"]] == [third]
+    strict = write(log, SetThreshold(threshold=1.0))
+    assert classify(client, min_revision=strict)["label"] == "unknown"
+
+
+def test_the_open_inference_protocol_answers_with_the_same_labels(
+    client: TestClient, log: LabelLog
+) -> None:
+    winner = classify(client)["label"]
+    number = write(log, Rename(label=winner, name="Schön: gut"))
+    classify(client, min_revision=number)
+    answer = client.post(
+        "/infer", content=encode(3), headers={"Inference-Header-Content-Length": "0"}
+    )
+    assert "Schön: gut".encode() in answer.content
+
+
+def test_a_revision_that_is_not_there_is_a_conflict(client: TestClient) -> None:
+    answer = client.post("/classify", params={"min_revision": 7}, content=encode())
+    assert "7 is not in effect here, 0 is" in refused(answer, 409, "label_revision")
+    answer = client.post("/classify", params={"min_revision": "x"}, content=encode())
+    refused(answer, 400, "bad_parameter")
+
+
+def test_a_revision_for_later_is_read_from_its_instant_on(
+    client: TestClient, log: LabelLog
+) -> None:
+    winner = classify(client)["label"]
+    at = datetime.now(UTC) + timedelta(seconds=1.5)
+    number = write(log, Rename(label=winner, name="later"), at=at)
+    refused(
+        client.post("/classify", params={"min_revision": number}, content=encode(3)),
+        409,
+        "label_revision",
+    )
+    assert classify(client)["label"] == winner
+    time.sleep(max(0, at.timestamp() - time.time()))
+    assert classify(client)["label"] == "later"  # without looking into the log again
+
+
+def test_a_broken_or_unreachable_log_never_stops_scoring(
+    client: TestClient, log: LabelLog, model: ServedModel, tmp_path: Path
+) -> None:
+    winner = classify(client)["label"]
+    write(log, Rename(label=winner, name="sound"))
+    keeper = model.labels
+    assert isinstance(keeper, LabelKeeper)
+    keeper.refresh()
+    (tmp_path / "labels" / "caps" / "000002.json").write_text("{")
+    assert keeper.refresh() == 2
+    assert "000002.json" in keeper.status()["problem"]
+    assert classify(client)["label"] == "sound"
+    number = write(log, Rename(label=winner, name="mended"))
+    assert classify(client, min_revision=number)["label"] == "mended"
+    assert keeper.status()["problem"] == ""
+    dead = LabelKeeper(open_log("s3://no-such-bucket-here", "caps", model.manifest.classes), 3600)
+    assert dead.current().revision == 0
+    assert dead.status()["problem"]
+    dead.close()
+
+
+def test_a_replica_that_starts_reads_what_counts_now(model: ServedModel, log: LabelLog) -> None:
+    write(log, Rename(label="good", name="one"))
+    later = datetime.now(UTC) + timedelta(hours=1)
+    write(log, Rename(label="good", name="two"), at=later)
+    write(log, Rename(label="good", name="three"), at=later)
+    keeper = LabelKeeper(log, 3600)
+    assert keeper.current().revision == 1
+    assert [each["revision"] for each in keeper.status()["waiting"]] == [2, 3]
+    assert write(log, Rename(label="good", name="now")) == 4
+    assert keeper.refresh() == 4
+    assert keeper.current().label_map.find("good").name == "now"
+    assert keeper.status()["waiting"] == []
+    keeper.close()
+
+
+def test_the_log_is_looked_at_again_and_again(model: ServedModel, log: LabelLog) -> None:
+    keeper = LabelKeeper(log, 0.02)
+    number = write(log, Rename(label="good", name="seen"))
+    deadline = time.monotonic() + 10
+    while keeper.current().revision < number:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    keeper.close()
+
+
+def test_every_answer_under_a_hail_of_revisions_is_what_its_revision_says(
+    client: TestClient, log: LabelLog, model: ServedModel
+) -> None:
+    keeper = LabelKeeper(log, 0.005)
+    probabilities = np.array([0.5, 0.3, 0.2], np.float32)
+    seen: list[tuple[int, str]] = []
+    done = threading.Event()
+
+    def score() -> None:
+        last = -1
+        while not done.is_set():
+            reading = keeper.current()
+            assert reading.revision >= last
+            last = reading.revision
+            seen.append((last, reading.read(probabilities, scores="none").label))
+
+    with ThreadPoolExecutor(4) as pool:
+        scoring = [pool.submit(score) for _ in range(4)]
+        for number in range(100):
+            write(log, Rename(label="good", name=f"name {number}"))
+        done.set()
+        for each in scoring:
+            each.result()
+    keeper.close()
+    said = {
+        number: Reading(log.read(number).map, log.classes, number)
+        .read(probabilities, scores="none")
+        .label
+        for number in {revision for revision, _ in seen}
+    }
+    assert len(said) > 1
+    assert all(said[revision] == label for revision, label in seen)
+
+
+def test_a_label_store_is_for_models_with_a_label_map_and_they_need_one(
+    bundle: str, bundle_uri: str
+) -> None:
+    with pytest.raises(ConfigError, match="which has a label map: set `label_store`"):
+        open_served(ServeOptions(bundle=bundle))
+    with pytest.raises(ConfigError, match="which has no label map: remove `label_store`"):
+        open_served(ServeOptions(bundle=bundle_uri, label_store="labels"))
