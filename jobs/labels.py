@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.console import make_console, readable_errors, set_up_logging
+from jobs.local_serving import LABEL_STORE
 from models.bundle import newest_version, open_bundle
 from models.errors import ConfigError, LabelMapError
 from models.label_diff import differences
@@ -32,7 +33,7 @@ from models.label_edits import parse_edits
 from models.label_log import Author, LabelLog, Revision, open_log
 from models.label_map import LabelMap, lookalikes, parse_map
 
-MODELS, LABELS = ".sightline/models", ".sightline/labels"
+MODEL_STORE = ".sightline/models"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,8 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("model", help="name of the model")
-        command.add_argument("--model-store", default=MODELS, help=f"default {MODELS}")
-        command.add_argument("--label-store", default=LABELS, help=f"default {LABELS}")
+        command.add_argument("--model-store", default=MODEL_STORE, help=f"default {MODEL_STORE}")
+        command.add_argument("--label-store", default=LABEL_STORE, help=f"default {LABEL_STORE}")
         command.set_defaults(run=run)
         return command
 

@@ -17,9 +17,11 @@ from typing import Any
 import httpx
 import yaml
 
-from models.bundle import newest_model, newest_version
+from models.bundle import newest_model, newest_version, open_bundle
 from models.errors import ConfigError, EngineError, NotFoundError
+from models.kinds import find_kind
 
+LABEL_STORE = ".sightline/labels"
 LOCAL_CONFIG = Path("configs/serve/local.yaml")
 POLL_SECONDS = 0.25
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
@@ -37,7 +39,8 @@ def local_config(path: Path = LOCAL_CONFIG) -> dict[str, Any]:
 
 
 def with_newest_bundles(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the serve file with each model at its newest published version, by absolute path.
+    """Return the serve file with each model at its newest published version, by absolute path, and
+    with the local label store where its labels may change.
 
     Raises `NotFoundError` for a model of which nothing is published.
     """
@@ -51,7 +54,9 @@ def with_newest_bundles(config: Mapping[str, Any]) -> dict[str, Any]:
             except NotFoundError as error:
                 raise NotFoundError(f"{error}: `make demo` makes one") from error
             uri = f"{store}/{name}/{version}"
-            arguments["bundle"] = uri if "://" in uri else str(Path(uri).absolute())
+            arguments["bundle"] = uri = absolute_uri(uri)
+            if find_kind(open_bundle(uri).manifest.kind).has_label_map:
+                arguments.setdefault("label_store", absolute_uri(LABEL_STORE))
         applications.append({**application, "args": arguments})
     return {**config, "applications": applications}
 
@@ -101,6 +106,11 @@ def check_port(config: Mapping[str, Any]) -> None:
                 "`serve deploy` or other server may be running. End it, or set http_options.port "
                 "in the serve file to a free port"
             ) from error
+
+
+def absolute_uri(uri: str) -> str:
+    """Return a URI as it is, and a path from the root: replicas have another working directory."""
+    return uri if "://" in uri else str(Path(uri).absolute())
 
 
 def base_url(config: Mapping[str, Any]) -> str:

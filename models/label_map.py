@@ -224,9 +224,9 @@ class Reading:
         """
         sums = self.sums(probabilities)
         order = np.argsort(-sums, kind="stable")
-        shown = [int(i) for i in order if self._is_active[i]]
-        wanted = {"top": top_k, "all": len(shown), "none": 0}[scores]
-        listed = tuple(Score(self._labels[i].name, float(sums[i]), i) for i in shown[:wanted])
+        wanted = {"top": top_k, "all": len(order), "none": 0}[scores]
+        shown = order[self._is_active[order]][:wanted].tolist()
+        listed = tuple(Score(self._labels[i].name, float(sums[i]), i) for i in shown)
         best = int(order[0])
         is_known = self._is_active[best] and sums[best] >= self._thresholds[best]
         name = self._labels[best].name if is_known else self.label_map.unknown

@@ -70,6 +70,8 @@ class TrainConfig(_Section):
     """A whole run."""
 
     name: Name  # of the model, as it will stand in its URL
+    # `dynamic`: its labels can be renamed, merged and hidden while it serves
+    kind: Literal["generic", "dynamic"] = "generic"
     store: str = ".sightline/models"  # bundles are published here
     runs: str = ".sightline/runs"  # checkpoints, quarantine, curves
     run: str | None = None  # name a run to be able to resume it; a new name is made otherwise

@@ -50,7 +50,6 @@ logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 32
 QUARANTINE_SHOWN = 5
-KIND = "generic"
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def _export(
         ServedNetwork(trained.network),
         folder,
         name=config.name,
-        kind=KIND,
+        kind=config.kind,
         classes=index.classes,
         preprocess=config.preprocess,
         reference_images=reference_images(config, index),

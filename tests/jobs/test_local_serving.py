@@ -34,6 +34,12 @@ def test_models_are_served_at_their_newest_version_each_at_its_own_path(tmp_path
     assert with_models(config, [])["applications"][1]["name"] == "cells"  # published last
 
 
+def test_a_model_whose_labels_may_change_gets_the_label_store(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path, name="caps", kind="dynamic")
+    config = with_newest_bundles(config_with(f"{tmp_path}/caps/1"))
+    assert config["applications"][1]["args"]["label_store"].endswith("/.sightline/labels")
+
+
 def test_what_cannot_be_served_is_named(tmp_path: Path) -> None:
     config = config_with(f"{tmp_path}/elpv/1")
     with pytest.raises(NotFoundError, match="make demo"):
