@@ -1,17 +1,26 @@
-"""A tiny real model behind the real HTTP application, without Serve."""
+"""A tiny real model behind the real HTTP application, without Serve and with it."""
 
 from __future__ import annotations
 
+import importlib
 import io
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import httpx
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from starlette.testclient import TestClient
 
+from cluster.session import Session
 from models.bundle import open_bundle
 from models.predictor import Predictor, open_predictor
 from serve_app.asgi import build_asgi
@@ -21,6 +30,8 @@ from tests.bundles import tiny_bundle
 
 ROOT = "/v2/models/tiny"  # where Serve mounts the application
 SIZE = 64
+CONFIG = Path(__file__).parents[2] / "configs" / "serve" / "local.yaml"
+SECONDS_TO_START = 120
 
 
 class Response(Protocol):
@@ -94,3 +105,61 @@ def client(model: ServedModel) -> Iterator[TestClient]:
     """A client whose paths begin where the model is mounted, as behind Serve."""
     with TestClient(build_asgi(model), base_url=f"http://test{ROOT}", root_path=ROOT) as client:
         yield client
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the applications of the serve file answer."""
+
+    url: str
+    address: str  # without the scheme, as tritonclient wants it
+
+
+@pytest.fixture(scope="session")
+def server(ray_session: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`serve deploy configs/serve/local.yaml`, with a tiny model in the place of the demo's."""
+    from ray import serve
+
+    config = yaml.safe_load(CONFIG.read_text())
+    folder = tmp_path_factory.mktemp("models")
+    port = _free_port()
+    config["http_options"]["port"] = port
+    config["applications"][1]["args"] = {"bundle": tiny_bundle(folder, name="elpv"), "replicas": 1}
+    (folder / "serve.yaml").write_text(yaml.safe_dump(config))
+    command = [str(Path(sys.executable).with_name("serve")), "deploy", str(folder / "serve.yaml")]
+    subprocess.run([*command, "--address", ray_session.dashboard_url], check=True, timeout=120)
+    server = Server(f"http://127.0.0.1:{port}", f"127.0.0.1:{port}")
+    _wait_until_ready(server)
+    yield server
+    serve.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def run_application(application: dict[str, Any], args: dict[str, Any]) -> None:
+    """Deploy one more application, as an entry of a serve file says, and wait until it runs."""
+    from ray import serve
+
+    module, name = application["import_path"].split(":")
+    build = getattr(importlib.import_module(module), name)
+    serve.run(build(args), name=application["name"], route_prefix=application["route_prefix"])
+
+
+def _wait_until_ready(server: Server) -> None:
+    deadline = time.monotonic() + SECONDS_TO_START
+    while True:
+        try:
+            answer = httpx.post(
+                f"{server.url}/v2/repository/index", json={"ready": True}, timeout=5
+            )
+            if answer.status_code == 200 and [entry["name"] for entry in answer.json()] == ["elpv"]:
+                return
+        except httpx.TransportError:  # HAProxy is not up yet
+            pass
+        assert time.monotonic() < deadline, "the model does not become ready"
+        time.sleep(0.3)

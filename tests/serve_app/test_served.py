@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,71 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
-from cluster.session import Session
 from tests.bundles import tiny_bundle
-from tests.serve_app.conftest import encode
+from tests.serve_app.conftest import CONFIG, Server, encode, run_application
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
-
-CONFIG = Path(__file__).parents[2] / "configs" / "serve" / "local.yaml"
-SECONDS_TO_START = 120
-
-
-@dataclass(frozen=True)
-class Server:
-    """Where the applications of the serve file answer."""
-
-    url: str
-    address: str  # without the scheme, as tritonclient wants it
-
-
-@pytest.fixture(scope="module")
-def server(ray_session: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`serve deploy configs/serve/local.yaml`, with a tiny model in the place of the demo's."""
-    from ray import serve
-
-    config = yaml.safe_load(CONFIG.read_text())
-    folder = tmp_path_factory.mktemp("models")
-    port = _free_port()
-    config["http_options"]["port"] = port
-    config["applications"][1]["args"] = {"bundle": tiny_bundle(folder, name="elpv"), "replicas": 1}
-    (folder / "serve.yaml").write_text(yaml.safe_dump(config))
-    command = [str(Path(sys.executable).with_name("serve")), "deploy", str(folder / "serve.yaml")]
-    subprocess.run([*command, "--address", ray_session.dashboard_url], check=True, timeout=120)
-    server = Server(f"http://127.0.0.1:{port}", f"127.0.0.1:{port}")
-    _wait_until_ready(server)
-    yield server
-    serve.shutdown()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def _run(application: dict[str, Any], args: dict[str, Any]) -> None:
-    from ray import serve
-
-    module, name = application["import_path"].split(":")
-    build = getattr(importlib.import_module(module), name)
-    serve.run(build(args), name=application["name"], route_prefix=application["route_prefix"])
-
-
-def _wait_until_ready(server: Server) -> None:
-    deadline = time.monotonic() + SECONDS_TO_START
-    while True:
-        try:
-            answer = httpx.post(
-                f"{server.url}/v2/repository/index", json={"ready": True}, timeout=5
-            )
-            if answer.status_code == 200 and [entry["name"] for entry in answer.json()] == ["elpv"]:
-                return
-        except httpx.TransportError:  # HAProxy is not up yet
-            pass
-        assert time.monotonic() < deadline, "the model does not become ready"
-        time.sleep(0.3)
 
 
 # --- plain HTTP ----------------------------------------------------------------------------------
@@ -136,7 +70,7 @@ def test_more_requests_than_the_queue_takes_are_429_and_the_others_are_answered(
         "route_prefix": "/v2/models/narrow",
     }
     limits = {"max_ongoing_requests": 1, "max_queued_requests": 1, "num_cpus": 0.1}
-    _run(application, {"bundle": uri, "replicas": 1, **limits})
+    run_application(application, {"bundle": uri, "replicas": 1, **limits})
     url = f"{server.url}/v2/models/narrow/classify"
     image = encode(size=(1200, 1200))
 
@@ -162,7 +96,7 @@ def test_a_missing_bundle_fails_the_deployment_with_the_place_that_was_tried(
     relative = ".sightline/no-such-models/elpv/1"
     args = {"bundle": relative, "replicas": 1, "num_cpus": 0.1}
     with pytest.raises(RuntimeError):
-        _run(application, args)
+        run_application(application, args)
     status = serve.status().applications["none"]
     index = httpx.post(f"{server.url}/v2/repository/index").json()
     serve.delete("none")
