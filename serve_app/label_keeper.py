@@ -175,7 +175,11 @@ class LabelKeeper:
 
     def _follow(self, poll_seconds: float) -> None:
         while not self._ended.wait(poll_seconds):
-            self.refresh()
+            try:
+                self.refresh()
+            # this thread has to live as long as the replica; the labels stay as they are
+            except Exception:
+                logger.exception("labels of %s: looking for a new revision failed", self._log.model)
 
 
 def _when(revision: Revision) -> float:
