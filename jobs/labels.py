@@ -102,6 +102,7 @@ def write(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[st
     if given.dry_run:
         console.print("a dry run: nothing was stored")
         return {"model": log.model, "revision": made.parent, "dry_run": True}
+    log.check_store()
     stored = log.append(made)
     console.print(f"revision {stored.number} is stored in {log.store.uri}", highlight=False)
     return {"model": log.model, "revision": stored.number}

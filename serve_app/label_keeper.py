@@ -41,6 +41,10 @@ class Labels(Protocol):
         """Return what an answer says of the reading it was made with."""
         ...
 
+    def status(self) -> dict[str, Any]:
+        """Return where this replica stands, for `/config`; nothing where labels do not change."""
+        ...
+
     def close(self) -> None:
         """Stop following the log."""
         ...
@@ -62,6 +66,10 @@ class FixedLabels:
 
     def facts(self, reading: Reading) -> dict[str, object]:
         """Return nothing: every answer is made with the same labels."""
+        return {}
+
+    def status(self) -> dict[str, Any]:
+        """Return nothing: there is no log to stand anywhere in."""
         return {}
 
     def close(self) -> None:
@@ -125,6 +133,7 @@ class LabelKeeper:
         ]
         return {
             "revision": current.revision,
+            "names": [label.name for label in current.label_map.living],
             "newest": self._head,
             "waiting": waiting,
             "problem": self._problem,

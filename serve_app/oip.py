@@ -37,7 +37,9 @@ def oip_routes(model: ServedModel) -> Routes:
         return json_reply({"name": model.manifest.name, "ready": True})
 
     async def get_config(request: Request) -> Reply:
-        return json_reply(config)
+        labels = model.labels.status()
+        own = config["sightline"] | ({"labels": labels} if labels else {})
+        return json_reply({**config, "sightline": own})
 
     return {
         "/infer": {"POST": infer(model)},

@@ -26,7 +26,7 @@ from tests.bundles import tiny_bundle
 from tests.serve_app.conftest import encode, refused
 
 ROOT = "/v2/models/caps"
-CLASSES = ("good", "dented", "scratched")
+CLASSES = ("good", "dented", "torn")
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,22 @@ def test_the_open_inference_protocol_answers_with_the_same_labels(
         "/infer", content=encode(3), headers={"Inference-Header-Content-Length": "0"}
     )
     assert "Schön: gut".encode() in answer.content
+
+
+def test_config_tells_where_the_labels_of_the_replica_stand(
+    client: TestClient, log: LabelLog
+) -> None:
+    number = write(log, Rename(label="good", name="ok"), Hide(label="torn"))
+    later = write(log, Rename(label="good", name="fine"), at=datetime(2100, 1, 1, tzinfo=UTC))
+    classify(client, min_revision=number)
+    status = client.get("/config").json()["sightline"]["labels"]
+    assert status == {
+        "revision": number,
+        "names": ["ok", "dented", "torn"],
+        "newest": later,
+        "waiting": [{"revision": later, "effective_at": "2100-01-01T00:00:00+00:00"}],
+        "problem": "",
+    }
 
 
 def test_a_revision_that_is_not_there_is_a_conflict(client: TestClient) -> None:
