@@ -12,7 +12,6 @@ since it also complains about harmless trailing bytes.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +22,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from models.errors import ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
+from models.jpeg_scans import check_scans
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -35,11 +35,6 @@ MIB = 1 << 20
 EXIF_TAG_ORIENTATION = 0x0112
 TIFF_TAG_TILE_WIDTH, TIFF_TAG_TILE_LENGTH = 322, 323
 WHITE = (255, 255, 255, 255)
-START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", 0xD9
-# Any marker of a JPEG but those that stand within the data of a scan: stuffing, fill, restarts.
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-MAX_SCANS = 100
-ALWAYS_SCANS = 16  # taken even at the pixel limit
 
 
 @dataclass(frozen=True)
@@ -128,7 +123,7 @@ def _decode_jpeg(data: bytes, limits: ImageLimits, smallest: tuple[int, int]) ->
     except ValueError as error:
         raise ImageDecodeError(f"damaged JPEG: {_first_line(error)}") from error
     _check_pixels(height, width, limits)
-    _check_scans(data, height * width, limits)
+    check_scans(data, height * width, limits.max_pixels)
     if colourspace in ("CMYK", "YCCK"):
         return _decode_pillow(data, "JPEG", limits)
     orientation = _jpeg_orientation(data)
@@ -224,33 +219,6 @@ def _check_pixels(height: int, width: int, limits: ImageLimits) -> None:
             "more than the "
             f"limit of {limits.max_pixels / 1e6:,.0f} million"
         )
-
-
-def _check_scans(data: bytes, num_pixels: int, limits: ImageLimits) -> None:
-    """Refuse a JPEG made to be slow: every scan is decoded over the whole picture (9.5 ms at 4
-    million pixels), and a scan that says nothing takes 14 bytes. Encoders write ten or so.
-    """
-    allowed = min(MAX_SCANS, max(ALWAYS_SCANS, ALWAYS_SCANS * limits.max_pixels // num_pixels))
-    if data.count(START_OF_SCAN) <= allowed:  # the marker may stand in metadata too, so count well
-        return
-    num_scans = _count_scans(data)
-    if num_scans > allowed:
-        raise ImageTooLargeError(
-            f"the JPEG has {num_scans:,} scans; at most {allowed} are taken at its size. Save it "
-            "again as a baseline JPEG"
-        )
-
-
-def _count_scans(data: bytes) -> int:
-    """Walk through the segments of a JPEG up to its end and count the scans."""
-    num_scans, position = 0, 2
-    while (found := _MARKER.search(data, position)) is not None:
-        marker, position = data[found.start() + 1], found.end()
-        if marker == END_OF_IMAGE:
-            break
-        num_scans += marker == START_OF_SCAN[1]
-        position += int.from_bytes(data[position : position + 2], "big")
-    return num_scans
 
 
 def _jpeg_orientation(data: bytes) -> int:

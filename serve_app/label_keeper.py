@@ -16,7 +16,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from models.errors import LabelMapError, SightlineError
+from models.errors import LabelMapError, NotFoundError, SightlineError
 from models.label_log import LabelLog, Revision
 from models.label_map import Reading, first_reading
 from serve_app.errors import RequestError, bad_request
@@ -83,7 +83,7 @@ class LabelKeeper:
         """Load what is there; a log that cannot be read leaves the model's own classes."""
         self._log = log
         self._head = 0
-        self._problem = ""
+        self._unreachable, self._broken = "", ""
         # (when, reading) by rising revision; the last one whose time has come counts.
         self._schedule: tuple[tuple[float, Reading], ...] = ((AT_ONCE, first_reading(log.classes)),)
         self._refreshing = threading.Lock()
@@ -100,7 +100,9 @@ class LabelKeeper:
         if len(schedule) == 1:
             return schedule[0][1]
         now = time.time()
-        return next(reading for when, reading in reversed(schedule) if when <= now)
+        # The first has counted before, whatever a clock that is set back says.
+        due = (reading for when, reading in reversed(schedule) if when <= now)
+        return next(due, schedule[0][1])
 
     async def at_least(self, revision: int) -> Reading:
         """Return a reading of that revision or a later one; looks into the log if need be.
@@ -111,7 +113,7 @@ class LabelKeeper:
             await asyncio.to_thread(self.refresh)
         reading = self.current()
         if reading.revision < revision:
-            why = f"; {self._problem}" if self._problem else ""
+            why = f"; {self._problem()}" if self._problem() else ""
             raise RequestError(
                 409,
                 "label_revision",
@@ -136,7 +138,7 @@ class LabelKeeper:
             "names": [label.name for label in current.label_map.living],
             "newest": self._head,
             "waiting": waiting,
-            "problem": self._problem,
+            "problem": self._problem(),
         }
 
     def refresh(self) -> int:
@@ -144,11 +146,16 @@ class LabelKeeper:
         is kept for `status`, and the labels stay as they are.
         """
         with self._refreshing:
+            before = self._problem()
             try:
                 head = self._log.advance(self._head) if self._head else self._log.head()
-                self._take_up(head)
+                if head != self._head:
+                    self._take_up(head)
+                self._unreachable = ""
             except SightlineError as error:
-                self._complain(str(error))
+                self._unreachable = str(error)
+            if self._problem() not in ("", before):
+                logger.warning("labels of %s: %s", self._log.model, self._problem())
             return self._head
 
     def close(self) -> None:
@@ -156,31 +163,29 @@ class LabelKeeper:
         self._ended.set()
 
     def _take_up(self, head: int) -> None:
-        schedule, problem = list(self._schedule), self._problem if head == self._head else ""
-        known = max(self._head, schedule[-1][1].revision)
-        # From the newest down to the first that counts already: nothing older will ever be read.
+        """Read the revisions up to `head`, from the newest down to the first that counts already:
+        nothing older will ever be read.
+        """
+        broken = ""
         fresh: list[tuple[float, Reading]] = []
-        for number in range(head, known, -1):
+        for number in range(head, self._head, -1):
             try:
                 revision = self._log.read(number)
                 entry = (_when(revision), Reading(revision.map, self._log.classes, number))
-            except LabelMapError as error:
-                problem = problem or str(error)
+            except (LabelMapError, NotFoundError) as error:
+                broken = broken or str(error)
                 continue
             fresh.append(entry)
             if entry[0] <= time.time():
                 break
-        schedule += reversed(fresh)
-        effective = max(n for n, (when, _) in enumerate(schedule) if when <= time.time())
-        if head != self._head:
-            logger.info("labels of %s are at revision %d", self._log.model, head)
-        self._schedule, self._head = tuple(schedule[effective:]), head
-        self._complain(problem)
+        schedule = [*self._schedule, *reversed(fresh)]
+        now = time.time()
+        due = max((n for n, (when, _) in enumerate(schedule) if when <= now), default=0)
+        self._schedule, self._head, self._broken = tuple(schedule[due:]), head, broken
+        logger.info("labels of %s are at revision %d", self._log.model, head)
 
-    def _complain(self, problem: str) -> None:
-        if problem and problem != self._problem:
-            logger.warning("labels of %s: %s", self._log.model, problem)
-        self._problem = problem
+    def _problem(self) -> str:
+        return self._unreachable or self._broken
 
     def _follow(self, poll_seconds: float) -> None:
         while not self._ended.wait(poll_seconds):

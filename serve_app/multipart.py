@@ -38,7 +38,9 @@ def read_parts(body: bytes, content_type: str, max_parts: int) -> list[Part]:
             "bad_multipart",
         )
     opening, delimiter = b"--" + boundary, b"\r\n--" + boundary
-    check_count(body.count(delimiter) + body.startswith(opening) - 1 or 1, max_parts)
+    num_boundaries = body.count(delimiter) + body.startswith(opening)
+    if num_boundaries > max_parts + 1:  # before anything is cut; the last one ends the body
+        check_count(num_boundaries - 1, max_parts)
     # What precedes the first boundary is a preamble, which is ignored.
     pieces = body.removeprefix(opening).split(delimiter)
     parts: list[Part] = []

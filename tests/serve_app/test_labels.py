@@ -171,6 +171,15 @@ def test_a_broken_or_unreachable_log_never_stops_scoring(
     number = write(log, Rename(label=winner, name="mended"))
     assert classify(client, min_revision=number)["label"] == "mended"
     assert keeper.status()["problem"] == ""
+    (tmp_path / "labels" / "caps").rename(tmp_path / "away")
+    (tmp_path / "labels" / "caps").write_text("a file where the folder was")
+    keeper.refresh()
+    assert keeper.status()["problem"]
+    assert classify(client)["label"] == "mended"
+    (tmp_path / "labels" / "caps").unlink()
+    (tmp_path / "away").rename(tmp_path / "labels" / "caps")
+    keeper.refresh()
+    assert keeper.status()["problem"] == ""
     dead = LabelKeeper(open_log("s3://no-such-bucket-here", "caps", model.manifest.classes), 3600)
     assert dead.current().revision == 0
     assert dead.status()["problem"]
@@ -189,6 +198,30 @@ def test_a_replica_that_starts_reads_what_counts_now(model: ServedModel, log: La
     assert keeper.refresh() == 4
     assert keeper.current().label_map.find("good").name == "now"
     assert keeper.status()["waiting"] == []
+    keeper.close()
+
+
+def test_a_clock_that_is_set_back_takes_no_labels_away(
+    client: TestClient, log: LabelLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = datetime.now(UTC) + timedelta(seconds=0.3)
+    number = write(log, Rename(label="good", name="due"), at=at)
+    write(log, Rename(label="good", name="later"), at=datetime(2100, 1, 1, tzinfo=UTC))
+    time.sleep(0.4)
+    assert classify(client, min_revision=number)["label_revision"] == number
+    before = time.time() - 3600
+    monkeypatch.setattr("serve_app.label_keeper.time.time", lambda: before)
+    assert classify(client)["label_revision"] == number
+
+
+def test_a_hole_in_the_log_is_told_and_passed_over(log: LabelLog, tmp_path: Path) -> None:
+    write(log, Rename(label="good", name="one"))
+    write(log, Rename(label="good", name="two"))
+    write(log, Rename(label="good", name="three"), at=datetime(2100, 1, 1, tzinfo=UTC))
+    (tmp_path / "labels" / "caps" / "000002.json").unlink()
+    keeper = LabelKeeper(log, 3600)
+    assert keeper.current().revision == 1
+    assert "000002.json" in keeper.status()["problem"]
     keeper.close()
 
 
