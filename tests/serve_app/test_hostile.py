@@ -50,6 +50,13 @@ def test_a_body_made_to_be_slow_is_refused_with_a_short_answer(
     assert time.process_time() - started < 1
 
 
+@pytest.mark.parametrize("path", ["/classify", "/infer"])
+def test_json_of_countless_values_is_not_even_parsed(client: TestClient, path: str) -> None:
+    body = b'{"image":[' + b"[]," * 120_000 + b"[]]}"
+    told = refused(client.post(path, content=body, headers=JSON), 400, "bad_json")
+    assert "lists, objects and commas" in told
+
+
 @pytest.mark.parametrize("key", ["datatype", "shape", "name"])
 @pytest.mark.parametrize("value", ["[" * 1000 + "]" * 1000, '"' + "x" * 300_000 + '"'])
 def test_a_deep_or_long_value_is_told_in_short(client: TestClient, key: str, value: str) -> None:
