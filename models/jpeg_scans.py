@@ -23,7 +23,8 @@ def check_scans(data: bytes, num_pixels: int, max_pixels: int) -> None:
     picture, 16 at the pixel limit.
     """
     allowed = min(MAX_SCANS, ALWAYS_SCANS * max(1, max_pixels // max(1, num_pixels)))
-    # The two bytes may stand in metadata or behind the picture too; counting well takes longer.
+    # The two bytes may stand in metadata or behind the picture too, but counting well takes longer
+    # (this: 0.04 ms for 36 kB, beside 1 ms of decoding).
     if data.count(bytes([0xFF, START_OF_SCAN])) <= allowed:
         return
     num_scans = count_scans(data)
