@@ -27,12 +27,19 @@ class RequestError(SightlineError):
     """A request that cannot be answered, with the status to say so."""
 
     def __init__(
-        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        details: Mapping[str, object] | None = None,
     ) -> None:
+        """`details` stand in the body beside `error` and `code`."""
         super().__init__(message)
         self.status = status
         self.code = code
         self.headers = dict(headers or {})
+        self.details = dict(details or {})
 
 
 # The first row that fits counts, so a subclass stands before its parent.
@@ -49,9 +56,10 @@ def bad_request(message: str, code: str = "bad_request") -> RequestError:
     return RequestError(400, code, message)
 
 
-def explain(error: SightlineError) -> dict[str, str]:
+def explain(error: SightlineError) -> dict[str, object]:
     """Return the error form, as it stands in a body or beside other images' answers."""
-    return {"error": str(error), "code": error.code}
+    details = error.details if isinstance(error, RequestError) else {}
+    return {"error": str(error), "code": error.code, **details}
 
 
 def status_of(error: Exception) -> int:
@@ -61,15 +69,19 @@ def status_of(error: Exception) -> int:
     return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
 
 
-def error_reply(error: Exception) -> Reply:
-    """Return the answer for an error, and log those that are the server's fault."""
+def told(error: Exception) -> tuple[int, dict[str, object]]:
+    """Return the status of an error and what a client is told of it; logs those that are the
+    server's fault.
+    """
     status = status_of(error)
-    if isinstance(error, RequestError):
-        return json_reply(explain(error), status, error.headers)
-    if isinstance(error, SightlineError) and status < 500:
-        return json_reply(explain(error), status)
+    if isinstance(error, RequestError) or (isinstance(error, SightlineError) and status < 500):
+        return status, explain(error)
     logger.error("a request failed", exc_info=error)
     code = error.code if isinstance(error, EngineError) else SightlineError.code
-    return json_reply(
-        {"error": "the server failed; the reason is in its log", "code": code}, status
-    )
+    return status, {"error": "the server failed; the reason is in its log", "code": code}
+
+
+def error_reply(error: Exception) -> Reply:
+    """Return the answer for an error."""
+    status, form = told(error)
+    return json_reply(form, status, error.headers if isinstance(error, RequestError) else None)

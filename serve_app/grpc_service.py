@@ -1,4 +1,4 @@
-"""The gRPC service that Serve's gRPC ingress offers: a serve file names `add_inference_service` among
+"""The gRPC service that Serve's gRPC ingress offers: a serve file names `add_inference_service` in
 its `grpc_servicer_functions`.
 
 Serve puts itself in the place of the handlers: it calls the method of that name of the replica, and

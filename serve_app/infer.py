@@ -6,6 +6,7 @@ Both wires of the Open Inference Protocol end here, so they cannot answer differ
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +18,20 @@ from serve_app.errors import RequestError, status_of
 from serve_app.model import ServedModel
 from serve_app.tensors import Answered, Asked, Images, Tensor, Wanted
 
+Written = TypeVar("Written")
 
-async def infer(model: ServedModel, asked: Asked) -> Answered:
-    """Score the images of one request with one reading of the labels, from start to end."""
+
+async def infer(model: ServedModel, asked: Asked, write: Callable[[Answered], Written]) -> Written:
+    """Score the images of one request with one reading of the labels, from start to end, and let
+    the wire write the answer.
+    """
     labels = model.labels
     least = asked.min_revision
     reading = await labels.at_least(least) if least else labels.current()
     predictions = await _predict(model, asked.images)
-    tensors = [_output(reading, predictions, wanted) for wanted in asked.wanted]
-    return Answered(asked.id, tensors, labels.facts(reading))
+    with model.statistics.output():
+        tensors = [_output(reading, predictions, wanted) for wanted in asked.wanted]
+        return write(Answered(asked.id, tensors, labels.facts(reading)))
 
 
 async def _predict(model: ServedModel, images: Images) -> Sequence[Prediction]:

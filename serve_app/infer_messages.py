@@ -86,7 +86,7 @@ def _given(request: Any, view: View, limits: Limits) -> Given:
         expected = " or ".join(view.inputs)
         raise bad_request(f"expected one input, {expected}; got {len(request.inputs)}")
     tensor = request.inputs[0]
-    check_parameters(_plain(tensor.parameters, f"input {tensor.name!r}"), f"input {tensor.name!r}")
+    _plain(tensor.parameters, f"input {tensor.name!r}")
     if len(tensor.shape) > MAX_DIMENSIONS:
         raise bad_request(f"input {tensor.name!r} has {len(tensor.shape)} dimensions")
     return Given(tensor.name, tensor.datatype, list(tensor.shape), _data(request, tensor, limits))
@@ -125,7 +125,7 @@ def _plain(parameters: Any, thing: str) -> Mapping[str, Any]:
     for name, value in parameters.items():
         choice = value.WhichOneof("choice")
         plain[name] = getattr(value, choice) if choice else None
-    return plain
+    return check_parameters(plain, thing)
 
 
 def _array(values: Any, dtype: type) -> Numbers:

@@ -92,6 +92,8 @@ def _own_facts(model: ServedModel) -> dict[str, Any]:
     labels = model.labels.status()
     return {
         "kind": model.kind.name,
+        "calls": sorted(model.kind.calls),
+        "has_label_map": model.kind.has_label_map,
         "version": manifest.version,
         "bundle": model.predictor.bundle.uri,
         "created": manifest.created,
