@@ -18,7 +18,8 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 from google.protobuf import json_format  # type: ignore[import-untyped]
 
-from serve_app.errors import RequestError, told
+from serve_app.errors import RequestError, bad_request, told
+from serve_app.grpc_service import Unreadable
 from serve_app.identity import declared, server_metadata
 from serve_app.infer import infer
 from serve_app.infer_messages import infer_response, parse_request
@@ -61,7 +62,7 @@ def _call(scope: str) -> Callable[[Answer], Call]:
         async def call(self: GrpcCalls, request: Any, grpc_context: Any) -> Any:
             try:
                 self._require(grpc_context, scope)
-                return await answer(self, request)
+                return await answer(self, _read(request))
             # a call may fail, the server may not; `told` tells the two apart
             except Exception as error:
                 _tell(error, grpc_context)
@@ -154,10 +155,10 @@ class GrpcCalls:
             response = message("ModelStreamInferResponse")()
             try:
                 with self._model.gate.admitted():
-                    response.infer_response.CopyFrom(await self._infer(request))
+                    response.infer_response.CopyFrom(await self._infer(_read(request)))
             except Exception as error:  # the same border as in `_call`
                 response.error_message = str(told(error)[1]["error"])
-                response.infer_response.id = request.id
+                response.infer_response.id = getattr(request, "id", "")
             yield response
 
     @_call(INFER)
@@ -241,6 +242,12 @@ class GrpcCalls:
     def _require(self, grpc_context: Any, scope: str) -> None:
         if scope:
             self._keys.require(dict(grpc_context.invocation_metadata()), scope)
+
+
+def _read(request: Any) -> Any:
+    if isinstance(request, Unreadable):
+        raise bad_request(request.reason, "bad_message")
+    return request
 
 
 def _tell(error: Exception, grpc_context: Any) -> None:

@@ -56,13 +56,8 @@ MESSAGES: Mapping[str, Mapping[str, tuple[int, str]]] = {
         "choice.uint64_param": (5, "uint64"),
     },
     "InferTensorContents": {
-        "bool_contents": (1, "bool*"),
-        "int_contents": (2, "int32*"),
-        "int64_contents": (3, "int64*"),
         "uint_contents": (4, "uint32*"),
-        "uint64_contents": (5, "uint64*"),
         "fp32_contents": (6, "float*"),
-        "fp64_contents": (7, "double*"),
         "bytes_contents": (8, "bytes*"),
     },
     "InferInputTensor": {
