@@ -78,6 +78,8 @@ def test_a_dry_run_stores_nothing(shell: Shell) -> None:
     line, shown = shell.run("hide", "good", "--dry-run")
     assert line == {"model": "caps", "revision": 0, "dry_run": True}
     assert "status active -> hidden" in shown
+    assert "on 60 validation images, before -> after" in shown
+    assert "0.000 -> " in shown  # the share that is unknown
     assert shell.run("show")[0]["revision"] == 0
 
 
