@@ -28,6 +28,7 @@ from jobs.label_tables import print_changes, print_history, print_map, print_wha
 from jobs.local_serving import LABEL_STORE
 from models.bundle import Bundle, newest_version, open_bundle
 from models.errors import ConfigError, LabelMapError
+from models.kinds import find_kind
 from models.label_diff import differences, notes
 from models.label_edits import parse_edits
 from models.label_log import LabelLog, open_log
@@ -222,8 +223,11 @@ def _newest_bundle(given: argparse.Namespace) -> Bundle:
 
 def _open(given: argparse.Namespace) -> LabelLog:
     manifest = _newest_bundle(given).manifest
-    if not manifest.classes:
-        raise ConfigError(f"model {manifest.label} is of kind {manifest.kind!r}: it has no labels")
+    if not find_kind(manifest.kind).has_label_map:
+        raise ConfigError(
+            f"model {manifest.label} is of kind {manifest.kind!r}, which has no label map; train it "
+            "with kind=dynamic"
+        )
     return open_log(given.label_store, manifest.name, manifest.classes)
 
 

@@ -37,7 +37,8 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
     """A shell with a model of three classes."""
-    tiny_bundle(tmp_path / "m", name="caps", classes=("good", "dented", "scratched"))
+    classes = ("good", "dented", "scratched")
+    tiny_bundle(tmp_path / "m", name="caps", kind="dynamic", classes=classes)
     return Shell(tmp_path, capsys)
 
 
@@ -108,8 +109,9 @@ def test_what_cannot_be_done_is_said_in_a_sentence(shell: Shell) -> None:
     assert "needs an author" in shell.refused("restore", "good", "--author", "")
 
 
-def test_a_model_without_labels_has_no_map(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["generic", "embedding"])
+def test_a_model_whose_labels_are_fixed_has_no_map(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    tiny_bundle(tmp_path / "m", name="caps", kind="embedding")
-    assert "it has no labels" in Shell(tmp_path, capsys).refused("show")
+    tiny_bundle(tmp_path / "m", name="caps", kind=kind)
+    assert "has no label map" in Shell(tmp_path, capsys).refused("show")
