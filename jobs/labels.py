@@ -225,8 +225,8 @@ def _open(given: argparse.Namespace) -> LabelLog:
     manifest = _newest_bundle(given).manifest
     if not find_kind(manifest.kind).has_label_map:
         raise ConfigError(
-            f"model {manifest.label} is of kind {manifest.kind!r}, which has no label map; train it "
-            "with kind=dynamic"
+            f"model {manifest.label} is of kind {manifest.kind!r}, which has no label map; train "
+            "it with kind=dynamic"
         )
     return open_log(given.label_store, manifest.name, manifest.classes)
 
