@@ -1,4 +1,4 @@
-"""The application at `/`: what this server is, whether it is ready, and which models it has.
+"""The application at `/`: the page, what this server is, whether it is ready, and its models.
 
 It knows of no model in advance: it asks Serve which applications run, and their replicas which
 model they hold. An application counts as a model when its deployment is named as in
@@ -21,6 +21,7 @@ from starlette.requests import Request
 from serve_app.config import CatalogOptions, parse_options
 from serve_app.errors import RequestError, bad_request
 from serve_app.limits import read_body
+from serve_app.pages import page_routes
 from serve_app.replica import DEPLOYMENT
 from serve_app.replies import Reply, json_reply
 from serve_app.routing import Api
@@ -59,7 +60,7 @@ class Catalog:
         """Return the HTTP application; Serve asks for it once, after the constructor."""
         return Api(
             {
-                "": {"GET": self.get_server},
+                **page_routes(),
                 "/v2": {"GET": self.get_server},
                 "/v2/health/live": {"GET": self.get_live},
                 "/v2/health/ready": {"GET": self.get_ready},
