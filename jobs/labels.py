@@ -28,10 +28,11 @@ from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.local_serving import LABEL_STORE
 from models.bundle import newest_version, open_bundle
 from models.errors import ConfigError, LabelMapError
-from models.label_diff import differences
+from models.label_diff import differences, notes
 from models.label_edits import parse_edits
-from models.label_log import Author, LabelLog, Revision, open_log
-from models.label_map import LabelMap, lookalikes, parse_map
+from models.label_log import LabelLog, open_log
+from models.label_map import LabelMap, parse_map
+from models.label_revision import Author, Change, Revision
 
 MODEL_STORE = ".sightline/models"
 
@@ -62,13 +63,13 @@ def history(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[
     for column in ("revision", "time", "author", "reason", "changes"):
         table.add_column(column)
     numbers = []
-    for revision in log.history():
+    for number, revision in log.history():
         if isinstance(revision, LabelMapError):
-            table.add_row("", "", "", f"[red]broken[/]: {revision}", "")
+            table.add_row(str(number), "", "", f"[red]broken[/]: {revision}", "")
             continue
-        numbers.append(revision.number)
+        numbers.append(number)
         table.add_row(
-            str(revision.number),
+            str(number),
             f"{revision.time:%Y-%m-%d %H:%M:%S}" if revision.number else "",
             revision.author,
             revision.reason,
@@ -92,39 +93,41 @@ def diff(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[str
 
 
 def write(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Make the edits of a command and store them, unless it is a dry run."""
+    """Make the change of a command and store it, unless it is a dry run."""
     author = Author(given.author, given.reason, given.request_key, given.effective_at)
-    made = given.make(log, given, author)
+    change = given.make(given)
+    if given.dry_run:
+        made = log.draft(change, author, given.base)
+    else:
+        log.check_store()
+        made = log.write(change, author, given.base)
     before, _ = log.newest_sound(made.parent)
     _print_changes(before.map, made.map, console)
-    for warning in lookalikes(made.map):
-        console.print(f"[yellow]note:[/] {warning}", highlight=False)
+    for note in notes(before, made):
+        console.print(f"[yellow]note:[/] {note}", highlight=False)
     if given.dry_run:
         console.print("a dry run: nothing was stored")
         return {"model": log.model, "revision": made.parent, "dry_run": True}
-    log.check_store()
-    stored = log.append(made)
-    console.print(f"revision {stored.number} is stored in {log.store.uri}", highlight=False)
-    return {"model": log.model, "revision": stored.number}
+    console.print(f"revision {made.number} is stored in {log.store.uri}", highlight=False)
+    return {"model": log.model, "revision": made.number}
 
 
-def _edit(log: LabelLog, given: argparse.Namespace, author: Author) -> Revision:
+def _edits(given: argparse.Namespace) -> Change:
     values = {name: getattr(given, name) for name in EDITS[given.op]}
-    return log.edited(parse_edits([{"op": given.op, **values}]), author, given.base)
+    return parse_edits([{"op": given.op, **values}])
 
 
-def _publish(log: LabelLog, given: argparse.Namespace, author: Author) -> Revision:
+def _publish(given: argparse.Namespace) -> Change:
     try:
         value = yaml.safe_load(given.file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{given.file} cannot be read: {error}") from error
-    if isinstance(value, Mapping):
-        return log.replaced(parse_map(value, str(given.file)), author, given.base)
-    return log.edited(parse_edits(value), author, given.base)
+    return parse_map(value, str(given.file)) if isinstance(value, Mapping) else parse_edits(value)
 
 
-def _rollback(log: LabelLog, given: argparse.Namespace, author: Author) -> Revision:
-    return log.replaced(log.read(given.revision).map, author, given.base)
+def _rollback(given: argparse.Namespace) -> Change:
+    number: int = given.revision
+    return number
 
 
 # The arguments that make up each edit.
@@ -169,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--effective-at", type=_time, help="when replicas switch, as 2026-12-01T06:00+01:00"
         )
-        command.set_defaults(make=_edit, op=name)
+        command.set_defaults(make=_edits, op=name)
         return command
 
     shown = reader("show", show, "print the labels")

@@ -13,7 +13,8 @@
     │   └── ProofError           an artifact does not reproduce its reference outputs
     ├── LabelMapError            a label map is not sound, or not of this model
     │   ├── EditError            edits that cannot be done, each with its reason
-    │   └── StaleBaseError       somebody else has changed the map meanwhile
+    │   ├── StaleBaseError       somebody else has changed the map meanwhile
+    │   └── RequestKeyError      the key of one write was sent with another
     ├── EngineError              no engine can run a bundle here, or one failed
     └── ImageError               one image cannot be used; the others can
         ├── ImageTypeError       not an image format we read
@@ -119,6 +120,12 @@ class StaleBaseError(LabelMapError):
     def __init__(self, message: str, current: int) -> None:
         self.current = current
         super().__init__(message)
+
+
+class RequestKeyError(LabelMapError):
+    """A write carries the request key of another write."""
+
+    code = "request_key"
 
 
 class EngineError(SightlineError):

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from models.label_map import Label, LabelMap
+from models.label_map import Label, LabelMap, lookalikes
+from models.label_revision import Revision
 
 FIELDS = ("name", "aliases", "status", "outputs", "threshold", "merged_into")
 
@@ -42,6 +43,18 @@ def differences(before: LabelMap, after: LabelMap) -> list[Change]:
     for label in after.labels:
         if label.id not in before.by_id:
             found.append(Change(label.id, "name", None, label.name))
+    return found
+
+
+def notes(before: Revision, after: Revision) -> list[str]:
+    """Return what an author should know of a change that is sound, but may surprise."""
+    found = lookalikes(after.map)
+    waits, begins = before.effective_at, after.effective_at or after.time
+    if waits is not None and waits > begins:
+        found.append(
+            f"revision {before.number} is to take effect at {waits.isoformat()}; this one holds "
+            "its changes too and takes effect before"
+        )
     return found
 
 

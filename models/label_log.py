@@ -17,53 +17,28 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Literal
+from datetime import UTC, datetime, timedelta
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from models.errors import (
     AlreadyExistsError,
     LabelMapError,
     NotFoundError,
+    RequestKeyError,
     StaleBaseError,
     StorageError,
 )
-from models.label_edits import Edit, apply_edits
-from models.label_map import LabelMap, check_map, identity_map
+from models.label_edits import apply_edits
+from models.label_map import LabelMap, check_map
+from models.label_revision import Author, Change, Revision, asked, first_revision
 from models.labels import OutputClass
 from models.storage import Store, is_remote, open_store
 
 _KEY = re.compile(r"^(\d{6,})\.json$")
-RETRIES_SEEN = 100  # how far back a write that is sent again is looked for
-
-
-class Revision(BaseModel):
-    """One state of the map, with who made it, when and why."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format_version: Literal[1] = 1
-    model: str
-    number: int = Field(ge=0)
-    parent: int = Field(ge=0)
-    author: str = Field(max_length=200)
-    reason: str = Field(max_length=2000)
-    time: AwareDatetime
-    effective_at: AwareDatetime | None = None
-    request_key: str = Field("", max_length=200)  # the same for a write that is sent again
-    edits: tuple[dict[str, Any], ...] = ()  # what was asked; none for a whole map
-    map: LabelMap
-
-
-@dataclass(frozen=True)
-class Author:
-    """Who writes, and why; `request_key` makes a write that is sent again the same write."""
-
-    name: str
-    reason: str
-    request_key: str = ""
-    effective_at: datetime | None = None
+# How far back a write that is sent again is looked for: so many revisions, of so long.
+RETRIES_SEEN, RETRIES_AGE = 100, timedelta(days=1)
+MAX_RACES = 100  # tries of a write that names no base, while others write
 
 
 @dataclass(frozen=True)
@@ -91,7 +66,7 @@ class LabelLog:
         or is not of this model.
         """
         if number == 0:
-            return self._first()
+            return first_revision(self.model, self.classes)
         data = self.store.read(_key(number))
         thing = f"{self.store.uri}/{_key(number)}"
         try:
@@ -122,48 +97,67 @@ class LabelLog:
                 problem = problem or str(error)
         raise AssertionError("revision 0 can always be read")
 
-    def history(self) -> Iterator[Revision | LabelMapError]:
-        """Yield all revisions, newest first; one that cannot be read as its error."""
+    def history(self) -> Iterator[tuple[int, Revision | LabelMapError]]:
+        """Yield all revisions with their numbers, newest first; one that cannot be read as its
+        error.
+        """
         for number in (*sorted(self._numbers(), reverse=True), 0):
             try:
-                yield self.read(number)
+                yield number, self.read(number)
             except LabelMapError as error:
-                yield error
+                yield number, error
 
-    def edited(self, edits: Sequence[Edit], author: Author, base: int | None = None) -> Revision:
-        """Return the revision that edits would make, which is not stored yet.
+    def draft(self, change: Change, author: Author, base: int | None = None) -> Revision:
+        """Return the revision that a change would make, which is not stored yet.
 
         `base` is the revision that the author has seen, the newest if None. Raises `StaleBaseError`
-        for an older one, and what `apply_edits` raises.
+        for an older one, what `apply_edits` raises, and `LabelMapError` for a whole map without a
+        base: it could undo what somebody else has just done.
         """
+        if not author.name.strip():
+            raise LabelMapError("a revision needs an author: who changes the labels?")
         before, head = self._base(base)
-        changed = apply_edits(before.map, edits, self.classes)
-        asked = tuple(edit.model_dump(mode="json") for edit in edits)
-        return self._next(changed, head, author, asked)
+        return Revision(
+            model=self.model,
+            number=head + 1,
+            parent=head,
+            author=author.name,
+            key=author.key,
+            reason=author.reason,
+            time=datetime.now(UTC),
+            effective_at=author.effective_at,
+            request_key=author.request_key,
+            edits=asked(change),
+            map=self._changed(before.map, change, base),
+        )
 
-    def replaced(self, label_map: LabelMap, author: Author, base: int | None = None) -> Revision:
-        """Return the revision with a whole new map: an import, or a rollback to an older one."""
-        before, head = self._base(base)
-        check_map(label_map, self.classes)
-        _refuse_lost_ids(before.map, label_map)
-        return self._next(label_map, head, author, ())
+    def write(self, change: Change, author: Author, base: int | None = None) -> Revision:
+        """Store a change as the next revision, and return it; a write that was sent before, by its
+        request key, is returned as it is stored.
+
+        Without a base the change is made on whatever is the newest. Raises what `draft` raises, and
+        `RequestKeyError` where the request key was another write's.
+        """
+        for _ in range(MAX_RACES):
+            sent = self._sent(author, change)
+            if sent is not None:
+                return sent
+            try:
+                return self.append(self.draft(change, author, base))
+            except StaleBaseError:
+                sent = self._sent(author, change)  # by another try, since we looked
+                if sent is not None:
+                    return sent
+                if base is not None:
+                    raise
+        raise self._stale(self.head())
 
     def append(self, revision: Revision) -> Revision:
-        """Store a revision and return what is stored: the same, or the one that an earlier try of
-        the same write has stored.
-
-        Raises `StaleBaseError` if somebody else was faster.
-        """
-        earlier = self._earlier(revision)
-        if earlier is not None:
-            return earlier
+        """Store a drafted revision. Raises `StaleBaseError` if somebody else was faster."""
         data = (revision.model_dump_json(indent=1) + "\n").encode()
         try:
             self.store.create(_key(revision.number), data)
         except AlreadyExistsError as error:
-            earlier = self._earlier(revision)
-            if earlier is not None:
-                return earlier
             raise self._stale(revision.parent) from error
         return revision
 
@@ -190,39 +184,37 @@ class LabelLog:
             raise self._stale(base)
         return self.newest_sound(head)[0], head
 
-    def _next(
-        self, label_map: LabelMap, head: int, author: Author, edits: tuple[dict[str, Any], ...]
-    ) -> Revision:
-        if not author.name.strip():
-            raise LabelMapError("a revision needs an author: who changes the labels?")
-        return Revision(
-            model=self.model,
-            number=head + 1,
-            parent=head,
-            author=author.name,
-            reason=author.reason,
-            time=datetime.now(UTC),
-            effective_at=author.effective_at,
-            request_key=author.request_key,
-            edits=edits,
-            map=label_map,
-        )
+    def _changed(self, before: LabelMap, change: Change, base: int | None) -> LabelMap:
+        if not isinstance(change, LabelMap | int):
+            return apply_edits(before, change, self.classes)
+        if isinstance(change, LabelMap) and base is None:
+            raise LabelMapError("a whole map needs its base: the revision that it was made from")
+        label_map = self.read(change).map if isinstance(change, int) else change
+        check_map(label_map, self.classes)
+        _refuse_lost_ids(before, label_map)
+        if label_map == before:
+            raise LabelMapError("the map is that of the newest revision already")
+        return label_map
 
-    def _earlier(self, revision: Revision) -> Revision | None:
+    def _sent(self, author: Author, change: Change) -> Revision | None:
         """Return the stored revision of the same request, if it was sent before."""
-        if not revision.request_key:
+        if not author.request_key:
             return None
-        head = self.advance(revision.parent)
+        head = self.head()
+        oldest = datetime.now(UTC) - RETRIES_AGE
         for number in range(head, max(0, head - RETRIES_SEEN), -1):
             try:
                 stored = self.read(number)
-            except LabelMapError:
+            except (LabelMapError, NotFoundError):
                 continue
-            if stored.request_key == revision.request_key:
-                same = (stored.edits, stored.author) == (revision.edits, revision.author)
-                if not same or (not stored.edits and stored.map != revision.map):
-                    raise LabelMapError(
-                        f"the request key {revision.request_key!r} was used for another write, "
+            if stored.time < oldest:
+                break
+            if stored.request_key == author.request_key:
+                if (stored.edits, stored.author) != (asked(change), author.name) or (
+                    isinstance(change, LabelMap) and stored.map != change
+                ):
+                    raise RequestKeyError(
+                        f"the request key {author.request_key!r} was used for another write, "
                         f"revision {number}"
                     )
                 return stored
@@ -246,17 +238,6 @@ class LabelLog:
             return []
         names = (file.key.rsplit("/", 1)[-1] for file in files)
         return [int(match[1]) for match in map(_KEY.match, names) if match]
-
-    def _first(self) -> Revision:
-        return Revision(
-            model=self.model,
-            number=0,
-            parent=0,
-            author="",
-            reason="the model's own classes",
-            time=datetime.fromtimestamp(0, UTC),
-            map=identity_map(self.classes),
-        )
 
 
 def open_log(label_store: str, model: str, classes: Sequence[OutputClass]) -> LabelLog:

@@ -26,6 +26,7 @@ from models.labels import Answer, OutputClass, Score, Scores, fingerprint, fold
 
 Status = Literal["active", "hidden", "retired"]
 LONGEST_NAME = 200
+UNKNOWN = -1  # the position of no label, in `Reading.winners`
 Probability = npt.NDArray[np.float32]
 
 
@@ -196,7 +197,8 @@ class Reading:
             for position, label in enumerate(self._labels)
             for output in label.outputs
         }
-        self._owner = np.array([of_output[each.id] for each in classes], dtype=np.intp)
+        # Of each output the position of its label, (C,).
+        self.owners = np.array([of_output[each.id] for each in classes], dtype=np.intp)
         self._thresholds = np.array(
             [
                 label_map.threshold if label.threshold is None else label.threshold
@@ -212,8 +214,21 @@ class Reading:
 
     def sums(self, probabilities: Probability) -> npt.NDArray[np.float64]:
         """Return one probability per living label (L,) from those of the outputs (C,)."""
-        totals = np.bincount(self._owner, weights=probabilities, minlength=len(self._labels))
+        totals = np.bincount(self.owners, weights=probabilities, minlength=len(self._labels))
         return totals.astype(np.float64, copy=False)
+
+    def winners(self, probabilities: Probability) -> npt.NDArray[np.intp]:
+        """Return for each row (N, C) the position of the label that is answered, or `UNKNOWN`; the
+        same answers that `read` gives.
+        """
+        order = np.argsort(self.owners, kind="stable")
+        starts = np.searchsorted(self.owners[order], np.arange(len(self._labels)))
+        sums = np.add.reduceat(probabilities[:, order].astype(np.float64), starts, axis=1)
+        best = sums.argmax(axis=1)
+        is_known = self._is_active[best] & (
+            sums[np.arange(len(sums)), best] >= self._thresholds[best]
+        )
+        return np.where(is_known, best, UNKNOWN)
 
     def read(self, probabilities: Probability, *, top_k: int = 5, scores: Scores = "top") -> Answer:
         """Answer for one image from the probabilities of the outputs (C,).

@@ -80,15 +80,19 @@ async def _answer(
         (image,) = upload.images
         if isinstance(image, SightlineError):
             raise image
-        return json_reply({**entry(await model.score(image)), **model.facts, **facts})
-    results: list[Entry] = []
-    for index, scored in enumerate(await model.score_each(upload.images)):
-        result: Entry = {"index": index}
-        if upload.files:
-            result["file"] = upload.files[index]
-        result |= explain(scored) if isinstance(scored, SightlineError) else entry(scored)
-        results.append(result)
-    return json_reply({"results": results, **model.facts, **facts})
+        scored = await model.score(image)
+        with model.statistics.output():
+            return json_reply({**entry(scored), **model.facts, **facts})
+    each = await model.score_each(upload.images)
+    with model.statistics.output():
+        results: list[Entry] = []
+        for index, one in enumerate(each):
+            result: Entry = {"index": index}
+            if upload.files:
+                result["file"] = upload.files[index]
+            result |= explain(one) if isinstance(one, SightlineError) else entry(one)
+            results.append(result)
+        return json_reply({"results": results, **model.facts, **facts})
 
 
 async def _embed_bytes(model: ServedModel, upload: Upload) -> Reply:

@@ -11,8 +11,12 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from models.errors import ConfigError
 from serve_app.config import ServeOptions, parse_options
-from serve_app.replica import DEPLOYMENT, Replica
+from serve_app.directory import DEPLOYMENT
+from serve_app.replica import Replica
 
+# Serve's own limits stand behind ours (`admission`), whose refusals have the error form: above them
+# there is room for calls that cost nothing, and for refusing.
+ROOM = 1000
 REJECTED = 429
 
 
@@ -29,8 +33,8 @@ def build(args: dict[str, Any]) -> serve.Application:
         name=DEPLOYMENT,
         **scale,
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
-        max_ongoing_requests=options.max_ongoing_requests,
-        max_queued_requests=options.max_queued_requests,
+        max_ongoing_requests=options.max_requests + ROOM,
+        max_queued_requests=ROOM,
         backpressure_config=BackpressureConfig(
             status_code=REJECTED, retry_after_s=options.retry_after_seconds
         ),

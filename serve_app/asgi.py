@@ -1,22 +1,46 @@
-"""The HTTP application of one model: which path is answered by whom. It knows nothing of Serve.
+"""The HTTP application of one model: which path is answered by whom, and who may call. It knows
+nothing of Serve.
 
 Every call stands below the model's path and, with the same meaning, below `/versions/{version}`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from starlette.requests import Request
+
+from serve_app.admission import Gate
 from serve_app.api import CALLS
 from serve_app.errors import RequestError
+from serve_app.keys import INFER, Keys
+from serve_app.labels_api import label_routes
 from serve_app.model import ServedModel
 from serve_app.oip import oip_routes
-from serve_app.routing import Api
+from serve_app.peers import Alone, Peers
+from serve_app.replies import Reply, json_reply
+from serve_app.routing import Api, Handler, Routes
+from serve_app.statistics import model_statistics
 
 VERSIONS = "/versions/"
+OPEN = ("ready", "live", "openapi.json")  # last parts of paths that need no key
+INFER_CALL = "infer"
 
 
-def build_asgi(model: ServedModel) -> Api:
-    """Return the application of a model, with the calls that its kind answers."""
+def build_asgi(model: ServedModel, keys: Keys | None = None, peers: Peers | None = None) -> Api:
+    """Return the application of a model, with the calls that its kind answers.
+
+    Without `keys` scoring is open and admin calls are closed; without `peers` there are no others.
+    """
+    keys, peers = keys or Keys(), peers or Alone(model)
     calls = {f"/{name}": {"POST": CALLS[name](model)} for name in sorted(model.kind.calls)}
+    scoring = {INFER_CALL, *model.kind.calls}
+    routes: Routes = {
+        **calls,
+        **oip_routes(model, peers),
+        "/stats": {"GET": _stats(model, peers)},
+        **label_routes(model, keys, peers),
+    }
     version = str(model.manifest.version)
 
     def without_version(path: str) -> str:
@@ -27,8 +51,52 @@ def build_asgi(model: ServedModel) -> Api:
             raise RequestError(
                 404,
                 "unknown_version",
-                f"model {model.manifest.name!r} is served in version {version}, not {asked!r}",
+                f"model {model.manifest.name!r} answers here in version {version}, not {asked!r}",
             )
         return slash + rest
 
-    return Api({**calls, **oip_routes(model)}, rewrite=without_version)
+    return Api(
+        {
+            path: {
+                method: _guarded(handler, path, keys, model.gate if last in scoring else None)
+                for method, handler in methods.items()
+            }
+            for path, methods in routes.items()
+            for last in (path.rpartition("/")[2],)
+        },
+        rewrite=without_version,
+    )
+
+
+def guarded(routes: Routes, keys: Keys) -> Routes:
+    """Return the routes, of which all but the open ones need a key where keys are configured."""
+    return {
+        path: {method: _guarded(handler, path, keys) for method, handler in methods.items()}
+        for path, methods in routes.items()
+    }
+
+
+def _guarded(handler: Handler, path: str, keys: Keys, gate: Gate | None = None) -> Handler:
+    """Let in who may call, and of scoring calls no more than can be answered."""
+    is_open = path.rpartition("/")[2] in OPEN
+
+    async def call(request: Request) -> Reply:
+        if not is_open:
+            keys.require(request.headers, INFER)
+        if gate is None:
+            return await handler(request)
+        with gate.admitted():
+            return await handler(request)
+
+    return call
+
+
+def _stats(model: ServedModel, peers: Peers) -> Handler:
+    async def call(request: Request) -> Reply:
+        manifest = model.manifest
+        counted = await peers.statistics()
+        one = model_statistics(manifest.name, str(manifest.version), counted)
+        body: Mapping[str, object] = {"model_stats": [one], "replicas": len(counted)}
+        return json_reply(body)
+
+    return call

@@ -1,73 +1,65 @@
-"""The application at `/`: the page, what this server is, whether it is ready, and its models.
-
-It knows of no model in advance: it asks Serve which applications run, and their replicas which
-model they hold. An application counts as a model when its deployment is named as in
-`serve_app.replica`.
-"""
+"""The application at `/`: the page, what this server is, whether it is ready, and its models."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from reprlib import repr as shown
 from typing import Any
 
 from ray import serve
-from ray.serve.schema import ApplicationStatusOverview
 from starlette.requests import Request
 
+from serve_app.asgi import guarded
 from serve_app.config import CatalogOptions, parse_options
+from serve_app.directory import MODELS, Directory
 from serve_app.errors import RequestError, bad_request
+from serve_app.keys import ADMIN, open_keys
 from serve_app.limits import read_body
 from serve_app.pages import page_routes
-from serve_app.replica import DEPLOYMENT
 from serve_app.replies import Reply, json_reply
-from serve_app.routing import Api
+from serve_app.routing import Api, Routes
+from serve_app.serve_peers import COUNT_SECONDS, Replicas
+from serve_app.statistics import Counters, model_statistics
 from serve_app.uploads import parse_json
 
-logger = logging.getLogger("ray.serve")
-
 NAME = "sightline"
-EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
-MAX_AGE_SECONDS = 1.0  # how old an answer about the applications may be; spares the controller
+EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "statistics")
+# What Triton offers under these paths and we do not.
+EXTENSIONS_OF_OTHERS = (
+    "/v2/systemsharedmemory",
+    "/v2/cudasharedmemory",
+    "/v2/trace",
+    "/v2/logging",
+)
+REPOSITORY = "/v2/repository/models"
 MAX_BODY_BYTES = 1 << 20
 UPLOAD_SECONDS = 10.0
-DESCRIBE_TIMEOUT_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One application that serves a model."""
-
-    name: str
-    version: str
-    state: str  # READY, LOADING or UNAVAILABLE, the words of the protocol
-    reason: str
 
 
 class Catalog:
     """Answers for the whole server."""
 
-    def __init__(self) -> None:
-        self._described: dict[str, tuple[float, dict[str, str]]] = {}
-        self._entries: list[Entry] = []
-        self._read_at = float("-inf")
-        self._reading = asyncio.Lock()
+    def __init__(self, options: CatalogOptions) -> None:
+        self._keys = open_keys(options.keys_file)
+        self._directory = Directory()
+        self._replicas: dict[str, Replicas] = {}  # by application
 
     def __serve_build_asgi_app__(self) -> Api:
         """Return the HTTP application; Serve asks for it once, after the constructor."""
-        return Api(
-            {
-                **page_routes(),
-                "/v2": {"GET": self.get_server},
-                "/v2/health/live": {"GET": self.get_live},
-                "/v2/health/ready": {"GET": self.get_ready},
-                "/v2/repository/index": {"POST": self.post_index},
-            },
-            rewrite=_refuse_models,
-        )
+        open_to_all: Routes = {
+            **page_routes(),
+            "/v2": {"GET": self.get_server},
+            "/v2/health/live": {"GET": self.get_live},
+            "/v2/health/ready": {"GET": self.get_ready},
+        }
+        keyed: Routes = {
+            "/v2/repository/index": {"POST": self.post_index},
+            "/v2/models/stats": {"GET": self.get_stats},
+            f"{REPOSITORY}/*/load": {"POST": self.post_load},
+            f"{REPOSITORY}/*/unload": {"POST": self.post_unload},
+        }
+        return Api({**open_to_all, **guarded(keyed, self._keys)}, rewrite=_refuse_models)
 
     async def get_server(self, request: Request) -> Reply:
         """Answer who this is."""
@@ -79,7 +71,8 @@ class Catalog:
 
     async def get_ready(self, request: Request) -> Reply:
         """Answer 200 when every deployed model can be asked, else 503."""
-        waiting = [entry.name for entry in await self._read() if entry.state != "READY"]
+        entries = await self._directory.entries()
+        waiting = [entry.name for entry in entries if entry.state != "READY"]
         body = {"live": True, "ready": not waiting}
         return json_reply(
             body | ({"waiting_for": waiting} if waiting else {}), 503 if waiting else 200
@@ -87,78 +80,108 @@ class Catalog:
 
     async def post_index(self, request: Request) -> Reply:
         """List the models; with `{"ready": true}` only those that can be asked."""
-        body = await read_body(request, MAX_BODY_BYTES, UPLOAD_SECONDS)
-        asked = parse_json(body) if body.strip() else {}
-        if not isinstance(asked, dict) or type(asked.get("ready", False)) is not bool:
+        asked = await _read_object(request)
+        if type(asked.get("ready", False)) is not bool:
             raise bad_request('expected {} or {"ready": true}')
-        entries = await self._read()
         return json_reply(
             [
                 {"name": e.name, "version": e.version, "state": e.state, "reason": e.reason}
-                for e in entries
+                for e in await self._directory.entries()
                 if e.state == "READY" or not asked.get("ready")
             ]
         )
 
-    async def _read(self) -> list[Entry]:
-        async with self._reading:
-            if time.monotonic() - self._read_at > MAX_AGE_SECONDS:
-                status = await asyncio.to_thread(serve.status)
-                found = await asyncio.gather(
-                    *(
-                        self._entry(name, application)
-                        for name, application in status.applications.items()
-                        if DEPLOYMENT in application.deployments or not application.deployments
-                    )
+    async def get_stats(self, request: Request) -> Reply:
+        """Return the counters of every model that is ready."""
+        ready = [e for e in await self._directory.entries() if e.state == "READY"]
+        counted = await asyncio.gather(*(self._count(entry.application) for entry in ready))
+        return json_reply(
+            {
+                "model_stats": [
+                    model_statistics(entry.name, entry.version, counters)
+                    for entry, counters in zip(ready, counted, strict=True)
+                ]
+            }
+        )
+
+    async def post_load(self, request: Request) -> Reply:
+        """Answer that a model is loaded, where it is: nothing is ever loaded by a call."""
+        self._keys.require(request.headers, ADMIN)
+        name = _model_in(request)
+        asked = await _read_object(request)
+        if asked.get("parameters"):
+            raise _declared(f"load {name!r} with another configuration or other files")
+        entries = [e for e in await self._directory.entries() if e.name == name]
+        if not entries:
+            raise _unknown_model(name)
+        for entry in entries:
+            if entry.state != "READY":
+                raise RequestError(
+                    503, "not_ready", f"model {name!r} is {entry.state}: {entry.reason}"
                 )
-                self._entries, self._read_at = found, time.monotonic()
-            return self._entries
+        return Reply(b"")
 
-    async def _entry(self, application: str, status: ApplicationStatusOverview) -> Entry:
-        deployment = status.deployments.get(DEPLOYMENT)
-        replicas = deployment.replica_states if deployment else {}
-        if not replicas.get("RUNNING"):
-            state = "LOADING" if status.status in ("DEPLOYING", "NOT_STARTED") else "UNAVAILABLE"
-            return Entry(application, "", state, status.message)
-        model = await self._describe(application, status.last_deployed_time_s)
-        return Entry(model["name"], model["version"], "READY", "")
+    async def post_unload(self, request: Request) -> Reply:
+        """Refuse: what is served stands in the serve file."""
+        self._keys.require(request.headers, ADMIN)
+        name = _model_in(request)
+        if all(entry.name != name for entry in await self._directory.entries()):
+            raise _unknown_model(name)
+        raise _declared(f"unload {name!r}")
 
-    async def _describe(self, application: str, deployed: float) -> dict[str, str]:
-        """Ask a replica which model it holds; the answer holds until the next deployment."""
-        known = self._described.get(application)
-        if known is None or known[0] != deployed:
-            handle = serve.get_app_handle(application)
-            asking = handle.describe.remote()
-            try:
-                answer = await asyncio.wait_for(asking, DESCRIBE_TIMEOUT_SECONDS)
-            # a busy or dying replica must not take the catalog down with it
-            except Exception as error:
-                asking.cancel()
-                logger.warning("application %r does not say what it holds: %s", application, error)
-                return {"name": application, "version": ""}
-            known = (deployed, answer)
-            self._described[application] = known
-        return known[1]
+    async def _count(self, application: str) -> list[Counters]:
+        replicas = self._replicas.setdefault(application, Replicas(application))
+        found = await replicas.call("statistics", COUNT_SECONDS)
+        return [counters for counters in found if counters is not None]
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """Return the application. It takes no settings; unknown ones raise `ConfigError`."""
-    parse_options(CatalogOptions, args, "serve_app.catalog:build")
+    """Return the application. Raises `ConfigError` naming what is wrong in `args`."""
+    options = parse_options(CatalogOptions, args, "serve_app.catalog:build")
     deployment = serve.deployment(
         serve.ingress()(Catalog), name="catalog", num_replicas=1, ray_actor_options={"num_cpus": 0}
     )
-    application: serve.Application = deployment.bind()
+    application: serve.Application = deployment.bind(options)
     return application
 
 
+async def _read_object(request: Request) -> dict[str, Any]:
+    body = await read_body(request, MAX_BODY_BYTES, UPLOAD_SECONDS)
+    value = parse_json(body) if body.strip() else {}
+    if not isinstance(value, dict):
+        raise bad_request(f"expected a JSON object, got {type(value).__name__}", "bad_json")
+    return value
+
+
+def _model_in(request: Request) -> str:
+    name: str = request.scope["path"].rstrip("/").split("/")[-2]
+    return name
+
+
 def _refuse_models(path: str) -> str:
-    """A model's path only comes here when no application serves that model."""
-    if path.startswith("/v2/models/"):
-        name = path.split("/")[3]
-        raise RequestError(
-            404, "unknown_model", f"no model {name!r} here; POST /v2/repository/index lists them"
-        )
+    """A model's path only comes here when no application serves that model, and an extension's
+    when we have none of it.
+    """
+    if path.startswith(MODELS) and path != f"{MODELS}stats":
+        raise _unknown_model(path.split("/")[3])
+    for extension in EXTENSIONS_OF_OTHERS:
+        if path.startswith(extension):
+            raise RequestError(501, "not_offered", f"this server has no {extension!r}")
     return path
+
+
+def _unknown_model(name: str) -> RequestError:
+    return RequestError(
+        404, "unknown_model", f"no model {shown(name)} here; POST /v2/repository/index lists them"
+    )
+
+
+def _declared(what: str) -> RequestError:
+    return RequestError(
+        501,
+        "declarative",
+        f"cannot {what}: what is served stands in the serve file; change it and run `serve deploy`",
+    )
 
 
 def _version() -> str:

@@ -59,10 +59,10 @@ class ServeOptions(_Frozen):
     num_cpus: float = Field(1, ge=0, description="reserved per replica")
     num_gpus: float = Field(0, ge=0, description="reserved per replica; a fraction shares one GPU")
 
-    # A replica holds the bodies of all requests it has taken or queued: together these two bound
-    # its memory.
-    max_ongoing_requests: int = Field(32, ge=1, description="per replica")
-    max_queued_requests: int = Field(64, ge=1, description="per replica; beyond it 429")
+    keys_file: str | None = Field(None, description="who may call, beside SIGHTLINE_KEYS")
+
+    # A replica holds the bodies of all these, so this bounds its memory.
+    max_requests: int = Field(96, ge=1, description="at once, per replica; beyond it 429")
     retry_after_seconds: float = Field(1.0, ge=0, description="told with 429")
 
     limits: Limits = Limits()
@@ -94,7 +94,9 @@ class ServeOptions(_Frozen):
 
 
 class CatalogOptions(_Frozen):
-    """The catalog needs no settings: it learns of the models from Serve itself."""
+    """What may be set for the catalog, which learns of the models from Serve itself."""
+
+    keys_file: str | None = Field(None, description="who may call, beside SIGHTLINE_KEYS")
 
 
 def parse_options(model: type[Options], args: Mapping[str, Any], thing: str) -> Options:

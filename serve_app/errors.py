@@ -27,12 +27,19 @@ class RequestError(SightlineError):
     """A request that cannot be answered, with the status to say so."""
 
     def __init__(
-        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        details: Mapping[str, object] | None = None,
     ) -> None:
+        """`details` stand in the body beside `error` and `code`."""
         super().__init__(message)
         self.status = status
         self.code = code
         self.headers = dict(headers or {})
+        self.details = dict(details or {})
 
 
 # The first row that fits counts, so a subclass stands before its parent.
@@ -49,9 +56,10 @@ def bad_request(message: str, code: str = "bad_request") -> RequestError:
     return RequestError(400, code, message)
 
 
-def explain(error: SightlineError) -> dict[str, str]:
+def explain(error: SightlineError) -> dict[str, object]:
     """Return the error form, as it stands in a body or beside other images' answers."""
-    return {"error": str(error), "code": error.code}
+    details = error.details if isinstance(error, RequestError) else {}
+    return {"error": str(error), "code": error.code, **details}
 
 
 def status_of(error: Exception) -> int:

@@ -22,6 +22,7 @@ import numpy as np
 from models.decoders import ImageLimits
 from models.predictor import Prediction, Predictor
 from models.preprocess import Image
+from serve_app.statistics import Statistics
 
 
 class Feeder(Protocol):
@@ -43,33 +44,50 @@ class Feeder(Protocol):
 class StreamFeeder:
     """For engines that take single images on several streams."""
 
-    def __init__(self, predictor: Predictor, limits: ImageLimits, num_threads: int) -> None:
+    def __init__(
+        self, predictor: Predictor, limits: ImageLimits, num_threads: int, statistics: Statistics
+    ) -> None:
         self._predictor = predictor
         self._limits = limits
+        self._statistics = statistics
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="score")
 
     async def score(self, data: bytes) -> Prediction:
         """Decode and run one encoded image as one job."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._score, data)
+        loop, asked = asyncio.get_running_loop(), time.perf_counter_ns()
+        return await loop.run_in_executor(self._pool, self._score, data, asked)
 
     async def run(self, image: Image) -> Prediction:
         """Run one image that is ready."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._predictor.predict, image[None])
+        loop, asked = asyncio.get_running_loop(), time.perf_counter_ns()
+        return await loop.run_in_executor(self._pool, self._run, image, asked)
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _score(self, data: bytes) -> Prediction:
-        return self._predictor.predict(self._predictor.prepare(data, self._limits)[None])
+    def _score(self, data: bytes, asked: int) -> Prediction:
+        started = time.perf_counter_ns()
+        image = self._predictor.prepare(data, self._limits)
+        return self._run(image, asked, started)
+
+    def _run(self, image: Image, asked: int, started: int | None = None) -> Prediction:
+        """Run an image that was asked for, and whose decoding began, at those nanoseconds."""
+        ready = time.perf_counter_ns()
+        started = ready if started is None else started
+        prediction = self._predictor.predict(image[None])
+        done = time.perf_counter_ns()
+        self._statistics.add_run(1, started - asked, ready - started, done - ready)
+        return prediction
 
 
 @dataclass(frozen=True)
 class _Waiting:
     image: Image
     answer: asyncio.Future[Prediction]
-    arrived: float
+    arrived: int  # nanoseconds, as all times here
+    queue_ns: int  # spent waiting for a thread to decode on
+    input_ns: int  # spent decoding
 
 
 class BatchFeeder:
@@ -80,11 +98,17 @@ class BatchFeeder:
     """
 
     def __init__(
-        self, predictor: Predictor, limits: ImageLimits, num_threads: int, wait_seconds: float
+        self,
+        predictor: Predictor,
+        limits: ImageLimits,
+        num_threads: int,
+        wait_seconds: float,
+        statistics: Statistics,
     ) -> None:
         self._predictor = predictor
         self._limits = limits
-        self._wait_seconds = wait_seconds
+        self._wait_ns = int(wait_seconds * 1e9)
+        self._statistics = statistics
         self._max_batch = predictor.engine.feeding.max_batch
         self._decoding = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
         self._running = ThreadPoolExecutor(1, thread_name_prefix="run")
@@ -93,18 +117,20 @@ class BatchFeeder:
 
     async def score(self, data: bytes) -> Prediction:
         """Decode one encoded image and let it join a batch."""
-        loop = asyncio.get_running_loop()
-        prepare = self._predictor.prepare
-        return await self.run(
-            await loop.run_in_executor(self._decoding, prepare, data, self._limits)
-        )
+        loop, asked = asyncio.get_running_loop(), time.perf_counter_ns()
+        image, started, ready = await loop.run_in_executor(self._decoding, self._decode, data)
+        return await self._join(image, started - asked, ready - started)
 
     async def run(self, image: Image) -> Prediction:
         """Let one image that is ready join a batch."""
+        return await self._join(image, 0, 0)
+
+    async def _join(self, image: Image, queue_ns: int, input_ns: int) -> Prediction:
         loop = asyncio.get_running_loop()
         if self._gathering is None:
             self._gathering = loop.create_task(self._gather_forever())
-        waiting = _Waiting(image, loop.create_future(), time.monotonic())
+        now = time.perf_counter_ns()
+        waiting = _Waiting(image, loop.create_future(), now, queue_ns, input_ns)
         self._queue.put_nowait(waiting)
         return await waiting.answer
 
@@ -122,8 +148,7 @@ class BatchFeeder:
             if not batch:
                 continue
             try:
-                images = [entry.image for entry in batch]
-                whole = await loop.run_in_executor(self._running, self._run, images)
+                whole = await loop.run_in_executor(self._running, self._run, batch)
             # one failed batch must not end the loop that all later requests need
             except Exception as error:
                 for entry in batch:
@@ -136,9 +161,9 @@ class BatchFeeder:
 
     async def _next_batch(self) -> Sequence[_Waiting]:
         batch = [await self._queue.get()]
-        closes = batch[0].arrived + self._wait_seconds
+        closes = batch[0].arrived + self._wait_ns
         while len(batch) < self._max_batch:
-            remaining = closes - time.monotonic()
+            remaining = (closes - time.perf_counter_ns()) / 1e9
             if not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             elif remaining > 0:
@@ -150,17 +175,34 @@ class BatchFeeder:
                 break
         return batch
 
-    def _run(self, images: Sequence[Image]) -> Prediction:
-        return self._predictor.predict(np.stack(images))
+    def _decode(self, data: bytes) -> tuple[Image, int, int]:
+        started = time.perf_counter_ns()
+        image = self._predictor.prepare(data, self._limits)
+        return image, started, time.perf_counter_ns()
+
+    def _run(self, batch: Sequence[_Waiting]) -> Prediction:
+        started = time.perf_counter_ns()
+        prediction = self._predictor.predict(np.stack([entry.image for entry in batch]))
+        spent = time.perf_counter_ns() - started
+        queue_ns = sum(entry.queue_ns + started - entry.arrived for entry in batch)
+        input_ns = sum(entry.input_ns for entry in batch)
+        # As Triton counts: every image of a batch took as long as the batch.
+        self._statistics.add_run(len(batch), queue_ns, input_ns, spent * len(batch))
+        return prediction
 
 
 def open_feeder(
-    predictor: Predictor, limits: ImageLimits, *, num_threads: int, wait_seconds: float
+    predictor: Predictor,
+    limits: ImageLimits,
+    *,
+    num_threads: int,
+    wait_seconds: float,
+    statistics: Statistics,
 ) -> Feeder:
     """Return the feeder that the engine asks for."""
     if predictor.engine.feeding.mode == "streams":
-        return StreamFeeder(predictor, limits, num_threads)
-    return BatchFeeder(predictor, limits, num_threads, wait_seconds)
+        return StreamFeeder(predictor, limits, num_threads, statistics)
+    return BatchFeeder(predictor, limits, num_threads, wait_seconds, statistics)
 
 
 def _row(prediction: Prediction, position: int) -> Prediction:

@@ -13,17 +13,20 @@ import asyncio
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from models.errors import LabelMapError, NotFoundError, SightlineError
-from models.label_log import LabelLog, Revision
+from models.errors import LabelMapError, NotFoundError, SightlineError, StorageError
+from models.label_log import LabelLog
 from models.label_map import Reading, first_reading
+from models.label_revision import Revision
 from serve_app.errors import RequestError, bad_request
 
 logger = logging.getLogger("ray.serve")
 
 AT_ONCE = float("-inf")
+PATIENCE_SECONDS = 5.0  # of a request that waits for a revision
 
 
 class Labels(Protocol):
@@ -43,6 +46,10 @@ class Labels(Protocol):
 
     def status(self) -> dict[str, Any]:
         """Return where this replica stands, for `/config`; nothing where labels do not change."""
+        ...
+
+    async def refreshed(self) -> int:
+        """Look for new revisions; return the newest one known."""
         ...
 
     def close(self) -> None:
@@ -72,22 +79,34 @@ class FixedLabels:
         """Return nothing: there is no log to stand anywhere in."""
         return {}
 
+    async def refreshed(self) -> int:
+        """Return 0: there are no revisions."""
+        return 0
+
     def close(self) -> None:
         """Do nothing."""
 
 
 class LabelKeeper:
-    """Follows the log of one model, by a thread that looks for new revisions."""
+    """Follows the log of one model, by a thread that looks for new revisions, and at once when it
+    is told of one.
+    """
 
     def __init__(self, log: LabelLog, poll_seconds: float) -> None:
         """Load what is there; a log that cannot be read leaves the model's own classes."""
-        self._log = log
+        self.log = log
         self._head = 0
         self._unreachable, self._broken = "", ""
+        self._write_problem: str | None = None  # "" where the store was tried and is sound
         # (when, reading) by rising revision; the last one whose time has come counts.
         self._schedule: tuple[tuple[float, Reading], ...] = ((AT_ONCE, first_reading(log.classes)),)
         self._refreshing = threading.Lock()
         self._ended = threading.Event()
+        # Looks that requests ask for: a thread of their own, so that a slow store blocks nobody
+        # else's, one at a time, and one to follow that all who ask meanwhile share.
+        self._looker = ThreadPoolExecutor(1, thread_name_prefix="labels")
+        self._looking = asyncio.Lock()
+        self._next_look: asyncio.Task[int] | None = None
         self.refresh()
         self._thread = threading.Thread(
             target=self._follow, args=(poll_seconds,), name="labels", daemon=True
@@ -109,11 +128,16 @@ class LabelKeeper:
 
         Raises `RequestError` (409) when it is not to be had now.
         """
+        slow = ""
         if self.current().revision < revision:
-            await asyncio.to_thread(self.refresh)
+            try:
+                await asyncio.wait_for(self.refreshed(), PATIENCE_SECONDS)
+            except TimeoutError:
+                slow = f"the label store has not answered for {PATIENCE_SECONDS:g} s"
         reading = self.current()
         if reading.revision < revision:
-            why = f"; {self._problem()}" if self._problem() else ""
+            problem = slow or self._problem()
+            why = f"; {problem}" if problem else ""
             raise RequestError(
                 409,
                 "label_revision",
@@ -139,7 +163,38 @@ class LabelKeeper:
             "newest": self._head,
             "waiting": waiting,
             "problem": self._problem(),
+            "write_problem": self._write_problem or "",
         }
+
+    @property
+    def newest(self) -> int:
+        """The newest revision that was seen in the log, sound or not."""
+        return self._head
+
+    def check_writes(self) -> None:
+        """Raise `StorageError` if the store cannot keep two writers apart. Once it was found sound
+        it is not tried again.
+        """
+        if self._write_problem == "":
+            return
+        try:
+            self.log.check_store()
+            self._write_problem = ""
+        except StorageError as error:
+            self._write_problem = str(error)
+            raise
+
+    async def refreshed(self) -> int:
+        """Look into the log, from now on; return the newest revision there."""
+        if self._next_look is None:
+            self._next_look = asyncio.create_task(self._look())
+        # Shielded: one who leaves must not take the look away from the others.
+        return await asyncio.shield(self._next_look)
+
+    async def _look(self) -> int:
+        async with self._looking:
+            self._next_look = None  # whoever asks from now on may know of a later revision
+            return await asyncio.get_running_loop().run_in_executor(self._looker, self.refresh)
 
     def refresh(self) -> int:
         """Take up what is new in the log; return the newest revision there. Never raises: a problem
@@ -148,19 +203,20 @@ class LabelKeeper:
         with self._refreshing:
             before = self._problem()
             try:
-                head = self._log.advance(self._head) if self._head else self._log.head()
+                head = self.log.advance(self._head) if self._head else self.log.head()
                 if head != self._head:
                     self._take_up(head)
                 self._unreachable = ""
             except SightlineError as error:
                 self._unreachable = str(error)
             if self._problem() not in ("", before):
-                logger.warning("labels of %s: %s", self._log.model, self._problem())
+                logger.warning("labels of %s: %s", self.log.model, self._problem())
             return self._head
 
     def close(self) -> None:
         """Stop following the log."""
         self._ended.set()
+        self._looker.shutdown(wait=False, cancel_futures=True)
 
     def _take_up(self, head: int) -> None:
         """Read the revisions up to `head`, from the newest down to the first that counts already:
@@ -170,8 +226,8 @@ class LabelKeeper:
         fresh: list[tuple[float, Reading]] = []
         for number in range(head, self._head, -1):
             try:
-                revision = self._log.read(number)
-                entry = (_when(revision), Reading(revision.map, self._log.classes, number))
+                revision = self.log.read(number)
+                entry = (_when(revision), Reading(revision.map, self.log.classes, number))
             except (LabelMapError, NotFoundError) as error:
                 broken = broken or str(error)
                 continue
@@ -182,18 +238,22 @@ class LabelKeeper:
         now = time.time()
         due = max((n for n, (when, _) in enumerate(schedule) if when <= now), default=0)
         self._schedule, self._head, self._broken = tuple(schedule[due:]), head, broken
-        logger.info("labels of %s are at revision %d", self._log.model, head)
+        logger.info("labels of %s are at revision %d", self.log.model, head)
 
     def _problem(self) -> str:
         return self._unreachable or self._broken
 
     def _follow(self, poll_seconds: float) -> None:
+        try:
+            self.check_writes()
+        except StorageError as error:
+            logger.warning("labels of %s cannot be changed here: %s", self.log.model, error)
         while not self._ended.wait(poll_seconds):
             try:
                 self.refresh()
             # this thread has to live as long as the replica; the labels stay as they are
             except Exception:
-                logger.exception("labels of %s: looking for a new revision failed", self._log.model)
+                logger.exception("labels of %s: looking for a new revision failed", self.log.model)
 
 
 def _when(revision: Revision) -> float:

@@ -18,10 +18,12 @@ from models.label_map import first_reading
 from models.manifest import Manifest
 from models.predictor import Prediction, Predictor, open_predictor, prove
 from models.preprocess import Image
+from serve_app.admission import Gate
 from serve_app.config import ServeOptions
 from serve_app.errors import RequestError
 from serve_app.feeding import open_feeder
 from serve_app.label_keeper import FixedLabels, LabelKeeper, Labels
+from serve_app.statistics import Statistics
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ class ServedModel:
         self.manifest = predictor.manifest
         self.kind = predictor.kind
         self.limits = options.limits
+        self.statistics = Statistics()
+        self.gate = Gate(options.max_requests, options.retry_after_seconds, self.statistics)
         # What every answer says of who gave it.
         self.facts: dict[str, object] = {
             "model": self.manifest.name,
@@ -52,6 +56,7 @@ class ServedModel:
             options.limits.image,
             num_threads=options.decode_threads or options.engine_options.num_threads,
             wait_seconds=options.batch_wait_ms / 1000,
+            statistics=self.statistics,
         )
         self._num_failures = 0
         self._is_closed = False

@@ -17,6 +17,7 @@ from models.predictor import Prediction
 from serve_app.errors import RequestError, status_of
 from serve_app.limits import read_body
 from serve_app.model import ServedModel
+from serve_app.peers import Peers
 from serve_app.replies import Reply, json_reply
 from serve_app.routing import Handler, Routes
 from serve_app.tensors import LENGTH_HEADER, Tensor, Wanted, infer_reply, parse_infer
@@ -25,12 +26,12 @@ PLATFORM = "sightline"
 CONFIG_TYPES = {"FP32": "TYPE_FP32", "UINT8": "TYPE_UINT8", "BYTES": "TYPE_STRING"}
 
 
-def oip_routes(model: ServedModel) -> Routes:
+def oip_routes(model: ServedModel, peers: Peers) -> Routes:
     """Return the protocol's routes below the model's own path."""
     metadata, config = _metadata(model), _config(model)
 
     async def get_metadata(request: Request) -> Reply:
-        return json_reply(metadata)
+        return json_reply({**metadata, "versions": [str(v) for v in await peers.versions()]})
 
     async def get_ready(request: Request) -> Reply:
         await model.check()
@@ -63,8 +64,9 @@ def infer(model: ServedModel) -> Handler:
             predictions = await model.run_each(asked.pixels)
         else:
             predictions = _all_or_nothing(await model.score_each(asked.encoded))
-        tensors = [_output(reading, predictions, wanted) for wanted in asked.wanted]
-        return infer_reply(model.manifest.name, model.manifest.version, asked.id, tensors)
+        with model.statistics.output():
+            tensors = [_output(reading, predictions, wanted) for wanted in asked.wanted]
+            return infer_reply(model.manifest.name, model.manifest.version, asked.id, tensors)
 
     return call
 
@@ -148,6 +150,8 @@ def _config(model: ServedModel) -> dict[str, Any]:
         "output": [tensor(entry) for entry in metadata["outputs"]],
         "sightline": {
             "kind": model.kind.name,
+            "calls": sorted(model.kind.calls),
+            "has_label_map": model.kind.has_label_map,
             "version": manifest.version,
             "bundle": model.predictor.bundle.uri,
             "created": manifest.created,

@@ -11,12 +11,17 @@ import asyncio
 import logging
 import time
 
+from ray import serve
+
+from models.errors import ConfigError
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
-from serve_app.model import open_served
+from serve_app.directory import check_route
+from serve_app.keys import open_keys
+from serve_app.model import ServedModel, open_served
 from serve_app.routing import Api
-
-DEPLOYMENT = "model"  # the name in Serve of every deployment that serves a model
+from serve_app.serve_peers import ServePeers
+from serve_app.statistics import Counters
 
 logger = logging.getLogger("ray.serve")
 
@@ -27,8 +32,11 @@ class Replica:
     # Serve awaits it
     async def __init__(self, options: ServeOptions) -> None:  # type: ignore[misc]
         started = time.perf_counter()
+        application = serve.get_replica_context().app_name
+        self._keys = open_keys(options.keys_file)
         # In a thread: Serve asks a starting replica how it is on this event loop.
-        self._model = await asyncio.to_thread(open_served, options)
+        self._model = await asyncio.to_thread(_open, options, application)
+        self._peers = ServePeers(application, self._model)
         predictor = self._model.predictor
         logger.info(
             "%s is ready on %s %s (%s, %s) after %.2f s; proof: %s",
@@ -45,7 +53,7 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> Api:
         """Return the HTTP application; Serve asks for it once, after the constructor."""
-        return build_asgi(self._model)
+        return build_asgi(self._model, self._keys, self._peers)
 
     async def check_health(self) -> None:
         """Raise when the engine does not reproduce its proof any more; Serve then replaces us."""
@@ -56,7 +64,25 @@ class Replica:
         manifest = self._model.manifest
         return {"name": manifest.name, "version": str(manifest.version)}
 
+    async def refresh_labels(self) -> int:
+        """Look for new label revisions; returns the newest. Serve broadcasts it after a write."""
+        return await self._model.labels.refreshed()
+
+    async def statistics(self) -> Counters:
+        """Return what this replica has done so far."""
+        return self._model.statistics.counters()
+
     def __del__(self) -> None:
         # The constructor may have failed before there was a model.
         if hasattr(self, "_model"):
             self._model.close()
+
+
+def _open(options: ServeOptions, application: str) -> ServedModel:
+    model = open_served(options)
+    try:
+        check_route(application, model.manifest)
+    except ConfigError:
+        model.close()
+        raise
+    return model

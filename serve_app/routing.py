@@ -7,7 +7,7 @@ too. It knows nothing of models.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
@@ -16,7 +16,10 @@ from serve_app.errors import RequestError, error_reply
 from serve_app.replies import Reply, send_reply
 
 Handler = Callable[[Request], Awaitable[Reply]]
-Routes = Mapping[str, Mapping[str, Handler]]  # path below the mount point -> method -> handler
+MAX_PARTS = 12  # of a path that is looked up with a star
+
+# Path below the mount point -> method -> handler; `*` stands for any part, at one place of a path.
+Routes = Mapping[str, Mapping[str, Handler]]
 
 
 class Api:
@@ -25,6 +28,7 @@ class Api:
     def __init__(self, routes: Routes, *, rewrite: Callable[[str], str] | None = None) -> None:
         """`rewrite` may change a path before it is looked up, or refuse it with an error."""
         self._table = routes
+        self._has_stars = any("*" in path for path in routes)
         self._rewrite = rewrite
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,9 +47,15 @@ class Api:
         await send_reply(reply, send)
         return None
 
+    def _find_starred(self, path: str) -> Mapping[str, Handler] | None:
+        if not self._has_stars or path.count("/") > MAX_PARTS:
+            return None
+        return next((self._table[p] for p in _star_out(path) if p in self._table), None)
+
     def _find(self, scope: Scope) -> Handler:
         path = _local_path(scope)
-        methods = self._table.get(self._rewrite(path) if self._rewrite else path)
+        path = self._rewrite(path) if self._rewrite else path
+        methods = self._table.get(path) or self._find_starred(path)
         if methods is None:
             known = ", ".join(name or "(nothing)" for name in self._table)
             raise RequestError(
@@ -63,6 +73,13 @@ class Api:
                 {"Allow": allowed},
             )
         return handler
+
+
+def _star_out(path: str) -> Iterator[str]:
+    """Yield the path with one of its parts, from the last to the first, as a star."""
+    parts = path.split("/")
+    for at in range(len(parts) - 1, 0, -1):
+        yield "/".join((*parts[:at], "*", *parts[at + 1 :]))
 
 
 def _local_path(scope: Scope) -> str:

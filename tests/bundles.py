@@ -23,6 +23,7 @@ from models.labels import OutputClass
 from models.manifest import Manifest, Outputs
 from models.predictor import REFERENCE
 from models.preprocess import PreprocessSpec
+from models.validation_outputs import VALIDATION, ValidationOutputs, dump_outputs
 
 NUM_FEATURES = 8
 PATCH = 4
@@ -96,6 +97,17 @@ class TinyNet:
         return model
 
 
+def validation_outputs(network: TinyNet, names: Sequence[str], size: int) -> ValidationOutputs:
+    """Return what the network says of images whose truth is drawn by lot, mostly its own answer."""
+    random = np.random.default_rng(11)
+    coarse = random.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
+    images = coarse.repeat(size // 8, axis=1).repeat(size // 8, axis=2)
+    probabilities = network.run(images)["probabilities"]
+    drawn = random.integers(0, len(names), len(images))
+    truth = np.where(random.random(len(images)) < 0.7, probabilities.argmax(axis=1), drawn)
+    return ValidationOutputs("validation", probabilities, truth.astype(np.intp))
+
+
 def tiny_bundle(
     store: Path | str,
     *,
@@ -113,6 +125,12 @@ def tiny_bundle(
         onnx.save(network.to_onnx(size, size), folder / "model.onnx")
         arrays: dict[str, Any] = {"images": images, **network.run(images)}
         np.savez_compressed(folder / REFERENCE, **arrays)
+        extra = []
+        if find_kind(kind).has_label_map:
+            (folder / VALIDATION).write_bytes(
+                dump_outputs(validation_outputs(network, names, size))
+            )
+            extra.append(describe_file(folder / VALIDATION))
         manifest = Manifest(
             name=name,
             version=1,
@@ -127,6 +145,7 @@ def tiny_bundle(
             artifacts=(
                 describe_file(folder / "model.onnx", engine="openvino", precision="fp32"),
                 describe_file(folder / REFERENCE),
+                *extra,
             ),
         )
         return publish(store, manifest, folder).uri

@@ -31,6 +31,9 @@ MAY_IMPORT_RAY = {
     "jobs/train/worker.py",
     "serve_app/app.py",
     "serve_app/catalog.py",
+    "serve_app/directory.py",
+    "serve_app/replica.py",
+    "serve_app/serve_peers.py",
 }
 
 

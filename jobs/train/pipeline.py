@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import torch
 from rich.console import Console
 
 from cluster.environment import data_cpus
@@ -30,25 +29,25 @@ from jobs.console import Advance, bar
 from jobs.data.index import Index, build_index
 from jobs.data.locate import read_image
 from jobs.data.quarantine import Broken, keep_quarantine
-from jobs.data.streams import IndexedImages
 from jobs.export.exporter import Draft, Provenance, code_revision, digest_of, export_draft, finish
 from jobs.train import report
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord, best_epoch, describe
-from jobs.train.metrics import Evaluation, Evaluator
+from jobs.train.judge import collect_outputs, evaluate
+from jobs.train.metrics import Evaluation
 from jobs.train.network import ServedNetwork
 from jobs.train.trainer import Trained, train
 from jobs.train.worker import open_images, prepare_network
 from models.bundle import Published, publish
 from models.errors import DataError, ImageError, NotFoundError
+from models.kinds import find_kind
 from models.manifest import Tolerance
-from models.predictor import open_predictor
 from models.preprocess import prepare
 from models.storage import open_store
+from models.validation_outputs import VALIDATION, dump_outputs
 
 logger = logging.getLogger(__name__)
 
-EVALUATION_BATCH = 32
 QUARANTINE_SHOWN = 5
 
 
@@ -86,6 +85,7 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
             _print_parities(draft, console)
         with _timed(seconds, "evaluate"):
             evaluation = _evaluate(config, index, draft, split, run_id, console)
+            draft = _with_outputs(config, index, draft, split, console)
         with _timed(seconds, "publish"):
             published = _publish(config, index, trained, draft, evaluation, split)
     console.print(f"published {published.uri}")
@@ -95,23 +95,6 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
 def new_run_id() -> str:
     """Return a name for a run: sortable by time, and unlike any other."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-
-
-def evaluate(draft: Draft, images: IndexedImages, split: str, advance: Advance) -> Evaluation:
-    """Evaluate a bundle on a split through the engine that would serve it."""
-    predictor = open_predictor(draft.bundle)
-    evaluator = Evaluator([entry.name for entry in draft.manifest.classes])
-    try:
-        for batch in images.batches(split, batch_size=EVALUATION_BATCH, shuffle=False):
-            prediction = predictor.predict(batch.images)
-            assert prediction.probabilities is not None
-            evaluator.update(
-                torch.from_numpy(prediction.probabilities), torch.from_numpy(batch.labels)
-            )
-            advance(len(batch.labels))
-    finally:
-        predictor.close()
-    return evaluator.compute()
 
 
 def _index(config: TrainConfig, run_id: str, console: Console) -> Index:
@@ -262,6 +245,22 @@ def _evaluate(
     _report_broken(config, images.broken, run_id, f"quarantine-{split}.jsonl", console)
     console.print(report.evaluation_table(evaluation, f"{split} split"))
     return evaluation
+
+
+def _with_outputs(
+    config: TrainConfig, index: Index, draft: Draft, split: str, console: Console
+) -> Draft:
+    """Keep what the model says of the validation images, where its labels may change later."""
+    if not find_kind(config.kind).has_label_map:
+        return draft
+    # Thresholds are to be chosen on images that the figures are not from, where there are any.
+    split = "validation" if index.num_images("validation") else split
+    images = open_images(config, index, data_cpus())
+    with bar(console, "outputs to keep", index.num_images(split)) as advance:
+        outputs = collect_outputs(draft, images, split, advance)
+    path = draft.folder / VALIDATION
+    path.write_bytes(dump_outputs(outputs))
+    return finish(draft, {}, [path])
 
 
 def _publish(

@@ -155,7 +155,8 @@ const value = (id) => find(id).value;
 
 const quoted = (text) => `“${text}”`;
 
-const field = (text, input) => make("label", {}, `${text} `, input);
+const field = (text, input) =>
+  make("div", { class: "field" }, make("label", { for: input.id }, text), input);
 
 function tick(id, text, isTicked = false) {
   return make("label", { class: "tick" }, make("input", { type: "checkbox", id, checked: isTicked }), ` ${text}`);

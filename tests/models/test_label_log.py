@@ -14,9 +14,16 @@ from uuid import uuid4
 
 import pytest
 
-from models.errors import LabelMapError, NotFoundError, StaleBaseError, StorageError
-from models.label_edits import Hide, Rename, SetThreshold
-from models.label_log import Author, LabelLog, Revision, open_log
+from models.errors import (
+    LabelMapError,
+    NotFoundError,
+    RequestKeyError,
+    StaleBaseError,
+    StorageError,
+)
+from models.label_edits import Alias, Hide, Rename, SetThreshold
+from models.label_log import LabelLog, open_log
+from models.label_revision import Author, Revision
 from models.labels import OutputClass
 from models.storage import Store
 from tests.conftest import S3Server
@@ -32,7 +39,7 @@ def log_in(store: Path | str) -> LabelLog:
 
 def rename(log: LabelLog, name: str, base: int | None = None, author: Author = ANN) -> Revision:
     """Write one revision that gives output a another name."""
-    return log.append(log.edited([Rename(label="a", name=name)], author, base))
+    return log.write([Rename(label="a", name=name)], author, base)
 
 
 def test_a_log_begins_with_the_classes_of_the_model(tmp_path: Path) -> None:
@@ -50,20 +57,22 @@ def test_revisions_count_up_and_say_who_when_and_why(tmp_path: Path) -> None:
     assert (first.number, second.number, second.parent) == (1, 2, 1)
     assert log.read(1) == first
     assert (tmp_path / "part" / "000002.json").is_file()
-    history = [each for each in log.history() if isinstance(each, Revision)]
-    assert [each.number for each in history] == [2, 1, 0]
-    assert history[0].edits == ({"op": "rename", "label": "a", "name": "Nut", "keep_alias": False},)
-    assert (history[0].author, history[0].reason) == ("ann", "a test")
+    history = dict(log.history())
+    assert list(history) == [2, 1, 0]
+    newest = history[2]
+    assert isinstance(newest, Revision)
+    assert newest.edits == ({"op": "rename", "label": "a", "name": "Nut", "keep_alias": False},)
+    assert (newest.author, newest.reason) == ("ann", "a test")
 
 
 def test_a_rollback_is_one_more_revision(tmp_path: Path) -> None:
     log = log_in(tmp_path)
     rename(log, "Bolt")
     rename(log, "Nut")
-    back = log.append(log.replaced(log.read(1).map, ANN))
+    back = log.write(1, ANN)
     assert back.number == 3
     assert back.map == log.read(1).map
-    assert log.append(log.replaced(log.read(0).map, ANN)).map == log.read(0).map
+    assert log.write(0, ANN).map == log.read(0).map
 
 
 def test_a_whole_map_may_not_forget_a_label(tmp_path: Path) -> None:
@@ -78,7 +87,7 @@ def test_a_whole_map_may_not_forget_a_label(tmp_path: Path) -> None:
         }
     )
     with pytest.raises(LabelMapError, match="leaves out label 'a'"):
-        log.replaced(other, ANN)
+        log.draft(other, ANN, base=0)
 
 
 def test_a_stale_base_is_refused_with_the_current_one(tmp_path: Path) -> None:
@@ -101,7 +110,7 @@ def test_of_two_hundred_writers_on_one_base_exactly_one_wins(
     start = threading.Barrier(200)
 
     def write(number: int) -> str:
-        mine = log.edited([Rename(label="a", name=f"writer {number}")], ANN, base=1)
+        mine = log.draft([Rename(label="a", name=f"writer {number}")], ANN, base=1)
         start.wait()
         try:
             return f"won {log.append(mine).map.find('a').name}"
@@ -119,18 +128,58 @@ def test_of_two_hundred_writers_on_one_base_exactly_one_wins(
 def test_a_write_that_is_sent_again_is_the_same_write(tmp_path: Path) -> None:
     log = log_in(tmp_path)
     author = Author("ann", "again", request_key="k1")
-    first = rename(log, "Bolt", author=author)
-    made = log.edited([Rename(label="a", name="Nut")], Author("ann", "again", request_key="k2"))
+    first = rename(log, "Bolt", base=0, author=author)
     rename(log, "other")
     rename(log, "more")
-    again = Revision.model_validate({**first.model_dump(), "time": "2030-01-01T00:00:00Z"})
-    assert log.append(again) == first
-    assert log.head() == 3
-    with pytest.raises(StaleBaseError):
-        log.append(made)
-    other = log.edited([Rename(label="a", name="Another")], author)
-    with pytest.raises(LabelMapError, match="'k1' was used for another write, revision 1"):
-        log.append(other)
+    # Its base is stale by now, and its edit would change something: neither counts.
+    assert rename(log, "Bolt", base=0, author=author) == first
+    assert rename(log, "Bolt", author=author) == first
+    back = log.write(0, Author("ann", "", request_key="k2"))
+    assert log.write(0, Author("ann", "", request_key="k2")) == back
+    whole = log.read(1).map
+    published = log.write(whole, Author("ann", "", request_key="k3"), base=4)
+    assert log.write(whole, Author("ann", "", request_key="k3"), base=4) == published
+    assert log.head() == 5
+    for change in ([Rename(label="a", name="Another")], log.read(2).map, 1):
+        for key in ("k1", "k2", "k3"):
+            with pytest.raises(RequestKeyError, match=f"'{key}' was used for another write"):
+                log.write(change, Author("ann", "", request_key=key), base=5)
+
+
+def test_writers_that_name_no_base_all_get_their_turn(tmp_path: Path) -> None:
+    log = log_in(tmp_path)
+    start = threading.Barrier(16)
+
+    def write(number: int) -> int:
+        start.wait()
+        edit = Alias(label="a", add=(f"alias {number}",))
+        return log.write([edit], Author(f"writer {number}", "")).number
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sorted(pool.map(write, range(16))) == list(range(1, 17))
+    assert len(log.read(16).map.find("a").aliases) == 16
+
+
+def test_tries_of_one_write_at_the_same_time_store_it_once(tmp_path: Path) -> None:
+    log = log_in(tmp_path)
+    start = threading.Barrier(16)
+
+    def write(_: int) -> Revision:
+        start.wait()
+        return rename(log, "Bolt", base=0, author=Author("ann", "", request_key="k"))
+
+    with ThreadPoolExecutor(16) as pool:
+        assert len({each.number for each in pool.map(write, range(16))}) == 1
+    assert log.head() == 1
+
+
+def test_a_whole_map_needs_its_base(tmp_path: Path) -> None:
+    log = log_in(tmp_path)
+    rename(log, "Bolt")
+    with pytest.raises(LabelMapError, match="needs its base"):
+        log.write(log.read(0).map, ANN)
+    with pytest.raises(LabelMapError, match="of the newest revision already"):
+        log.write(1, ANN)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"garbage", b'{"format_version": 2}'])
@@ -143,10 +192,10 @@ def test_a_broken_revision_stops_neither_reading_nor_writing(
     sound, problem = log.newest_sound(log.head())
     assert sound == first
     assert "000002.json" in problem
-    third = log.append(log.edited([Hide(label="b")], ANN, base=2))
+    third = log.write([Hide(label="b")], ANN, base=2)
     assert (third.number, third.map.find("a").name) == (3, "Bolt")
     assert log.newest_sound(3) == (third, "")
-    assert [type(each).__name__ for each in log.history()].count("LabelMapError") == 1
+    assert [type(each).__name__ for _, each in log.history()].count("LabelMapError") == 1
 
 
 def test_a_revision_of_another_model_is_not_taken(tmp_path: Path) -> None:
@@ -196,7 +245,7 @@ from tests.models.test_label_log import ANN, log_in
 log = log_in(sys.argv[1])
 print("ready", flush=True)
 for number in range(10_000):
-    log.append(log.edited([Rename(label="a", name=f"{sys.argv[2]} {number}")], ANN))
+    log.write([Rename(label="a", name=f"{sys.argv[2]} {number}")], ANN)
     print(log.head(), flush=True)
 """
 
@@ -223,5 +272,5 @@ def test_a_writer_killed_at_any_point_leaves_a_log_that_opens(tmp_path: Path) ->
         assert [log.read(number).number for number in range(head + 1)] == list(range(head + 1))
         assert head > acknowledged
         acknowledged = head
-    log.append(log.edited([SetThreshold(threshold=0.5)], ANN))
+    log.write([SetThreshold(threshold=0.5)], ANN)
     assert log.head() == acknowledged + 1

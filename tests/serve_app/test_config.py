@@ -49,7 +49,7 @@ def test_a_name_like_no_other_is_answered_with_all_names() -> None:
         ("replicas", "many"),
         ("precision", "int3"),
         ("device", "tpu"),
-        ("max_queued_requests", -1),
+        ("max_requests", 0),
         ("engines", []),
         ("batch_wait_ms", -0.5),
     ],

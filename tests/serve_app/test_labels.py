@@ -16,8 +16,9 @@ from starlette.testclient import TestClient
 
 from models.errors import ConfigError
 from models.label_edits import Edit, Hide, Merge, Rename, SetThreshold
-from models.label_log import Author, LabelLog, open_log
+from models.label_log import LabelLog, open_log
 from models.label_map import Reading
+from models.label_revision import Author
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
 from serve_app.label_keeper import LabelKeeper
@@ -64,7 +65,7 @@ def client(model: ServedModel) -> Iterator[TestClient]:
 def write(log: LabelLog, *edits: Edit, at: datetime | None = None) -> int:
     """Write one revision and return its number."""
     author = Author("ann", "a test", effective_at=at)
-    return log.append(log.edited(edits, author)).number
+    return log.write(edits, author).number
 
 
 def classify(client: TestClient, **query: Any) -> Any:
@@ -130,6 +131,7 @@ def test_config_tells_where_the_labels_of_the_replica_stand(
         "newest": later,
         "waiting": [{"revision": later, "effective_at": "2100-01-01T00:00:00+00:00"}],
         "problem": "",
+        "write_problem": "",
     }
 
 

@@ -69,7 +69,7 @@ def test_more_requests_than_the_queue_takes_are_429_and_the_others_are_answered(
         "name": "narrow",
         "route_prefix": "/v2/models/narrow",
     }
-    limits = {"max_ongoing_requests": 1, "max_queued_requests": 1, "num_cpus": 0.1}
+    limits = {"max_requests": 2, "num_cpus": 0.1}
     run_application(application, {"bundle": uri, "replicas": 1, **limits})
     url = f"{server.url}/v2/models/narrow/classify"
     image = encode(size=(1200, 1200))
@@ -84,6 +84,7 @@ def test_more_requests_than_the_queue_takes_are_429_and_the_others_are_answered(
     assert codes == {200, 429}
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert refused.headers["retry-after"] == "1"
+    assert refused.json()["code"] == "queue_full"
 
 
 def test_a_missing_bundle_fails_the_deployment_with_the_place_that_was_tried(

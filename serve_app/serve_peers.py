@@ -1,0 +1,88 @@
+"""The replicas of one Serve application, told and counted together through Serve's broadcast."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.directory import Directory
+from serve_app.model import ServedModel
+from serve_app.peers import Alone, Confirmed
+from serve_app.statistics import Counters
+
+logger = logging.getLogger("ray.serve")
+
+REFRESH_SECONDS = 2.0  # for replicas to take up a revision before the writer is answered
+COUNT_SECONDS = 2.0
+
+
+class ServePeers:
+    """All replicas of an application, this one among them."""
+
+    def __init__(self, application: str, model: ServedModel) -> None:
+        self._model = model
+        self._alone = Alone(model)
+        self._all = Replicas(application)
+        self._directory = Directory()
+
+    async def refresh_labels(self, revision: int) -> Confirmed:
+        """Let all look into the log. One that is not reached finds the revision by itself."""
+        own = asyncio.create_task(self._alone.refresh_labels(revision))
+        found = await self._all.call("refresh_labels", REFRESH_SECONDS)
+        mine = await own
+        if not found:  # Serve reaches nobody, but this replica is here
+            return mine
+        return Confirmed(len(found), sum(head is not None and head >= revision for head in found))
+
+    async def statistics(self) -> Sequence[Counters]:
+        """Return the counters of each replica that answers."""
+        found = await self._all.call("statistics", COUNT_SECONDS)
+        counted = [counters for counters in found if counters is not None]
+        return counted or await self._alone.statistics()
+
+    async def versions(self) -> Sequence[int]:
+        """Return the versions of this model that are ready, its own among them."""
+        manifest = self._model.manifest
+        found = {manifest.version}
+        try:
+            entries = await self._directory.entries()
+        # the list is an extra: metadata is answered without it
+        except Exception as error:
+            logger.warning("the other versions of %s are not known: %s", manifest.name, error)
+            entries = ()
+        found |= {
+            int(entry.version)
+            for entry in entries
+            if entry.name == manifest.name and entry.state == "READY" and entry.version
+        }
+        return sorted(found)
+
+
+class Replicas:
+    """The replicas of an application, called all at once."""
+
+    def __init__(self, application: str) -> None:
+        self._application = application
+        self._handle: DeploymentHandle[Any] | None = None
+
+    async def call(self, method: str, seconds: float) -> list[Any]:
+        """Call a method of all replicas that run, and return what they answer: None for one that
+        fails, nothing at all where not all answer in time.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                if self._handle is None:
+                    self._handle = serve.get_app_handle(self._application)
+                response = self._handle.broadcast(method)
+                results = await response.results_async(return_exceptions=True)
+        except (TimeoutError, RayServeException, RayError) as error:
+            logger.warning("%s of application %r: no answer: %r", method, self._application, error)
+            return []
+        return [None if isinstance(each, BaseException) else each for each in results]
