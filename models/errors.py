@@ -15,6 +15,7 @@
     │   ├── EditError            edits that cannot be done, each with its reason
     │   └── StaleBaseError       somebody else has changed the map meanwhile
     ├── EngineError              no engine can run a bundle here, or one failed
+    ├── EndpointError            a served model does not answer, or refuses
     └── ImageError               one image cannot be used; the others can
         ├── ImageTypeError       not an image format we read
         ├── ImageTooLargeError   more bytes or pixels than the limit
@@ -125,6 +126,12 @@ class EngineError(SightlineError):
     """No engine can run the bundle on this machine, or a run failed."""
 
     code = "engine"
+
+
+class EndpointError(SightlineError):
+    """A served model does not answer, or refuses to."""
+
+    code = "endpoint"
 
 
 class ImageError(SightlineError):
