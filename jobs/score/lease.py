@@ -2,8 +2,8 @@
 
 A lease is an object `lock-<number>.json`, created only if absent, that its holder writes anew every
 few seconds. Whoever finds the holder dead (its process is gone, or nothing was written for a
-while) creates the next number: the store lets only one do so. A holder that was only asleep finds
-the higher number and stops. No clocks are compared.
+while), or done, creates the next number: the store lets only one do so. A holder that was only
+asleep finds the higher number, or its own gone, and stops. No clocks are compared.
 """
 
 from __future__ import annotations
@@ -49,20 +49,24 @@ class Lease:
                 "gave no sign of life; this one stops"
             )
 
-    def release(self) -> None:
-        """Let others have it."""
+    def release(self, *, forget: bool) -> None:
+        """Let others have it; `forget` where nothing is left in the folder that they could want."""
         self._ended.set()
         self._thread.join()
-        if not self._is_lost:
-            with suppress(StorageError):  # then it dies by itself, a little later
+        if self._is_lost:
+            return
+        with suppress(StorageError):  # then it dies by itself, a little later
+            if forget:
                 self._store.delete(_key(self.number))
+            else:  # numbers go on rising, for whoever sleeps with a lower one
+                self._store.write(_key(self.number), _body({**self._holder, "released": True}, 0))
 
     def _beat(self) -> None:
         beat = 0
         while not self._ended.wait(BEAT_SECONDS):
             beat += 1
             try:
-                if max(_numbers(self._store), default=0) > self.number:
+                if max(_numbers(self._store), default=0) != self.number:
                     self._is_lost = True
                     return
                 self._store.write(_key(self.number), _body(self._holder, beat))
@@ -89,7 +93,7 @@ def acquire(store: Store) -> Lease:
 def _is_dead(store: Store, number: int) -> bool:
     """Say whether the holder is dead: at once where it ran on this machine, else by watching."""
     first = _read(store, number)
-    if first is None:
+    if first is None or first.get("released"):
         return True
     here = _this_process()
     if all(first.get(name) == here[name] for name in ("host", "processes")):

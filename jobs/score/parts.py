@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -73,6 +74,9 @@ class Parts:
         self._columns = columns
         self._lease = lease
         self._old: list[OldPart] = []
+        # Names that no other run uses, not even one that was thought dead and is not.
+        self._run = secrets.token_hex(4)
+        self._generation = 1
         self._own: list[str] = []
         self._rows: list[Answer] = []
         self._num_bytes = 0
@@ -82,7 +86,9 @@ class Parts:
         """Return which images earlier runs have scored, and their rows."""
         found: list[tuple[str, pa.Table]] = []
         for entry in sorted(self._store.child(PARTS).list_children()[1], key=lambda e: e.key):
-            key = f"{PARTS}/{entry.key.rpartition('/')[2]}"
+            name = entry.key.rpartition("/")[2]
+            key, generation = f"{PARTS}/{name}", name.partition("-")[0]
+            self._generation = max(self._generation, 1 + int(generation))
             with suppress(_Unreadable):
                 found.append((key, self._read(key, [KEY, "code"])))
         keys = [_keys(table) for _, table in found]
@@ -119,7 +125,7 @@ class Parts:
             return None
         self._lease.check()
         table = self._columns.to_table(self._rows)
-        key = f"{PARTS}/{self._lease.number:06}-{len(self._own):06}.parquet"
+        key = f"{PARTS}/{self._generation:04}-{self._run}-{len(self._own):06}.parquet"
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         self._store.write(key, buffer.getvalue())

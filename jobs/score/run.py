@@ -119,7 +119,6 @@ def run_scoring(options: Options, console: Console) -> Outcome:
         parts.check_lease()
         write_output(output, parts.tables(), columns, list(tally.score_labels), work.uri)
         remove(work)
-    _remove_folder(work)
     return Outcome(output, tally, len(done), patience.num_retries, seconds)
 
 
@@ -187,8 +186,9 @@ def _opened(
         write_journal(work, journal)
         yield Parts(work, columns, lease)
     finally:
-        lease.release()
-        if read_journal(work) is None:  # nothing of this run is left to go on with
+        is_empty = read_journal(work) is None  # nothing of this run is left to go on with
+        lease.release(forget=is_empty)
+        if is_empty:
             _remove_folder(work)
 
 

@@ -70,18 +70,21 @@ def model(opened: dict[str, ServedModel]) -> Iterator[Model]:
 class Shell:
     """Runs the command in this process."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
+    def __init__(
+        self, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self._capsys, self._caplog = capsys, caplog
 
     def run(self, *arguments: object) -> Ended:
         """Run it, whatever comes out."""
+        self._caplog.clear()
         try:
             status = main([str(each) for each in arguments])
         except SystemExit as ended:
             status = int(str(ended.code))
         out, err = self._capsys.readouterr()
         line = json.loads(out.splitlines()[-1]) if out else {}
-        return Ended(status, line, " ".join(err.split()))
+        return Ended(status, line, " ".join((err + self._caplog.text).split()))
 
     def refused(self, *arguments: object) -> str:
         """Return the message of a run that has to end with status 1 and no result."""
@@ -91,10 +94,14 @@ class Shell:
 
 
 @pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+def shell(
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shell:
     """A shell without an access key."""
     monkeypatch.delenv("SIGHTLINE_KEY", raising=False)
-    return Shell(capsys)
+    return Shell(capsys, caplog)
 
 
 def work_folder(output: Path) -> Path:
