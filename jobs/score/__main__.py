@@ -13,7 +13,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, get_args
 
 from jobs.console import make_console, readable_errors, set_up_logging
@@ -33,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     console = make_console()
     set_up_logging()
-    signal.signal(signal.SIGTERM, _interrupt)  # how a cluster ends a job: as Ctrl-C does
-    with readable_errors(console):
+    with _ended_by_sigterm(), readable_errors(console):
         values = {k: v for k, v in vars(given).items() if k not in OPTIONS_OF_COMMAND}
         options = Options(**values, key=read_key(given.key_env))
         try:
@@ -164,8 +164,18 @@ def _is_unfinished(output: str) -> bool:
         return False
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, with which a cluster ends a job, do what Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _whole(least: int) -> Callable[[str], int]:

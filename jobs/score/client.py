@@ -7,6 +7,7 @@ fails on is cut in halves, so that an image on which a server breaks costs one r
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from models.errors import EndpointError
 BYTES_PER_PART = 200  # more than the headers of one image in a multipart body take
 TRIES_TOGETHER = 2  # of a request with several images, before it is cut in halves
 TRIES_ALONE = 4  # of one image, before it is found to be the cause
+MAX_BLAMED = 20  # images, one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Client:
         self._exchange = exchange
         self._calls = calls
         self._query = query
+        self._num_blamed = 0
+        self._lock = threading.Lock()
 
     def score(self, images: Sequence[Loaded]) -> list[Answer]:
         """Return the answers in the order of the images.
@@ -74,7 +78,9 @@ class Client:
         began, tries, may_be_image = time.monotonic(), 0, 0
         while images:
             try:
-                return self._ask_once(images)
+                answers = self._ask_once(images)
+                self._num_blamed = 0
+                return answers
             except Rejected as rejected:
                 if len(images) > 1:  # something on the way allows less than the model does
                     return self._ask_halves(images)
@@ -84,11 +90,10 @@ class Client:
             except Trouble as trouble:
                 may_be_image += trouble.may_be_image
                 limit = TRIES_TOGETHER if len(images) > 1 else TRIES_ALONE
-                if may_be_image >= limit and self._is_ready():
+                if may_be_image >= limit and self._exchange.is_ready(f"{self._endpoint.url}/ready"):
                     if len(images) > 1:
                         return self._ask_halves(images)
-                    told = f"the server failed on this image {may_be_image} times: {trouble}"
-                    return [_failed(images[0], told, "server_failed")]
+                    return [self._blame(images[0], may_be_image, trouble)]
                 self._exchange.patience.pause(trouble, tries, began)
                 tries += 1
         return []
@@ -115,13 +120,19 @@ class Client:
                 answers[position] = _merge(answers[position], result, facts, elapsed)
         return answers
 
-    def _is_ready(self) -> bool:
-        """Say whether the model finds itself sound, so that the fault is not the server's."""
-        try:
-            self._exchange.get(f"{self._endpoint.url}/ready")
-        except (Trouble, Missing, Rejected, EndpointError):
-            return False
-        return True
+    def _blame(self, image: Loaded, tries: int, trouble: Trouble) -> Answer:
+        """Return the row of an image on which a sound server fails.
+
+        Raises `EndpointError` where it is one image after the other: then it is the server.
+        """
+        with self._lock:
+            self._num_blamed += 1
+            if self._num_blamed > MAX_BLAMED:
+                raise EndpointError(
+                    f"the server has failed on {MAX_BLAMED} images in a row and answered no other, "
+                    f"though it says that it is ready: {trouble}"
+                )
+        return _failed(image, f"the server failed on it {tries} times: {trouble}", "server_failed")
 
 
 def batches(

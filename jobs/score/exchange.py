@@ -78,6 +78,13 @@ class Exchange:
         headers = {"Content-Type": content_type}
         return self._send("POST", url, content=body, headers=headers, params=query)
 
+    def is_ready(self, url: str) -> bool:
+        """Say whether `url` answers 200. Does not count as an answer that gives hope."""
+        try:
+            return self._client.get(url).status_code == 200
+        except httpx.HTTPError:
+            return False
+
     def persist(self, call: Callable[[], Result]) -> Result:
         """Call again as long as there is trouble that may pass, and patience."""
         began, tries = time.monotonic(), 0

@@ -20,7 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from jobs.score.columns import Columns
-from models.errors import ConfigError
+from models.errors import ConfigError, StorageError
 from models.storage import is_remote, normalise_uri, open_store, split_uri
 
 ROWS_PER_GROUP = 50_000
@@ -66,7 +66,19 @@ def output_exists(uri: str) -> bool:
 def write_output(
     uri: str, parts: Iterator[pa.Table], columns: Columns, labels: Sequence[str], work: str
 ) -> None:
-    """Write all rows to `uri`; `work` is the folder of the unfinished run."""
+    """Write all rows to `uri`; `work` is the folder of the unfinished run.
+
+    Raises `StorageError`.
+    """
+    try:
+        _write(uri, parts, columns, labels, work)
+    except OSError as error:
+        raise StorageError(f"cannot write {uri}: {error.strerror or error}") from error
+
+
+def _write(
+    uri: str, parts: Iterator[pa.Table], columns: Columns, labels: Sequence[str], work: str
+) -> None:
     folder, name = split_uri(uri)
     # On a disk in the same file system, so that one rename is enough.
     with tempfile.TemporaryDirectory(dir=None if is_remote(uri) else work) as scratch:

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
-from jobs.score import lease
+from jobs.score import lease, patience
 from jobs.score.items import Item
 from jobs.score.lease import acquire
 from jobs.score.reading import MAX_STREAK, Failure, Loaded, Streak
@@ -132,6 +132,23 @@ def test_an_image_on_which_the_server_fails_costs_one_row(
     assert ended.line["num_scored"] == NUM_IMAGES - 1
     table = pd.read_parquet(output).set_index("path")
     assert "it broke" in table.loc[str(bad), "error"]
+
+
+def test_a_server_that_fails_on_every_image_stops_the_run(
+    model: Model, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "MAX_DELAY_SECONDS", 0.01)  # the test would take a minute
+    model.border.poison = b"\xff\xd8"  # how every JPEG begins
+    write(tmp_path / "images", {f"{n:04}.jpg": jpeg(n) for n in range(60)})
+    shown = shell.refused(
+        tmp_path / "images", "--url", model.url, "--output", tmp_path / "s.csv", "--batch", 2
+    )
+    assert "failed on 20 images in a row and answered no other" in shown
+    model.border.poison = b""
+    ended = shell.run(
+        tmp_path / "images", "--url", model.url, "--output", tmp_path / "s.csv", "--resume"
+    )
+    assert ended.line["num_scored"] == 60
 
 
 @pytest.mark.slow
