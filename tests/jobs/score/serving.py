@@ -44,6 +44,7 @@ class Border:
 
     key: str = ""  # demanded where it is not empty
     refusals: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # status, headers
+    forbids_after: int = 10**9  # images, beyond which everything is answered 403
     poison: bytes = b""  # the server fails on bodies that hold it
     delay_seconds: float = 0.0
     versions: list[int] = field(default_factory=list)  # told instead of the real one, in turn
@@ -97,6 +98,8 @@ class Site:
                 ("unknown key", "unauthenticated") if given else ("no key", "unauthenticated")
             )
             return json_reply({"error": text, "code": code}, 401)
+        if border.num_images >= border.forbids_after:
+            return json_reply({"error": "not any more", "code": "forbidden"}, 403)
         if border.refusals and not path.endswith("/config"):
             status, headers = border.refusals.pop(0)
             return Reply(b"not now", status, "text/plain", headers)

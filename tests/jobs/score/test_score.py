@@ -184,11 +184,13 @@ def test_images_and_results_may_lie_in_a_bucket(
     assert "exists already" in shell.refused(f"{bucket}/in", *arguments)
     # A run that stops leaves its rows in the bucket, and goes on from there.
     other = ("--url", model.url, "--output", f"{bucket}/out/t.parquet", "--batch", 2)
-    model.border.refusals = [(429, {}), (429, {}), (403, {})]
+    model.border.forbids_after = model.border.num_images + 4
     shell.refused(f"{bucket}/in", *other, "--concurrency", 1)
+    model.border.forbids_after = 10**9
     assert store.exists("out/.t.parquet.parts/run.json")
     ended = shell.run(f"{bucket}/in", *other, "--resume", "--max-failed-share", 1)
     assert ended.line["num_images"] == 7
+    assert ended.line["num_resumed"] >= 2
     store.delete("out/t.parquet")
     # A manifest in the bucket, results on the disk, and the other way round.
     store.write("lists/l.csv", b"path\n../in/line 1/\xc3\xbc1.jpg\n/in/none.jpg\n")

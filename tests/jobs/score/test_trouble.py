@@ -20,8 +20,11 @@ import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
 from jobs.score import lease, patience
+from jobs.score.client import Answer
+from jobs.score.columns import Columns
 from jobs.score.items import Item
 from jobs.score.lease import acquire
+from jobs.score.parts import Parts
 from jobs.score.reading import MAX_STREAK, Failure, Loaded, Streak
 from models.errors import ConfigError, StorageError
 from models.label_edits import Rename
@@ -109,14 +112,16 @@ def test_what_passes_costs_no_row(model: Model, shell: Shell, images: Path, tmp_
 def test_a_refused_key_in_mid_run_stops_it_at_once(
     model: Model, shell: Shell, images: Path, tmp_path: Path
 ) -> None:
-    model.border.refusals = [(403, {})]
+    model.border.forbids_after = 64
     output = tmp_path / "s.parquet"
     started = time.monotonic()
     shown = shell.refused(images, "--url", model.url, "--output", output)
     assert time.monotonic() - started < 20
     assert "ask for one with the scope `infer`" in shown
     assert "go on with --resume" in shown
-    assert shell.run(images, "--url", model.url, "--output", output, "--resume").status == 0
+    model.border.forbids_after = 10**9
+    ended = shell.run(images, "--url", model.url, "--output", output, "--resume")
+    assert 32 <= ended.line["num_resumed"] < NUM_IMAGES
     assert_complete(output, images)
 
 
@@ -433,6 +438,26 @@ def test_who_slept_and_lost_the_lease_stops(place: str) -> None:
     wait_for(is_lost, 5)
     slept.release(forget=True)
     assert store.exists("lock-000002.json")
+
+
+@pytest.mark.usefixtures("quick_lease")
+def test_an_image_that_two_runs_wrote_counts_once(place: str) -> None:
+    store, columns = open_store(place), Columns(False, True, "none", 1, 0)
+    taken = acquire(store)
+    (first, *others) = (Answer(Item(f"{n}", f"{n}.jpg", f"{n}.jpg"), "good", 0.9) for n in range(4))
+    awake, asleep = Parts(store, columns, taken), Parts(store, columns, taken)
+    awake.add([first, *others[:1]])
+    asleep.add([first, *others[1:]])
+    assert awake.flush() is not None
+    assert asleep.flush() is not None
+    resumed = Parts(store, columns, taken)
+    done, tables = resumed.load()
+    assert len(done) == 4
+    assert all(str(n) in done for n in range(4))
+    assert "4" not in done
+    found = [path for table in tables for path in table["path"].to_pylist()]
+    assert sorted(found) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    taken.release(forget=True)
 
 
 def test_several_versions_in_one_run_are_told(
