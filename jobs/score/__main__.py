@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 console.print("what is scored is kept: go on with --resume", highlight=False)
             raise
         outcome.tally.show(console)
+        if options.truth and not outcome.tally.pairs:
+            console.print("--truth: no image has a truth; there is no class folder, or no label")
         print(json.dumps(result_line(outcome), ensure_ascii=False))
     share = outcome.tally.failed_share
     if share > given.max_failed_share:

@@ -123,6 +123,9 @@ def test_the_truth_of_class_folders_is_compared_with_the_answers(
     assert ended.line["num_with_truth"] == 9
     assert ended.line["accuracy"] == round((known["truth"] == known["label"]).mean(), 4)
     assert "confusion matrix" in ended.shown
+    lone = tmp_path / "images" / "loose.jpg"
+    ended = shell.run(lone, "--url", model.url, "--output", output, "--truth", "--overwrite")
+    assert "no image has a truth" in ended.shown
     # With split folders above them, the class folders are one deeper.
     write(tmp_path / "splits", class_files({"test/good": 2, "train/torn": 1}))
     shell.run(
