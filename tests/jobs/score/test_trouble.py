@@ -28,7 +28,8 @@ from jobs.score.parts import Parts
 from jobs.score.reading import MAX_STREAK, Failure, Loaded, Streak
 from models.errors import ConfigError, StorageError
 from models.label_edits import Rename
-from models.label_log import Author, open_log
+from models.label_log import open_log
+from models.label_revision import Author
 from models.storage import open_store
 from serve_app.config import ServeOptions
 from serve_app.model import ServedModel, open_served
@@ -483,7 +484,7 @@ def changing_labels(folder: Path) -> Iterator[tuple[Model, Callable[[str, str], 
 
     def rename(label: str, name: str) -> int:
         edit = Rename(label=label, name=name)
-        return log.append(log.edited((edit,), Author("ann", "a test"))).number
+        return log.write((edit,), Author("ann", "a test")).number
 
     border = Border()
     try:
