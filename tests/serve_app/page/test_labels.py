@@ -165,7 +165,7 @@ def test_each_edit_that_cannot_be_done_says_why(labels: Page, site: Site) -> Non
 
 
 def test_history_shows_who_and_what_and_leads_back(labels: Page, site: Site) -> None:
-    page = labels
+    page, before = labels, site.revision()
     edit(page, "torn", "Hide")
     edit(page, "good", "Set its threshold", Threshold="1")
     edit(page, "dented", "Change its aliases", Add="bent")
@@ -186,10 +186,10 @@ def test_history_shows_who_and_what_and_leads_back(labels: Page, site: Site) -> 
     expect(unknown.first.locator(".verdict")).to_contain_text("unknown")
 
     page.get_by_role("tab", name="Labels").click()
-    page.get_by_role("button", name="Roll back to this revision, 0", exact=True).click()
-    region = page.get_by_role("region", name="Review: back to revision 0")
+    page.get_by_role("button", name=f"Roll back to this revision, {before}", exact=True).click()
+    region = page.get_by_role("region", name=f"Review: back to revision {before}")
     expect(region.get_by_role("list", name="Changes")).to_contain_text("status hidden -> active")
-    expect(region.get_by_label("Reason")).to_have_value("back to revision 0")
+    expect(region.get_by_label("Reason")).to_have_value(f"back to revision {before}")
     written = site.revision()
     region.get_by_role("button", name="Publish").click()
     expect(newest).to_contain_text(f"Revision {written + 1}")
