@@ -100,6 +100,7 @@ def test_everything_can_be_done_with_the_keyboard(page: Page, site: Site) -> Non
     page.keyboard.type("ok")
     page.keyboard.press("Enter")
     expect(pending(page)).to_have_count(1)
+    expect(button).to_be_focused()
     tab_to(page, page.get_by_role("button", name="Review"))
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog", name="Admin key")).to_be_visible()
@@ -111,7 +112,7 @@ def test_everything_can_be_done_with_the_keyboard(page: Page, site: Site) -> Non
     tab_to(page, page.get_by_label("Reason"))
     page.keyboard.type("by hand")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("status").filter(has_text="is published")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="is published")).to_be_focused()
     assert site.names()[0] == "ok"
     site.reset()
 

@@ -196,6 +196,19 @@ def test_history_shows_who_and_what_and_leads_back(labels: Page, site: Site) -> 
     expect(row_of(page, "torn")).to_contain_text("active")
 
 
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
+def test_old_revisions_are_listed_when_asked_for(labels: Page, site: Site) -> None:
+    page = labels
+    for number in range(11):
+        site.change({"op": "rename", "label": "good", "name": f"good {number}"})
+    page.get_by_role("button", name="Reload").click()
+    revisions = page.get_by_role("list", name="History").locator("> li")
+    expect(revisions.first).to_contain_text(f"Revision {site.revision()}")
+    expect(revisions).to_have_count(10)
+    page.get_by_role("button", name="Show older ones").click()
+    expect(revisions.nth(11)).to_be_visible()
+
+
 def test_a_change_for_later_says_which_revision_is_in_effect_until_then(
     labels: Page, site: Site
 ) -> None:
