@@ -69,7 +69,7 @@ export class Review {
       await this.onPublished({ ...change, body }, answer);
     } catch (error) {
       if (error instanceof ApiError && error.code === "stale_base") await this.onStale(change, error);
-      else say(find("publish-error"), `Not published: ${error.message}`);
+      else say(find("publish-error"), refusal(error));
     } finally {
       find("publish").disabled = false;
     }
@@ -81,6 +81,11 @@ export class Review {
     if (payload !== this.tried.payload) this.tried = { payload, key: randomKey() };
     return this.tried.key;
   }
+}
+
+function refusal(error) {
+  if (error.status !== 0) return `Not published: ${error.message}`;
+  return `${error.message} It may be published all the same: publish again to know, it is the same write.`;
 }
 
 /** Return a list of changes in the server's words. */

@@ -146,6 +146,32 @@ def test_somebody_elses_change_is_never_overwritten(labels: Page, site: Site) ->
     assert site.names() == ["ok", "dented", "ripped"]
 
 
+def test_a_publish_whose_answer_was_lost_is_one_write_when_sent_again(
+    labels: Page, site: Site
+) -> None:
+    page, before = labels, site.revision()
+    edit(page, "good", "Rename", New_name="ok")
+    region = review(page, site)
+    answers = iter(["lost"])
+
+    def carry(route: Any) -> None:
+        if route.request.method == "PUT" and next(answers, None) == "lost":
+            route.fetch()
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/labels", carry)
+    publish(region, "once")
+    expect(region.get_by_role("alert")).to_contain_text("It may be published all the same")
+    assert site.revision() == before + 1
+    region.get_by_role("button", name="Publish").click()
+    expect(page.get_by_role("status").filter(has_text="is published")).to_contain_text(
+        f"Revision {before + 1}"
+    )
+    assert site.revision() == before + 1
+
+
 def test_each_edit_that_cannot_be_done_says_why(labels: Page, site: Site) -> None:
     page = labels
     site.change({"op": "hide", "label": "dented"})  # not seen by the page yet
