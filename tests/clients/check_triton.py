@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pytest
 import tritonclient.grpc
 import tritonclient.http
-from conftest import SIDE
 from tritonclient.utils import InferenceServerException
 
+SIDE = 64  # of the tiny models' input
 ImageFile = Callable[[int], bytes]
 Pixels = npt.NDArray[np.uint8]
 
