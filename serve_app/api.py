@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from reprlib import repr as shown  # what a client sends may be long
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -124,7 +125,7 @@ def _read_query(query: Mapping[str, str]) -> tuple[int, Scores, int]:
     known = get_args(Scores)
     if scores not in known:
         raise bad_request(
-            f"scores must be one of {', '.join(known)}, got {scores!r}", "bad_parameter"
+            f"scores must be one of {', '.join(known)}, got {shown(scores)}", "bad_parameter"
         )
     return top_k, cast(Scores, scores), _read_whole(query, "min_revision", 0, least=0)
 
@@ -133,7 +134,7 @@ def _read_whole(query: Mapping[str, str], name: str, default: int, *, least: int
     value = parse_whole(query[name]) if name in query else default
     if value is None or value < least:
         raise bad_request(
-            f"{name} must be a whole number from {least}, got {query[name]!r}", "bad_parameter"
+            f"{name} must be a whole number from {least}, got {shown(query[name])}", "bad_parameter"
         )
     return value
 
@@ -144,4 +145,4 @@ def _check_query(query: Mapping[str, str], known: tuple[str, ...]) -> None:
             nearest = difflib.get_close_matches(name, known, n=1)
             expected = f"expected {', '.join(known)}" if known else "this call takes none"
             advice = f"did you mean {nearest[0]!r}?" if nearest else expected
-            raise bad_request(f"unknown query parameter {name!r}; {advice}", "bad_parameter")
+            raise bad_request(f"unknown query parameter {shown(name)}; {advice}", "bad_parameter")

@@ -7,6 +7,7 @@ Every call stands below the model's path and, with the same meaning, below `/ver
 from __future__ import annotations
 
 from collections.abc import Mapping
+from reprlib import repr as shown
 
 from starlette.requests import Request
 
@@ -51,7 +52,8 @@ def build_asgi(model: ServedModel, keys: Keys | None = None, peers: Peers | None
             raise RequestError(
                 404,
                 "unknown_version",
-                f"model {model.manifest.name!r} answers here in version {version}, not {asked!r}",
+                f"model {model.manifest.name!r} answers here in version {version}, "
+                f"not {shown(asked)}",
             )
         return slash + rest
 

@@ -8,6 +8,7 @@ too. It knows nothing of models.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from reprlib import Repr
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
@@ -20,6 +21,11 @@ MAX_PARTS = 12  # of a path that is looked up with a star
 
 # Path below the mount point -> method -> handler; `*` stands for any part, at one place of a path.
 Routes = Mapping[str, Mapping[str, Handler]]
+
+
+_PATHS = Repr()
+_PATHS.maxstring = 200
+shown = _PATHS.repr  # a client's path, however long
 
 
 class Api:
@@ -59,7 +65,7 @@ class Api:
         if methods is None:
             known = ", ".join(name or "(nothing)" for name in self._table)
             raise RequestError(
-                404, "not_found", f"nothing answers at {scope['path']!r}; known here: {known}"
+                404, "not_found", f"nothing answers at {shown(scope['path'])}; known here: {known}"
             )
         method = scope["method"]
         # HEAD is GET whose body the server drops.
@@ -69,7 +75,7 @@ class Api:
             raise RequestError(
                 405,
                 "method_not_allowed",
-                f"{scope['path']!r} takes {allowed}, not {method}",
+                f"{shown(scope['path'])} takes {allowed}, not {shown(method)}",
                 {"Allow": allowed},
             )
         return handler
