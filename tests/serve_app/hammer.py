@@ -100,7 +100,11 @@ async def hammer(model: ServedModel, seed: int, first: int, count: int, progress
     """Send the requests `first` to `first + count - 1`."""
     spec = model.manifest.preprocess
     calls = [call for call in CALLS if call == "/infer" or call[1:] in model.kind.calls]
-    mutator, api, found = Mutator(seed, (spec.height, spec.width), calls), build_asgi(model), Found()
+    mutator, api, found = (
+        Mutator(seed, (spec.height, spec.width), calls),
+        build_asgi(model),
+        Found(),
+    )
     with progress.open("r+b", buffering=0) as told:
         for number in range(first, first + count):
             told.seek(0)

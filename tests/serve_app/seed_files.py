@@ -76,9 +76,7 @@ def tiff_file(
     }
     data_at = values_at + sum(len(value) for value in packed.values() if len(value) > 4)
     packed[offsets] = struct.pack(f"{order}L", data_at)
-    out = (b"II*\x00" if order == "<" else b"MM\x00*") + struct.pack(
-        f"{order}LH", 8, len(entries)
-    )
+    out = (b"II*\x00" if order == "<" else b"MM\x00*") + struct.pack(f"{order}LH", 8, len(entries))
     outside = b""
     for tag in sorted(entries):
         kind, values = entries[tag]
@@ -93,7 +91,9 @@ def tiff_file(
 
 def bmp_file(size: tuple[int, int], bits: int, compression: int, data: bytes) -> bytes:
     """Return a BMP with a palette where its pixels need one."""
-    palette = b"".join(bytes([n, n, 255 - n, 0]) for n in range(256))[: 4 << bits if bits <= 8 else 0]
+    palette = b"".join(bytes([n, n, 255 - n, 0]) for n in range(256))[
+        : 4 << bits if bits <= 8 else 0
+    ]
     start = 14 + 40 + len(palette)
     head = struct.pack("<IHHI", start + len(data), 0, 0, start)
     info = struct.pack(
