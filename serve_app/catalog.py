@@ -1,4 +1,4 @@
-"""The application at `/`: what this server is, whether it is ready, and which models it has."""
+"""The application at `/`: the page, what this server is, whether it is ready, and its models."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from serve_app.directory import MODELS, Directory
 from serve_app.errors import RequestError, bad_request
 from serve_app.keys import ADMIN, open_keys
 from serve_app.limits import read_body
+from serve_app.pages import page_routes
 from serve_app.replies import Reply, json_reply
 from serve_app.routing import Api, Routes
 from serve_app.serve_peers import COUNT_SECONDS, Replicas
@@ -47,7 +48,7 @@ class Catalog:
     def __serve_build_asgi_app__(self) -> Api:
         """Return the HTTP application; Serve asks for it once, after the constructor."""
         open_to_all: Routes = {
-            "": {"GET": self.get_server},
+            **page_routes(),
             "/v2": {"GET": self.get_server},
             "/v2/health/live": {"GET": self.get_live},
             "/v2/health/ready": {"GET": self.get_ready},

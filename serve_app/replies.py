@@ -35,9 +35,11 @@ def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None 
 
 async def send_reply(reply: Reply, send: Send) -> None:
     """Send the answer as ASGI messages."""
+    # A 304 would have to tell the length of the answer that it stands for (RFC 9110, 8.6).
+    length = [] if reply.status == 304 else [(b"content-length", str(len(reply.body)).encode())]
     headers = [
         (b"content-type", reply.content_type.encode()),
-        (b"content-length", str(len(reply.body)).encode()),
+        *length,
         *((name.lower().encode(), value.encode()) for name, value in reply.headers.items()),
     ]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
