@@ -26,11 +26,11 @@ from jobs.data.index import Index
 from jobs.data.locate import read_image
 from jobs.demo_data import write_elpv
 from jobs.local_serving import (
+    as_it_is,
     check_port,
     deployed,
     local_config,
     with_models,
-    with_newest_bundles,
 )
 from jobs.train.config import TrainConfig
 from jobs.train.pipeline import Outcome, run_training
@@ -68,7 +68,7 @@ def main() -> int:
             outcome = run_training(config, console)
             seconds |= outcome.seconds
             mark = time.perf_counter()
-            serve_config = with_newest_bundles(with_models(local_config(), [config.name]))
+            serve_config = as_it_is(with_models(local_config(), [config.name]))
             console.print("deploying with Ray Serve ...")
             with deployed(
                 serve_config, session.dashboard_url, timeout_seconds=TIMEOUT_SECONDS

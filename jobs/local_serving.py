@@ -22,6 +22,7 @@ from models.errors import ConfigError, EngineError, NotFoundError
 from models.kinds import find_kind
 
 LABEL_STORE = ".sightline/labels"
+KEYS_FILE = ".sightline/keys"  # lines of `python -m serve_app.keys`
 LOCAL_CONFIG = Path("configs/serve/local.yaml")
 POLL_SECONDS = 0.25
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
@@ -38,23 +39,19 @@ def local_config(path: Path = LOCAL_CONFIG) -> dict[str, Any]:
     return config
 
 
-def with_newest_bundles(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the serve file with each model at its newest published version, by absolute path, and
-    with the local label store where its labels may change.
+def as_it_is(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the serve file with absolute paths, the local label store for models whose labels may
+    change, and the local keys where there are any.
 
-    Raises `NotFoundError` for a model of which nothing is published.
+    Raises `NotFoundError` for a model that is not published.
     """
+    keys = {"keys_file": absolute_uri(KEYS_FILE)} if Path(KEYS_FILE).is_file() else {}
     applications = []
     for application in config["applications"]:
-        arguments = dict(application.get("args") or {})
+        is_ours = application["import_path"].startswith("serve_app.")
+        arguments = {**(keys if is_ours else {}), **(application.get("args") or {})}
         if "bundle" in arguments:
-            store, name, _ = str(arguments["bundle"]).rsplit("/", 2)
-            try:
-                version = newest_version(store, name)
-            except NotFoundError as error:
-                raise NotFoundError(f"{error}: `make demo` makes one") from error
-            uri = f"{store}/{name}/{version}"
-            arguments["bundle"] = uri = absolute_uri(uri)
+            arguments["bundle"] = uri = absolute_uri(str(arguments["bundle"]))
             if find_kind(open_bundle(uri).manifest.kind).has_label_map:
                 arguments.setdefault("label_store", absolute_uri(LABEL_STORE))
         applications.append({**application, "args": arguments})
@@ -62,11 +59,12 @@ def with_newest_bundles(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_models(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Return the serve file with its model replaced by the named ones of the same store; without a
-    name, by the one that was published last.
+    """Return the serve file with its model replaced by the named ones of the same store, `caps` at
+    its newest version and `caps@3` at version 3; without a name, by the one that was published
+    last. A second version of a model is served beside the first, below its `/versions/`.
 
-    Raises `ConfigError` for a file that has not exactly one model, and `NotFoundError` where
-    nothing is published.
+    Raises `ConfigError` for a file that has not exactly one model or for a version that is no
+    number, and `NotFoundError` where nothing is published.
     """
     models = [each for each in config["applications"] if "bundle" in (each.get("args") or {})]
     if len(models) != 1:
@@ -76,21 +74,33 @@ def with_models(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
         )
     template = models[0]
     store = str(template["args"]["bundle"]).rsplit("/", 2)[0]
+    served: dict[str, dict[str, Any]] = {}
     try:
-        names = names or [newest_model(store)]
+        for word in names or [newest_model(store)]:
+            name, version = _pinned(word, store)
+            path = f"/v2/models/{name}"
+            beside = name in served
+            application = f"{name}-{version}" if beside else name
+            served[application] = {
+                **template,
+                "name": application,
+                "route_prefix": f"{path}/versions/{version}" if beside else path,
+                "args": {**template["args"], "bundle": f"{store}/{name}/{version}"},
+            }
     except NotFoundError as error:
         raise NotFoundError(f"{error}: `make demo` makes one") from error
-    served = [
-        {
-            **template,
-            "name": name,
-            "route_prefix": f"/v2/models/{name}",
-            "args": {**template["args"], "bundle": f"{store}/{name}/1"},
-        }
-        for name in names
-    ]
     others = [each for each in config["applications"] if each is not template]
-    return {**config, "applications": [*others, *served]}
+    return {**config, "applications": [*others, *served.values()]}
+
+
+def _pinned(word: str, store: str) -> tuple[str, int]:
+    """Return the name and the version that `caps` or `caps@3` stands for."""
+    name, at, version = word.partition("@")
+    if not at:
+        return name, newest_version(store, name)
+    if not (version.isascii() and version.isdecimal()):
+        raise ConfigError(f"{word!r}: expected a name and a version, as in caps@3")
+    return name, int(version)
 
 
 def check_port(config: Mapping[str, Any]) -> None:

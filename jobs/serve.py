@@ -1,8 +1,9 @@
 """`python -m jobs.serve [MODEL ...]`: keep models up on this machine until Ctrl-C, and leave
 nothing behind.
 
-Without a name it is the model that was published last. Each is served at its newest version, as
-`configs/serve/local.yaml` says, or as another serve file does.
+Without a name it is the model that was published last. Each is served as `configs/serve/local.yaml`
+says, at its newest version, or at the one that `caps@3` names; another serve file is served as it
+is. Keys in `.sightline/keys` are taken up.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from cluster.session import SessionOptions, open_session
 from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.local_serving import (
     LOCAL_CONFIG,
+    as_it_is,
     check_port,
     deployed,
     local_config,
     with_models,
-    with_newest_bundles,
 )
+from models.bundle import open_bundle
+from models.kinds import find_kind
 
 TIMEOUT_SECONDS = 180.0
 
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = local_config(given.config or LOCAL_CONFIG)
         if given.models or not given.config:
             config = with_models(config, given.models)
-        config = with_newest_bundles(config)
+        config = as_it_is(config)
         check_port(config)
         console.print("starting Ray and the model ...")
         with (
@@ -49,10 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             for application in config["applications"]:
                 if "bundle" in application["args"]:
-                    path = f"{url}{application['route_prefix']}/classify"
-                    console.print(f"serving {application['args']['bundle']}", highlight=False)
+                    bundle = application["args"]["bundle"]
+                    calls = find_kind(open_bundle(bundle).manifest.kind).calls
+                    path = f"{url}{application['route_prefix']}/{min(calls)}"
+                    console.print(f"serving {bundle}", highlight=False)
                     console.print(f"  curl --data-binary @image.png {path}", highlight=False)
-            console.print("Ctrl-C ends it")
+            console.print(f"a page to try them: {url}/   Ctrl-C ends it", highlight=False)
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()
             console.print("ending ...")

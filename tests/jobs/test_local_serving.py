@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.local_serving import check_port, local_config, with_models, with_newest_bundles
+from jobs.local_serving import as_it_is, check_port, local_config, with_models
 from models.errors import ConfigError, NotFoundError
 from tests.bundles import tiny_bundle
 
@@ -25,7 +25,7 @@ def test_models_are_served_at_their_newest_version_each_at_its_own_path(tmp_path
     for name in ("caps", "caps", "cells"):
         tiny_bundle(tmp_path, name=name)
     config = config_with(f"{tmp_path}/elpv/1")
-    both = with_newest_bundles(with_models(config, ["caps", "cells"]))
+    both = as_it_is(with_models(config, ["caps", "cells"]))
     catalog, caps, cells = both["applications"]
     assert catalog["route_prefix"] == "/"
     assert (caps["name"], caps["route_prefix"]) == ("caps", "/v2/models/caps")
@@ -34,9 +34,41 @@ def test_models_are_served_at_their_newest_version_each_at_its_own_path(tmp_path
     assert with_models(config, [])["applications"][1]["name"] == "cells"  # published last
 
 
+def test_a_version_may_be_named_and_stands_beside_another(tmp_path: Path) -> None:
+    for _ in range(3):
+        tiny_bundle(tmp_path, name="caps")
+    config = config_with(f"{tmp_path}/elpv/1")
+    _, new, old = with_models(config, ["caps", "caps@1"])["applications"]
+    assert (new["name"], new["route_prefix"]) == ("caps", "/v2/models/caps")
+    assert new["args"]["bundle"] == f"{tmp_path}/caps/3"
+    assert (old["name"], old["route_prefix"]) == ("caps-1", "/v2/models/caps/versions/1")
+    assert old["args"]["bundle"] == f"{tmp_path}/caps/1"
+    _, only = with_models(config, ["caps@2"])["applications"]
+    assert (only["route_prefix"], only["args"]["bundle"]) == (
+        "/v2/models/caps",
+        f"{tmp_path}/caps/2",
+    )
+    with pytest.raises(ConfigError, match="as in caps@3"):
+        with_models(config, ["caps@new"])
+
+
+def test_a_serve_file_is_served_as_it_is_with_the_local_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_bundle(tmp_path, name="caps")
+    tiny_bundle(tmp_path, name="caps")
+    config = config_with(f"{tmp_path}/caps/1")
+    monkeypatch.chdir(tmp_path)
+    assert as_it_is(config)["applications"][1]["args"] == {"bundle": f"{tmp_path}/caps/1"}
+    (tmp_path / ".sightline").mkdir()
+    (tmp_path / ".sightline" / "keys").touch()
+    for application in as_it_is(config)["applications"]:
+        assert application["args"]["keys_file"] == f"{tmp_path}/.sightline/keys"
+
+
 def test_a_model_whose_labels_may_change_gets_the_label_store(tmp_path: Path) -> None:
     tiny_bundle(tmp_path, name="caps", kind="dynamic")
-    config = with_newest_bundles(config_with(f"{tmp_path}/caps/1"))
+    config = as_it_is(config_with(f"{tmp_path}/caps/1"))
     assert config["applications"][1]["args"]["label_store"].endswith("/.sightline/labels")
 
 
@@ -45,7 +77,7 @@ def test_what_cannot_be_served_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="make demo"):
         with_models(config, [])
     with pytest.raises(NotFoundError, match="'caps'"):
-        with_newest_bundles(with_models(config, ["caps"]))
+        as_it_is(with_models(config, ["caps"]))
     with pytest.raises(ConfigError, match="has 2 models"):
         with_models(config_with("a/b/1", "a/c/1"), ["c"])
 
