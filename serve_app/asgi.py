@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from serve_app.admission import Gate
 from serve_app.api import CALLS
+from serve_app.docs import model_docs
 from serve_app.errors import RequestError
 from serve_app.keys import INFER, Keys
 from serve_app.labels_api import label_routes
@@ -41,6 +42,7 @@ def build_asgi(model: ServedModel, keys: Keys | None = None, peers: Peers | None
         **oip_routes(model, peers),
         "/stats": {"GET": _stats(model, peers)},
         **label_routes(model, keys, peers),
+        **model_docs(model),
     }
     version = str(model.manifest.version)
 

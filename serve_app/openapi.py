@@ -69,9 +69,9 @@ def _about(model: ServedModel) -> str:
     limits = model.limits
     classes = [entry.name for entry in model.manifest.classes]
     said = (
-        f"A model of kind `{model.kind.name}`. A request has at most {limits.max_images} images and "
-        f"{limits.max_body_bytes:,} bytes; an image at most {limits.max_image_bytes:,} bytes and "
-        f"{limits.max_pixels:,} pixels."
+        f"A model of kind `{model.kind.name}`. A request has at most {limits.max_images} images "
+        f"and {limits.max_body_bytes:,} bytes; an image at most {limits.max_image_bytes:,} bytes "
+        f"and {limits.max_pixels:,} pixels."
     )
     return said + (f" Classes: {', '.join(classes)}." if classes else "")
 
@@ -95,8 +95,8 @@ def _classify(model: ServedModel, root: str) -> dict[str, Any]:
     return operation(
         "classify",
         "Which class an image shows",
-        "One image is answered with one object. Several are answered with a list in the order sent, "
-        "in which an image that cannot be read has its error and the others their answers.",
+        "One image is answered with one object. Several are answered with a list in the order "
+        "sent, in which an image that cannot be read has its error and the others their answers.",
         tag="score",
         scope="infer",
         parameters=parameters,

@@ -54,7 +54,7 @@ def infer_operation(model: ServedModel, root: str) -> dict[str, Any]:
             "schema": {"type": "string", "pattern": "^[0-9]+$"},
         }
     }
-    parameters = ", ".join(f"`{name}` ({datatype})" for name, datatype in INPUTS.items())
+    inputs = ", ".join(f"`{name}` ({datatype})" for name, datatype in INPUTS.items())
     length = header(
         LENGTH_HEADER,
         {**COUNT, "description": "0: the whole body is one encoded image"},
@@ -64,7 +64,7 @@ def infer_operation(model: ServedModel, root: str) -> dict[str, Any]:
     return operation(
         "infer",
         "Run images given as tensors, by the Open Inference Protocol",
-        f"Give one input: {parameters}. The first image that cannot be read is the request's error.",
+        f"Give one input: {inputs}. The first image that cannot be read is the request's error.",
         tag="protocol",
         scope="infer",
         parameters=[length],

@@ -33,7 +33,7 @@ class Api:
 
     def __init__(self, routes: Routes, *, rewrite: Callable[[str], str] | None = None) -> None:
         """`rewrite` may change a path before it is looked up, or refuse it with an error."""
-        self._table = routes
+        self.routes = routes
         self._has_stars = any("*" in path for path in routes)
         self._rewrite = rewrite
 
@@ -56,14 +56,14 @@ class Api:
     def _find_starred(self, path: str) -> Mapping[str, Handler] | None:
         if not self._has_stars or path.count("/") > MAX_PARTS:
             return None
-        return next((self._table[p] for p in _star_out(path) if p in self._table), None)
+        return next((self.routes[p] for p in _star_out(path) if p in self.routes), None)
 
     def _find(self, scope: Scope) -> Handler:
         path = _local_path(scope)
         path = self._rewrite(path) if self._rewrite else path
-        methods = self._table.get(path) or self._find_starred(path)
+        methods = self.routes.get(path) or self._find_starred(path)
         if methods is None:
-            known = ", ".join(name or "(nothing)" for name in self._table)
+            known = ", ".join(name or "(nothing)" for name in self.routes)
             raise RequestError(
                 404, "not_found", f"nothing answers at {shown(scope['path'])}; known here: {known}"
             )

@@ -120,7 +120,7 @@ async def hammer(model: ServedModel, seed: int, first: int, count: int, progress
             if number == first + count // 4:
                 found.rss.append(resident())
     found.rss.append(resident())
-    found.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found.peak = peak()
     return found
 
 
@@ -128,6 +128,16 @@ def resident() -> float:
     """Return the memory of this process in MiB, after freed memory has gone back to the system."""
     ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / MIB
+
+
+def peak() -> float:
+    """Return the most memory that this process has had, in MiB. `getrusage` would tell that of the
+    process that started it, if it had more.
+    """
+    (line,) = (
+        each for each in Path("/proc/self/status").read_text().split("\n") if "VmHWM" in each
+    )
+    return int(line.split()[1]) / 1024
 
 
 def main() -> None:

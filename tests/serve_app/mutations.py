@@ -439,7 +439,8 @@ def _damage_path(chance: random.Random, path: str) -> str:
         (
             "/" + path, path + "/", path + "//", "/." + path, "/../tiny" + path, path + "\x00",
             path.upper(), path[:-1], "/versions/1" + path, "/versions/" + path,
-            "/versions/" + "9" * 5000, path + "\ufffd", path + "\udcff", "/%2e%2e" + path, path + ";x=1", "/" * 5000, "",
+            "/versions/" + "9" * 5000, path + "\ufffd", path + "\udcff", "/%2e%2e" + path,
+            path + ";x=1", "/" * 5000, "",
             "/versions/1/versions/1" + path, "\\" + path, path.replace("/", "%2f"),
         )
     )  # fmt: skip
