@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 from models.errors import ImageTooLargeError
+from models.exif import MARK, MAX_SEGMENTS, jpeg_exif, num_tags
 
 MAX_PARTS = 20_000
-MAX_EXIF_SEGMENTS = 16  # of 64 KiB each, which Pillow joins one by one
+PARTS_PER_TAG = 20  # what a tag of a TIFF or of EXIF data costs, in parts
 # Of a run-length coded BMP: 0.5 s on one core.
 MAX_RUN_PIXELS, MAX_RUN_BYTES = 1_000_000, 2 << 20
 RUN_LENGTH = (1, 2)  # BMP: the compressions RLE8 and RLE4
@@ -72,6 +73,7 @@ def _jpeg_parts(data: bytes) -> Iterator[int]:
     one.
     """
     position, num_exif = 2, 0
+    yield from range(PARTS_PER_TAG * num_tags(jpeg_exif(data)))
     while (found := _JPEG_MARKER.search(data, position)) is not None:
         yield from range(position, found.end() - 1)
         marker, position = data[found.end() - 1], found.end()
@@ -81,10 +83,10 @@ def _jpeg_parts(data: bytes) -> Iterator[int]:
             continue
         size = int.from_bytes(data[position : position + 2], "big")
         segment = data[position + 2 : position + size]
-        num_exif += segment.startswith(b"Exif\x00\x00")
-        if num_exif > MAX_EXIF_SEGMENTS:
+        num_exif += segment.startswith(MARK)
+        if num_exif > MAX_SEGMENTS:
             raise ImageTooLargeError(
-                f"the JPEG has more than {MAX_EXIF_SEGMENTS} segments of EXIF data; save it again "
+                f"the JPEG has more than {MAX_SEGMENTS} segments of EXIF data; save it again "
                 "without them"
             )
         yield from range(segment.count(b"8BIM"))
@@ -109,12 +111,13 @@ def _gif_parts(data: bytes) -> Iterator[int]:
 
 
 def _tiff_parts(data: bytes) -> Iterator[int]:
-    """The strips or tiles of the first picture."""
+    """The tags of the first picture, and its strips or tiles."""
     order = "<" if data[:2] == b"II" else ">"
     try:
         (start,) = struct.unpack_from(f"{order}L", data, 4)
-        (num_tags,) = struct.unpack_from(f"{order}H", data, start)
-        for tag in range(num_tags):
+        (num_entries,) = struct.unpack_from(f"{order}H", data, start)
+        for tag in range(num_entries):
+            yield from range(PARTS_PER_TAG)
             number, kind, count = struct.unpack_from(f"{order}HHL", data, start + 2 + 12 * tag)
             if count * TIFF_TYPE_BYTES.get(kind, 0) <= len(data) and number in (273, 324):
                 yield from range(count)

@@ -151,7 +151,7 @@ FORMS = ("bad_json", "bad_base64", "bad_multipart", "not_a_file", "no_image")
 
 def _images_body(model: ServedModel) -> dict[str, Any]:
     most = model.limits.max_images
-    raw = {media_type: {} for media_type in (BINARY, *IMAGE_TYPES)}
+    raw: dict[str, Schema] = {media_type: {} for media_type in (BINARY, *IMAGE_TYPES)}
     files = {"type": "array", "items": {"type": "string", "format": "binary"}}
     return body(
         "One image as it is, several as multipart files under any field name, or base64 in JSON",

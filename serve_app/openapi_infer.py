@@ -314,7 +314,8 @@ def _config_schema(model: ServedModel, of_model: dict[str, Schema]) -> Schema:
     shape = {"type": "array", "items": {"type": "integer", "minimum": 1}}
     tensor = {"name": TEXT, "data_type": TEXT, "dims": shape}
     optional = {**tensor, "optional": {"type": "boolean"}, "format": TEXT}
-    own = {name: {} for name in ("bundle", "created", "preprocess", "limits", "engine", "proof")}
+    names = ("bundle", "created", "preprocess", "limits", "engine", "proof")
+    own: dict[str, Schema] = {name: {} for name in names}
     facts: dict[str, Schema] = {
         "kind": {"const": model.kind.name},
         "calls": {"const": sorted(model.kind.calls)},

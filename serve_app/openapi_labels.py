@@ -274,8 +274,12 @@ def _generated() -> dict[str, Schema]:
     """Return the schemas of edits, maps and what-if reports as their classes state them."""
     template = "#/components/schemas/{model}"
     found: dict[str, Schema] = {}
-    adapters = {"LabelEdit": TypeAdapter(Edit), "LabelMap": TypeAdapter(LabelMap)}
-    for name, adapter in {**adapters, "WhatIf": TypeAdapter(WhatIf)}.items():
+    adapters: dict[str, TypeAdapter[Any]] = {
+        "LabelEdit": TypeAdapter(Edit),
+        "LabelMap": TypeAdapter(LabelMap),
+        "WhatIf": TypeAdapter(WhatIf),
+    }
+    for name, adapter in adapters.items():
         schema = adapter.json_schema(ref_template=template)
         found |= schema.pop("$defs", {})
         found[name] = schema

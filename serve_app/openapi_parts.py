@@ -154,7 +154,7 @@ def operation(
     if about:
         found["description"] = about
     if scope:
-        opened = [{"bearer": []}, {"key": []}]
+        opened: list[Schema] = [{"bearer": []}, {"key": []}]
         found["security"] = [*opened, {}] if scope == "infer" else opened
     if parameters:
         found["parameters"] = list(parameters)

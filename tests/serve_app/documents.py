@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from tests.serve_app.conftest import Response
@@ -20,7 +20,7 @@ class Document:
 
     def __init__(self, value: dict[str, Any]) -> None:
         self.value = value
-        resource = Resource(contents=value, specification=DRAFT202012)
+        resource: Any = DRAFT202012.create_resource(value)
         self._registry: Any = Registry().with_resource(URI, resource)
 
     def operations(self) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -293,8 +293,8 @@ def _size_fields(data: bytes) -> list[tuple[str, int]]:
     if data[:4] == b"RIFF":
         return [("<H", 24), ("<H", 27), ("<I", 16), ("<I", 21), ("<H", 26)]
     if data.startswith(b"\xff\xd8"):
-        frame = re.search(rb"\xff[\xc0-\xc2]", data)
-        at = frame.start() if frame else len(data)
+        found = re.search(rb"\xff[\xc0-\xc2]", data)
+        at = found.start() if found else len(data)
         return [(">H", at + 5), (">H", at + 7), (">B", at + 9), (">B", at + 11), (">H", at + 2)]
     order = "<" if data[:2] == b"II" else ">"
     return [(f"{order}L", 10 + 12 * tag + 8) for tag in range(20)] + [(f"{order}L", 4)]
@@ -317,8 +317,8 @@ def _multipart(chance: random.Random, files: list[bytes]) -> tuple[Fields, bytes
     lines = []
     for number, data in enumerate(files):
         name = chance.choice(("a.jpg", "é.png", "", 'q"uote', "x" * 300, "..\\..\\a", f"{number}"))
-        head = f'Content-Disposition: form-data; name="f"; filename="{name}"'
-        lines.append(f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + data + b"\r\n")
+        about = f'Content-Disposition: form-data; name="f"; filename="{name}"'
+        lines.append(f"--{BOUNDARY}\r\n{about}\r\n\r\n".encode() + data + b"\r\n")
     body = b"".join(lines) + f"--{BOUNDARY}--\r\n".encode()
     if chance.random() < 0.4:
         # The frame rather than the files in it.

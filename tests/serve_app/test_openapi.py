@@ -262,9 +262,13 @@ def test_what_is_answered_to_images_is_as_promised(served: Served) -> None:
 
 
 def test_vectors_in_bytes_are_as_promised(served: Served) -> None:
-    for upload in ({"content": IMAGE}, several(TEXT, TEXT), several(TEXT, "aGVsbG8=")):
-        headers = {**upload.get("headers", {}), **BYTES}
-        answer = served.client.post("/embed", **{**upload, "headers": headers})
+    uploads: list[dict[str, Any]] = [
+        {"content": IMAGE},
+        several(TEXT, TEXT),
+        several(TEXT, "aGVsbG8="),
+    ]
+    for upload in uploads:
+        answer = served.client.post("/embed", headers=BYTES, **upload)
         served.document.check("POST", "/embed", answer)
     assert answer.status_code == 415
 
