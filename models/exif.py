@@ -43,7 +43,8 @@ def jpeg_exif(data: bytes) -> bytes:
     """Return the EXIF data of a JPEG, without their mark; nothing where there are none."""
     if data.find(MARK, 0, LOOKED_AT) < 0:  # as in most photos
         return b""
-    position, parts = 2, []
+    parts: list[bytes] = []
+    position = 2
     while len(parts) < MAX_SEGMENTS and data[position : position + 1] == b"\xff":
         marker = data[position + 1 : position + 2]
         if marker == b"\xff":  # a byte that fills
