@@ -170,6 +170,7 @@ def _serve_config(setting: Setting, port: int) -> dict[str, Any]:
         "decode_threads": setting.decode_threads,
     }
     config["http_options"]["port"] = port
+    del config["grpc_options"]  # HTTP is measured, and gRPC's port may be in use
     for application in config["applications"]:
         if "bundle" in application.get("args", {}):
             application |= {"name": "bench", "route_prefix": "/v2/models/bench", "args": args}

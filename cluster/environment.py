@@ -17,6 +17,9 @@ MARK = "SIGHTLINE_SESSION"
 MIN_LOGICAL_CPUS = 4
 OBJECT_STORE_SHARE = 0.2
 OBJECT_STORE_LIMIT = 8 << 30
+# The largest body of a request (`limits.max_body_bytes` of serve_app) and some room beside it: a
+# gRPC message is held whole before anybody can refuse it, and Serve's own limit is 2 GiB.
+GRPC_MESSAGE_BYTES = 65 << 20
 # A Unix socket path holds 107 characters; Ray puts about 65 below its temporary folder.
 LONGEST_TEMP_DIR = 40
 
@@ -30,9 +33,13 @@ def serving_environment() -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1" if usable_cores() <= 4 else "4",
-        # Two sessions on one machine would collide on the default ports of HAProxy's own pages.
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(GRPC_MESSAGE_BYTES),
+        # Two sessions on one machine would collide on the default ports: of HAProxy's own pages,
+        # and of the proxy that stands in for replicas that are gone.
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
     }
 
 

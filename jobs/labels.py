@@ -22,17 +22,20 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 
 from jobs.console import make_console, readable_errors, set_up_logging
+from jobs.label_tables import print_changes, print_history, print_map, print_what_if
 from jobs.local_serving import LABEL_STORE
-from models.bundle import newest_version, open_bundle
+from models.bundle import Bundle, newest_version, open_bundle
 from models.errors import ConfigError, LabelMapError
+from models.kinds import find_kind
 from models.label_diff import differences, notes
 from models.label_edits import parse_edits
 from models.label_log import LabelLog, open_log
-from models.label_map import LabelMap, parse_map
+from models.label_map import Reading, parse_map
 from models.label_revision import Author, Change, Revision
+from models.validation_outputs import load_outputs
+from models.what_if import compare
 
 MODEL_STORE = ".sightline/models"
 
@@ -52,38 +55,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Print the labels of a revision, the newest unless told."""
     revision = _revision(log, given.revision, console)
-    _print_map(revision, console)
+    print_map(revision, console)
     label_map = revision.map.model_dump(mode="json")
     return {"model": log.model, "revision": revision.number, "map": label_map}
 
 
 def history(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Print all revisions, newest first."""
-    table = Table(title=f"label revisions of {log.model}", title_justify="left")
-    for column in ("revision", "time", "author", "reason", "changes"):
-        table.add_column(column)
-    numbers = []
-    for number, revision in log.history():
-        if isinstance(revision, LabelMapError):
-            table.add_row(str(number), "", "", f"[red]broken[/]: {revision}", "")
-            continue
-        numbers.append(number)
-        table.add_row(
-            str(number),
-            f"{revision.time:%Y-%m-%d %H:%M:%S}" if revision.number else "",
-            revision.author,
-            revision.reason,
-            ", ".join(edit["op"] for edit in revision.edits),
-        )
-    console.print(table)
-    return {"model": log.model, "revisions": numbers}
+    entries = list(log.history())
+    print_history(log.model, entries, console)
+    sound = [number for number, entry in entries if not isinstance(entry, LabelMapError)]
+    return {"model": log.model, "revisions": sound}
 
 
 def diff(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Print what differs between two revisions: of the newest and the one before, unless told."""
     after = _revision(log, given.to, console)
     before = log.read(max(0, after.number - 1) if given.since is None else given.since)
-    _print_changes(before.map, after.map, console)
+    print_changes(before.map, after.map, console)
     return {
         "model": log.model,
         "from": before.number,
@@ -102,14 +91,29 @@ def write(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[st
         log.check_store()
         made = log.write(change, author, given.base)
     before, _ = log.newest_sound(made.parent)
-    _print_changes(before.map, made.map, console)
+    print_changes(before.map, made.map, console)
     for note in notes(before, made):
         console.print(f"[yellow]note:[/] {note}", highlight=False)
     if given.dry_run:
+        _tell_what_if(log, given, before, made, console)
         console.print("a dry run: nothing was stored")
         return {"model": log.model, "revision": made.parent, "dry_run": True}
     console.print(f"revision {made.number} is stored in {log.store.uri}", highlight=False)
     return {"model": log.model, "revision": made.number}
+
+
+def _tell_what_if(
+    log: LabelLog, given: argparse.Namespace, before: Revision, after: Revision, console: Console
+) -> None:
+    """Print what a change would do to the validation images, where the bundle keeps outputs."""
+    outputs = load_outputs(_newest_bundle(given))
+    if outputs is None:
+        console.print("the bundle keeps no validation outputs to try the change on")
+        return
+    readings = (Reading(each.map, log.classes, each.number) for each in (before, after))
+    what_if = compare(outputs, *readings)
+    if what_if is not None:
+        print_what_if(what_if, console)
 
 
 def _edits(given: argparse.Namespace) -> Change:
@@ -212,11 +216,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _open(given: argparse.Namespace) -> LabelLog:
+def _newest_bundle(given: argparse.Namespace) -> Bundle:
     version = newest_version(given.model_store, given.model)
-    manifest = open_bundle(f"{given.model_store}/{given.model}/{version}").manifest
-    if not manifest.classes:
-        raise ConfigError(f"model {manifest.label} is of kind {manifest.kind!r}: it has no labels")
+    return open_bundle(f"{given.model_store}/{given.model}/{version}")
+
+
+def _open(given: argparse.Namespace) -> LabelLog:
+    manifest = _newest_bundle(given).manifest
+    if not find_kind(manifest.kind).has_label_map:
+        raise ConfigError(
+            f"model {manifest.label} is of kind {manifest.kind!r}, which has no label map; train "
+            "it with kind=dynamic"
+        )
     return open_log(given.label_store, manifest.name, manifest.classes)
 
 
@@ -227,32 +238,6 @@ def _revision(log: LabelLog, number: int | None, console: Console) -> Revision:
     if problem:
         console.print(f"[red]broken:[/] {problem}", highlight=False)
     return revision
-
-
-def _print_map(revision: Revision, console: Console) -> None:
-    table = Table(title=f"labels of {revision.model}, revision {revision.number}")
-    for column in ("id", "name", "aliases", "status", "outputs", "threshold"):
-        table.add_column(column)
-    for label in revision.map.labels:
-        status = f"merged into {label.merged_into}" if label.merged_into else label.status
-        table.add_row(
-            label.id,
-            label.name,
-            ", ".join(label.aliases),
-            status,
-            ", ".join(label.outputs),
-            "" if label.threshold is None else f"{label.threshold:g}",
-        )
-    console.print(table)
-    console.print(
-        f"below {revision.map.threshold:g}, or where a hidden label wins: {revision.map.unknown}",
-        highlight=False,
-    )
-
-
-def _print_changes(before: LabelMap, after: LabelMap, console: Console) -> None:
-    for change in differences(before, after):
-        console.print(f"  {change.describe()}", highlight=False, markup=False)
 
 
 def _user() -> str:

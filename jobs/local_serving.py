@@ -104,18 +104,24 @@ def _pinned(word: str, store: str) -> tuple[str, int]:
 
 
 def check_port(config: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` if something listens already where the applications are to answer."""
-    host, port = str(_http_options(config).get("host", "127.0.0.1")), _port(config)
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"cannot serve on {host}:{port} ({error.strerror}): another `make serve`, "
-                "`serve deploy` or other server may be running. End it, or set http_options.port "
-                "in the serve file to a free port"
-            ) from error
+    """Raise `ConfigError` if something listens already where the applications are to answer, over
+    HTTP or gRPC.
+    """
+    host = str(_http_options(config).get("host", "127.0.0.1"))
+    ports = {"http_options.port": _port(config)}
+    if config.get("grpc_options"):
+        ports["grpc_options.port"] = int(config["grpc_options"].get("port", 9000))
+    for setting, port in ports.items():
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind((host, port))
+            except OSError as error:
+                raise ConfigError(
+                    f"cannot serve on {host}:{port} ({error.strerror}): another `make serve`, "
+                    f"`serve deploy` or other server may be running. End it, or set {setting} in "
+                    "the serve file to a free port"
+                ) from error
 
 
 def absolute_uri(uri: str) -> str:

@@ -6,7 +6,6 @@ Every call stands below the model's path and, with the same meaning, below `/ver
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from reprlib import repr as shown
 
 from starlette.requests import Request
@@ -20,9 +19,8 @@ from serve_app.labels_api import label_routes
 from serve_app.model import ServedModel
 from serve_app.oip import oip_routes
 from serve_app.peers import Alone, Peers
-from serve_app.replies import Reply, json_reply
+from serve_app.replies import Reply
 from serve_app.routing import Api, Handler, Routes
-from serve_app.statistics import model_statistics
 
 VERSIONS = "/versions/"
 OPEN = ("ready", "live", "openapi.json")  # last parts of paths that need no key
@@ -40,7 +38,6 @@ def build_asgi(model: ServedModel, keys: Keys | None = None, peers: Peers | None
     routes: Routes = {
         **calls,
         **oip_routes(model, peers),
-        "/stats": {"GET": _stats(model, peers)},
         **label_routes(model, keys, peers),
         **model_docs(model),
     }
@@ -91,16 +88,5 @@ def _guarded(handler: Handler, path: str, keys: Keys, gate: Gate | None = None) 
             return await handler(request)
         with gate.admitted():
             return await handler(request)
-
-    return call
-
-
-def _stats(model: ServedModel, peers: Peers) -> Handler:
-    async def call(request: Request) -> Reply:
-        manifest = model.manifest
-        counted = await peers.statistics()
-        one = model_statistics(manifest.name, str(manifest.version), counted)
-        body: Mapping[str, object] = {"model_stats": [one], "replicas": len(counted)}
-        return json_reply(body)
 
     return call

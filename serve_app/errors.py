@@ -69,15 +69,19 @@ def status_of(error: Exception) -> int:
     return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
 
 
-def error_reply(error: Exception) -> Reply:
-    """Return the answer for an error, and log those that are the server's fault."""
+def told(error: Exception) -> tuple[int, dict[str, object]]:
+    """Return the status of an error and what a client is told of it; logs those that are the
+    server's fault.
+    """
     status = status_of(error)
-    if isinstance(error, RequestError):
-        return json_reply(explain(error), status, error.headers)
-    if isinstance(error, SightlineError) and status < 500:
-        return json_reply(explain(error), status)
+    if isinstance(error, RequestError) or (isinstance(error, SightlineError) and status < 500):
+        return status, explain(error)
     logger.error("a request failed", exc_info=error)
     code = error.code if isinstance(error, EngineError) else SightlineError.code
-    return json_reply(
-        {"error": "the server failed; the reason is in its log", "code": code}, status
-    )
+    return status, {"error": "the server failed; the reason is in its log", "code": code}
+
+
+def error_reply(error: Exception) -> Reply:
+    """Return the answer for an error."""
+    status, form = told(error)
+    return json_reply(form, status, error.headers if isinstance(error, RequestError) else None)

@@ -104,16 +104,16 @@ class Keys:
         self._close_if_keyed()
 
     def require(self, headers: Headers, scope: str) -> str:
-        """Return the name of the key that a request carries, or "" where none is needed.
+        """Return the name of the key that a request needs and carries, or "" where it needs none.
 
         Raises `RequestError`: 401 without a known key, 403 without the scope, or where no key at
         all has the scope `admin`.
         """
         self._look_again()
+        if scope == INFER and not self._is_closed:
+            return ""
         given = _given(headers)
         key = None if given is None else self._find(given)
-        if key is None and scope == INFER and not self._is_closed:
-            return ""
         if scope == ADMIN:
             self._check_admin_exists()
         if given is None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import reprlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 from starlette.requests import Request
 
+from serve_app.compression import WINDOWS, unpack
 from serve_app.errors import RequestError, bad_request
 
 # The rest of a refused body is not worth reading: the connection ends with the answer.
@@ -19,10 +20,13 @@ CLOSE = {"Connection": "close"}
 MAX_DIGITS = 19  # of a length in a header
 
 
-async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
+async def read_body(
+    request: Request, max_bytes: int, seconds: float, *, may_be_compressed: bool = False
+) -> bytes:
     """Return the whole body, or raise `RequestError`: 413 when it is larger than allowed, 408 when
     it takes longer to arrive.
     """
+    encoding = _encoding(request, known=WINDOWS if may_be_compressed else ())
     try:
         async with asyncio.timeout(seconds):
             chunks = [chunk async for chunk in _limited_stream(request, max_bytes)]
@@ -34,11 +38,11 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
             "limits.upload_seconds in the serve file",
             CLOSE,
         ) from error
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    return await unpack(body, encoding, max_bytes) if encoding else body
 
 
 async def _limited_stream(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    _check_encoding(request)
     _check_declared_length(request, max_bytes)
     received = 0
     async for chunk in request.stream():
@@ -82,17 +86,21 @@ def _check_declared_length(request: Request, max_bytes: int) -> None:
         raise _too_large(f"{length:,}", max_bytes)
 
 
-def _check_encoding(request: Request) -> None:
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
+def _encoding(request: Request, known: Collection[str]) -> str:
+    """Return how the body is compressed, "" if it is not."""
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        return ""
+    if encoding not in known:
+        advice = f"use {' or '.join(known)}, or send" if known else "send"
         raise RequestError(
             415,
             "content_encoding",
-            f"the body is compressed with {reprlib.repr(encoding)}; send it as it is (image files "
-            "are "
-            "compressed already)",
+            f"the body is compressed with {reprlib.repr(encoding)}; {advice} it as it is (image "
+            "files are compressed already)",
             CLOSE,
         )
+    return encoding
 
 
 def _too_large(size: str, max_bytes: int) -> RequestError:

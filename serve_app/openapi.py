@@ -73,7 +73,9 @@ def _about(model: ServedModel) -> str:
         f"and {limits.max_body_bytes:,} bytes; an image at most {limits.max_image_bytes:,} bytes "
         f"and {limits.max_pixels:,} pixels."
     )
-    return said + (f" Classes: {', '.join(classes)}." if classes else "")
+    views = " Clients of the protocol that insist on one input and one output find the model again "
+    views += "below `/views/{input}`, the address of a server of its own."
+    return said + (f" Classes: {', '.join(classes)}." if classes else "") + views
 
 
 # --- classify and embed --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from serve_app.identity import EXTENSIONS, server_metadata
 from serve_app.openapi_infer import statistics_schema
 from serve_app.openapi_parts import (
     JSON,
@@ -47,8 +48,7 @@ def catalog_document() -> dict[str, Any]:
 
 
 def _server_calls() -> dict[str, dict[str, Any]]:
-    extensions = ["binary_tensor_data", "classification"]
-    server = {"name": "sightline", "version": "0.1.0", "extensions": extensions}
+    server = {**server_metadata(), "extensions": list(EXTENSIONS)}
     stats = {"model_stats": [model_statistics(EXAMPLE, "1", ())]}
     page = answer("The page", {"text/html": {"schema": TEXT}})
     ready = json_answer("All models are ready", ref("Ready"), {"live": True, "ready": True})

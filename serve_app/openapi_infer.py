@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from serve_app.infer_json import LENGTH_HEADER
 from serve_app.model import ServedModel
 from serve_app.openapi_parts import (
     BINARY,
@@ -24,16 +25,16 @@ from serve_app.openapi_parts import (
     ref,
     unit_vector,
 )
+from serve_app.signature import WHOLE, metadata_of, views_of
 from serve_app.statistics import BATCH_PARTS, PARTS, model_statistics
-from serve_app.tensors import INPUTS, LENGTH_HEADER
 
 TEXT: Schema = {"type": "string"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
-# Of one value of a tensor in JSON, by the datatype.
+# Of one value of an input in JSON, by the datatype.
 VALUES: dict[str, Schema] = {
     "BYTES": {"type": "string", "contentEncoding": "base64"},
     "UINT8": {"type": "integer", "minimum": 0, "maximum": 255},
-    "FP32": {"type": "number"},
+    "FP32": {"type": "number", "minimum": 0, "maximum": 255},
 }
 DATATYPES = ("FP32", "BYTES")  # of outputs
 
@@ -54,12 +55,14 @@ def infer_operation(model: ServedModel, root: str) -> dict[str, Any]:
             "schema": {"type": "string", "pattern": "^[0-9]+$"},
         }
     }
-    inputs = ", ".join(f"`{name}` ({datatype})" for name, datatype in INPUTS.items())
+    inputs = ", ".join(f"`{t['name']}` ({t['datatype']})" for t in _metadata(model)["inputs"])
     length = header(
         LENGTH_HEADER,
         {**COUNT, "description": "0: the whole body is one encoded image"},
         "length of the JSON at the head of the body, where the bytes of tensors follow it",
     )
+    has_map = model.kind.has_label_map
+    more_codes = ("bad_encoding", *(() if has_map else ("bad_parameter",)))
     example = json.dumps(_example_request(), separators=(",", ":"))
     return operation(
         "infer",
@@ -77,13 +80,14 @@ def infer_operation(model: ServedModel, root: str) -> dict[str, Any]:
         ),
         answers={200: good},
         codes={
-            400: ("bad_request", "bad_json", "bad_base64", "no_image"),
+            400: ("bad_request", "bad_json", "bad_base64", "no_image", *more_codes),
             408: UPLOAD_CODES[408],
             413: ("image_too_large", "too_many_images", "body_too_large"),
             415: ("image_type", "content_encoding"),
             422: ("image_decode",),
             429: ("queue_full",),
             500: ("engine", "internal"),
+            **({409: ("label_revision",)} if has_map else {}),
         },
         curl=f"curl -H 'Content-Type: {JSON}' -d '{example}' '{{server}}{root}/infer'",
     )
@@ -92,7 +96,7 @@ def infer_operation(model: ServedModel, root: str) -> dict[str, Any]:
 def protocol_operations(model: ServedModel, root: str) -> dict[str, dict[str, Any]]:
     """Return the calls that tell of a model."""
     name, version = model.manifest.name, str(model.manifest.version)
-    metadata = metadata_example(model)
+    metadata = _metadata(model)
     stats = {"model_stats": [model_statistics(name, version, ())], "replicas": 1}
 
     def get(call: str, summary: str, answers: dict[int, dict[str, Any]], **more: Any) -> Any:
@@ -142,11 +146,14 @@ def protocol_operations(model: ServedModel, root: str) -> dict[str, dict[str, An
 def protocol_schemas(model: ServedModel) -> dict[str, Schema]:
     """Return the schemas of the calls above."""
     name, version = model.manifest.name, str(model.manifest.version)
-    metadata = metadata_example(model)
+    metadata = _metadata(model)
     shape = {"type": "array", "items": {"type": "integer", "minimum": -1}, "minItems": 1}
     of_model = {"name": {"const": name}, "platform": TEXT}
     inputs = [_input(model, tensor) for tensor in metadata["inputs"]]
     most_outputs = len(metadata["outputs"])
+    parameters: dict[str, Schema] = {"binary_data_output": {"type": "boolean", "default": False}}
+    if model.kind.has_label_map:
+        parameters["min_revision"] = {**COUNT, "description": "of the labels; 409 if not to be had"}
     asked = {
         "type": "array",
         "items": _asked_output(model, metadata["outputs"]),
@@ -170,10 +177,7 @@ def protocol_schemas(model: ServedModel) -> dict[str, Schema]:
             "required": ["inputs"],
             "properties": {
                 "id": TEXT,
-                "parameters": {
-                    "type": "object",
-                    "properties": {"binary_data_output": {"type": "boolean", "default": False}},
-                },
+                "parameters": {"type": "object", "properties": parameters},
                 "inputs": {
                     "type": "array",
                     "items": {"oneOf": inputs},
@@ -228,26 +232,9 @@ def statistics_schema() -> Schema:
     )
 
 
-def metadata_example(model: ServedModel) -> dict[str, Any]:
+def _metadata(model: ServedModel) -> dict[str, Any]:
     """Return what the model says of itself in the protocol."""
-    manifest, spec = model.manifest, model.manifest.preprocess
-    shapes = {"image": [-1, 1], "pixels": [-1, spec.height, spec.width, 3]}
-    outputs = [
-        {"name": name, "datatype": "FP32", "shape": [-1, getattr(manifest.outputs, name)]}
-        for name in model.kind.outputs
-    ]
-    if model.kind.has_classes:
-        outputs.append({"name": "label", "datatype": "BYTES", "shape": [-1]})
-    return {
-        "name": manifest.name,
-        "versions": [str(manifest.version)],
-        "platform": f"sightline_{model.predictor.engine.name}",
-        "inputs": [
-            {"name": name, "datatype": datatype, "shape": shapes[name]}
-            for name, datatype in INPUTS.items()
-        ],
-        "outputs": outputs,
-    }
+    return metadata_of(model, views_of(model.manifest, model.kind)[WHOLE])
 
 
 def _input(model: ServedModel, tensor: dict[str, Any]) -> Schema:
@@ -294,7 +281,7 @@ def _asked_output(model: ServedModel, outputs: list[dict[str, Any]]) -> Schema:
 
 
 def _output(model: ServedModel, tensor: dict[str, Any]) -> Schema:
-    values = VALUES[tensor["datatype"]] if tensor["datatype"] != "BYTES" else TEXT
+    values: Schema = TEXT if tensor["datatype"] == "BYTES" else {"type": "number"}
     datatype: Schema = {"const": tensor["datatype"]}
     if tensor["name"] == "probabilities":  # or `value:index:label`, where it was asked for so
         values, datatype = {"type": ["number", "string"]}, {"enum": list(DATATYPES)}

@@ -7,8 +7,9 @@ It knows nothing of models.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from serve_app.identity import server_metadata
 
 Schema = dict[str, Any]
 Codes = Mapping[int, Sequence[str]]  # status -> the codes that it comes with
@@ -26,6 +27,7 @@ PIXEL = (
 SENTENCES: Mapping[str, str] = {
     "admin_closed": "no admin key is configured, so nothing can be changed here",
     "bad_base64": "not valid base64: Incorrect padding",
+    "bad_encoding": "the body breaks off before the end of its gzip data",
     "bad_json": "the body is not valid JSON: unexpected end of data",
     "bad_multipart": "the multipart body ends before its final boundary; the upload was cut short",
     "bad_parameter": "unknown query parameter 'topk'; did you mean 'top_k'?",
@@ -196,7 +198,7 @@ def document(
     """Return a whole document."""
     return {
         "openapi": OPENAPI,
-        "info": {"title": title, "version": release(), "description": about},
+        "info": {"title": title, "version": server_metadata()["version"], "description": about},
         "servers": [{"url": url} for url in servers],
         "paths": paths,
         "components": {
@@ -218,14 +220,6 @@ def halves(count: int) -> list[float]:
 def unit_vector(width: int) -> list[float]:
     """Return an embedding for an example."""
     return [round(width**-0.5, 4)] * width
-
-
-def release() -> str:
-    """Return the version of Sightline that answers."""
-    try:
-        return version("sightline")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"
 
 
 def _error_schema() -> Schema:

@@ -1,4 +1,5 @@
-"""One replica of one model: it opens the bundle, proves an engine with it, then answers HTTP.
+"""One replica of one model: it opens the bundle, proves an engine with it, then answers HTTP and
+gRPC.
 
 HAProxy hands requests straight to the replica, so there is one hop and no handle between
 deployments. The HTTP application is built in the replica, because it needs the opened model. `app`
@@ -17,6 +18,7 @@ from models.errors import ConfigError
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
 from serve_app.directory import check_route
+from serve_app.grpc_calls import GrpcCalls
 from serve_app.keys import open_keys
 from serve_app.model import ServedModel, open_served
 from serve_app.routing import Api
@@ -26,7 +28,7 @@ from serve_app.statistics import Counters
 logger = logging.getLogger("ray.serve")
 
 
-class Replica:
+class Replica(GrpcCalls):
     """One replica of one model. Ready only after its engine has passed the bundle's proof."""
 
     # Serve awaits it

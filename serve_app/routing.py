@@ -18,6 +18,7 @@ from serve_app.replies import Reply, send_reply
 
 Handler = Callable[[Request], Awaitable[Reply]]
 MAX_PARTS = 12  # of a path that is looked up with a star
+MAX_PARTS_TOLD = 3  # of a path that a 404 names
 
 # Path below the mount point -> method -> handler; `*` stands for any part, at one place of a path.
 Routes = Mapping[str, Mapping[str, Handler]]
@@ -63,7 +64,8 @@ class Api:
         path = self._rewrite(path) if self._rewrite else path
         methods = self.routes.get(path) or self._find_starred(path)
         if methods is None:
-            known = ", ".join(name or "(nothing)" for name in self.routes)
+            short = (name for name in self.routes if name.count("/") <= MAX_PARTS_TOLD)
+            known = ", ".join(name or "(nothing)" for name in short)
             raise RequestError(
                 404, "not_found", f"nothing answers at {shown(scope['path'])}; known here: {known}"
             )

@@ -36,7 +36,7 @@ export async function call(method, path, options = {}) {
     const error = await errorOf(response);
     if (error.code === "unauthenticated" || error.code === "forbidden") {
       // Another call may have been given a key while this one was under way.
-      const isGiven = key !== keyFor(scope) || (await askForKey(scope, error.message));
+      const isGiven = key !== keyFor(scope) || (await askForKey(scope, key && error.message));
       if (!isGiven) throw new ApiError(`No key was given. ${error.message}`, error.status, "no_key");
     } else if (retries && (error.status === 429 || error.status === 503) && tried < MAX_RETRIES) {
       tried += 1;

@@ -2,7 +2,7 @@
 
 import { bar, make, percent, terms } from "./dom.js";
 
-const STATES = { waiting: "Waiting", failed: "Failed", answered: "Answered" };
+const STATES = { waiting: "Waiting", failed: "Failed" };
 let lastKey = 0;
 
 /** An image in the list of results. It shows itself; it knows nothing of how it is scored. */
@@ -40,7 +40,7 @@ export class Card {
 
   /** Show the answer again: its neighbours, or what is in effect, may have changed. */
   refresh(current = this.current) {
-    this.current = current;
+    this.current = current; // { model, revision }
     if (this.state !== "answered") return;
     const isLabel = this.answer.label !== undefined;
     this.show(
@@ -63,17 +63,23 @@ export class Card {
       : make("span", { class: "thumb none", "aria-hidden": "true" }, "no preview");
     const name = make("h3", { class: "text file", title: this.name }, this.name);
     const state = this.state === "answered" ? null : make("span", { class: "state" }, STATES[this.state]);
-    const body = make("div", { class: "card-body" }, make("div", { class: "card-head" }, name, state), ...parts.filter(Boolean));
+    const head = make("div", { class: "card-head" }, name, state);
+    const body = make("div", { class: "card-body" }, head, ...parts);
     this.element.replaceChildren(picture, body);
   }
 
   verdict() {
-    const { label, confidence } = this.answer;
+    const { label, confidence, scores } = this.answer;
+    // The winner is listed first, unless it is hidden.
+    const isKnown = scores.some((score) => score.label === label);
+    const meaning = isKnown
+      ? `${percent(confidence)} confidence`
+      : `the winner, at ${percent(confidence)}, is hidden or below its threshold`;
     return make(
       "p",
       { class: "verdict" },
       make("strong", { class: "text label" }, label),
-      make("span", { class: "confidence" }, `${percent(confidence)} confidence`),
+      make("span", { class: "confidence" }, meaning),
     );
   }
 
@@ -105,13 +111,15 @@ export class Card {
         make("span", { class: "number" }, similarity.toFixed(3)),
       ),
     );
-    return make("ol", { class: "neighbours", "aria-label": "Nearest images, by cosine" }, ...rows);
+    const title = make("p", { class: "hint" }, "Nearest of the images so far, by cosine");
+    const list = make("ol", { class: "neighbours", "aria-label": "Nearest images" }, ...rows);
+    return make("div", {}, title, list);
   }
 
   facts() {
     const { answer, milliseconds } = this;
     return terms([
-      ["Time", `${milliseconds.toFixed(0)} ms`],
+      ["Round trip", `${milliseconds.toFixed(0)} ms`],
       ["Engine", `${answer.engine} ${answer.precision}`],
       ["Version", `${answer.model} ${answer.version}`],
       ["Labels", answer.label_revision === undefined ? null : `revision ${answer.label_revision}`],
@@ -119,15 +127,19 @@ export class Card {
     ]);
   }
 
-  /** Say when the answer is not what the picked model would say now. */
+  /** Say whether the picked model would not answer so any more. */
+  get isOld() {
+    if (this.state !== "answered") return false;
+    const { model, revision } = this.current;
+    return !this.isOf(model) || this.answer.label_revision < revision;
+  }
+
   outdated() {
-    const { model, revision } = this.current ?? {};
-    if (model && !this.isOf(model)) {
-      return make("p", { class: "old" }, `Of another model; ${model.name} ${model.version} is picked now.`);
-    }
-    const made = this.answer.label_revision;
-    if (made === undefined || !revision || made >= revision) return null;
-    return make("p", { class: "old" }, `Made with label revision ${made}; ${revision} is published since.`);
+    if (!this.isOld) return null;
+    const why = this.isOf(this.current.model)
+      ? `label revision ${this.current.revision} is published since`
+      : "another model is picked now";
+    return make("p", { class: "old" }, `Old: ${why}.`);
   }
 }
 

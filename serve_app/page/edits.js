@@ -104,9 +104,15 @@ const OPERATIONS = {
   },
 };
 
+// What stands in a revision that was made otherwise.
+const WHOLE_MAPS = {
+  rollback: { words: (edit) => `Roll back to revision ${edit.revision}` },
+  publish: { words: () => "Publish a whole map" },
+};
+
 /** Return an edit in words; `name(id)` tells what a label is called. */
 export function inWords(edit, name) {
-  return OPERATIONS[edit.op]?.words(edit, name) ?? JSON.stringify(edit);
+  return (OPERATIONS[edit.op] ?? WHOLE_MAPS[edit.op]).words(edit, name);
 }
 
 /** The dialog that makes one edit. `onEdit(edit)` hears of it. */

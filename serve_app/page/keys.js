@@ -4,6 +4,10 @@ import { find } from "./dom.js";
 
 const NAMES = { infer: "sightline.key.infer", admin: "sightline.key.admin" };
 const TITLES = { infer: "Access key", admin: "Admin key" };
+const REASONS = {
+  infer: "This server answers only to those who have a key.",
+  admin: "Labels can be changed only with an admin key.",
+};
 let asking = null; // the answer that is being waited for: several calls share one dialog
 
 /** Return the key to send with a call of that scope, or "". An admin key opens both. */
@@ -12,9 +16,9 @@ export function keyFor(scope) {
   return scope === "admin" ? admin : (sessionStorage.getItem(NAMES.infer) ?? admin);
 }
 
-/** Ask for a key; says whether one was given. */
-export function askForKey(scope, why) {
-  asking ??= ask(scope, why).finally(() => {
+/** Ask for a key, `refusal` being what was said of the last one; says whether one was given. */
+export function askForKey(scope, refusal) {
+  asking ??= ask(scope, refusal || REASONS[scope]).finally(() => {
     asking = null;
   });
   return asking;
@@ -34,7 +38,6 @@ function ask(scope, why) {
   const dialog = find("key-dialog");
   const field = find("key");
   find("key-title").textContent = TITLES[scope];
-  find("key-label").textContent = TITLES[scope];
   find("key-why").textContent = why;
   field.value = "";
   return new Promise((resolve) => {

@@ -104,10 +104,8 @@ export class Labels {
     await this.reload();
     const { asked, confirmed } = answer.replicas;
     const at = change.body.effective_at ? ", to take effect later" : "";
-    say(
-      find("labels-done"),
-      `Revision ${answer.revision} is published${at}; ${confirmed} of ${counted(asked, "replica")} have it.`,
-    );
+    const known = `${confirmed} of ${counted(asked, "replica")} ${confirmed === 1 ? "has" : "have"} it`;
+    say(find("labels-done"), `Revision ${answer.revision} is published${at}; ${known}.`);
     find("labels-title").scrollIntoView({ block: "nearest" });
     this.onPublished(answer.revision, !change.body.effective_at);
   }
@@ -163,12 +161,12 @@ export class Labels {
     return make(
       "tr",
       { role: "row", class: `is-${status}` },
-      make("th", { role: "rowheader", scope: "row" }, text(name), also,
-        isEdited ? make("span", { class: "chip edited" }, "edit pending") : null),
+      make("th", { role: "rowheader", scope: "row" }, text(name), " ",
+        isEdited ? make("span", { class: "chip edited" }, "edit pending") : null, also),
       cell("Id", make("code", { class: "text" }, id)),
       cell("Status", make("span", { class: `chip ${status}` }, status), into ? text(into) : null),
       cell("Outputs", text(gathered)),
-      cell("Threshold", status === "retired" ? "" : String(shown)),
+      cell("Threshold", status === "retired" ? "–" : String(shown)),
       cell("", make(
         "button",
         { type: "button", "aria-label": `Edit ${name}`, onclick: () => this.dialog.open(label, this.told.map.labels) },

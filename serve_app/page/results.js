@@ -150,6 +150,8 @@ export class Results {
     find("progress").value = numAdded - left;
     find("status").textContent = this.status(left, numAdded);
     say(find("kept"), this.limits());
+    const numOld = this.cards.filter((card) => card.isOld).length;
+    say(find("old-answers"), numOld && `${counted(numOld, "answer is", "answers are")} old: score again.`);
     this.showCounts();
   }
 

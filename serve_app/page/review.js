@@ -110,18 +110,25 @@ function whatIf(told) {
     make(
       "tbody",
       { role: "rowgroup" },
-      figureRow("All images", told.num_images, told, "total"),
+      figureRow("All images", counted(told.num_images, "image"), told, "total"),
       ...differs.map((entry) => figureRow(entry.label, imagesOf(entry), entry, "")),
     ),
   );
-  const what = `The ${counted(told.num_images, "image")} of the ${told.split} split, answered with the labels before and after.`;
+  const what =
+    `The ${counted(told.num_images, "image")} of the ${told.split} split, read with the labels before and ` +
+    "after. Coverage: answered with a label. Accuracy: right among those.";
   return [title, make("p", { class: "hint" }, `${what}${same}`), table];
 }
 
-const imagesOf = ({ before, after }) => (after ?? before).num_images;
+function imagesOf({ before, after }) {
+  if (!after) return `${counted(before.num_images, "image")}, gathered by another label now`;
+  if (!before) return counted(after.num_images, "image");
+  const was = before.num_images === after.num_images ? "" : `${before.num_images} → `;
+  return `${was}${counted(after.num_images, "image")}`;
+}
 
-function figureRow(name, numImages, { before, after }, kind) {
-  const count = numImages === undefined ? null : make("span", { class: "hint also" }, counted(numImages, "image"));
+function figureRow(name, images, { before, after }, kind) {
+  const count = make("span", { class: "hint also" }, images);
   return make(
     "tr",
     { role: "row", class: kind },
@@ -139,8 +146,11 @@ function figureLines(before, after) {
       { class: "figure" },
       make("span", { class: "hint" }, word),
       bar(share ?? 0, kind),
-      make("span", { class: "number" }, share === undefined ? "gone" : percent(share)),
+      make("span", { class: "number" }, share === undefined ? "–" : percent(share)),
     );
+  if (before === undefined || after === undefined) {
+    return [line("before", before, "past"), line("after", after, "")];
+  }
   const points = typeof before === "number" && typeof after === "number" ? (after - before) * 100 : 0;
   const sign = points > 0 ? "+" : "−";
   const change = Math.abs(points) < 0.05 ? "no change" : `${sign}${Math.abs(points).toFixed(1)} points`;

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from cluster.environment import GRPC_MESSAGE_BYTES
 from tests.cluster.crd_schema import find_errors
 from tests.cluster.operator_rules import cluster_spec, find_violations
 
@@ -284,6 +285,8 @@ def test_the_service_serves_what_ray_serve_understands() -> None:
     # HAProxy reaches replicas on other nodes only when Serve listens on every interface.
     assert schema.http_options.host == "0.0.0.0"
     assert schema.http_options.port == 8000
+    assert set(config["grpc_options"]) <= set(type(schema.grpc_options).model_fields)
+    assert schema.grpc_options.port == 9000
     routes = {application.route_prefix for application in schema.applications}
     assert routes == {"/", "/v2/models/elpv"}
 
@@ -337,12 +340,14 @@ def test_serving_roles_run_haproxy_and_leave_time_to_drain(role: str) -> None:
 
     assert settings["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert settings["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
+    assert settings["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] == str(GRPC_MESSAGE_BYTES)
     drain = int(settings["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
     for group in groups(ray_object(role)):
         # 35 s is the least that Serve gives a replica to finish in HAProxy mode.
         assert group["template"]["spec"]["terminationGracePeriodSeconds"] > drain + 35
         (container,) = group["template"]["spec"]["containers"]
         assert {"name": "serve", "containerPort": 8000} in container["ports"]
+        assert {"name": "grpc", "containerPort": 9000} in container["ports"]
 
 
 @every_role

@@ -29,6 +29,7 @@ from models.bundle import list_versions, open_bundle
 from models.errors import ConfigError
 from models.predictor import open_predictor
 from models.storage import Store, open_store
+from models.validation_outputs import load_outputs
 from tests.conftest import S3Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
@@ -169,8 +170,15 @@ def test_a_submitted_job_trains_on_the_cluster_and_its_log_shows_the_result(
     assert list_versions(str(tmp_path / "models"), "submitted") == [1]
 
 
-def test_the_whole_network_is_trained_in_this_process(ray_session: Session, bucket: str) -> None:
-    outcome = train(bucket, "whole")
+def test_the_whole_network_is_trained_in_this_process_and_keeps_outputs_for_label_maps(
+    ray_session: Session, bucket: str, tmp_path: Path
+) -> None:
+    outcome = train(bucket, "whole", kind="dynamic")
+    outputs = load_outputs(open_bundle(outcome.published.uri, cache=tmp_path))
+    assert outputs is not None
+    assert outputs.split == "validation"
+    assert len(outputs.truth) == outcome.index.num_images("validation")
+    assert outcome.published.manifest.metrics["accuracy"] == outcome.evaluation.accuracy
     assert [record.epoch for record in outcome.history] == [0, 1]
     assert outcome.history[0].images_per_second > 0
     assert 0 <= outcome.history[0].waiting_share <= 1

@@ -37,7 +37,8 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
     """A shell with a model of three classes."""
-    tiny_bundle(tmp_path / "m", name="caps", classes=("good", "dented", "scratched"))
+    classes = ("good", "dented", "scratched")
+    tiny_bundle(tmp_path / "m", name="caps", kind="dynamic", classes=classes)
     return Shell(tmp_path, capsys)
 
 
@@ -78,6 +79,8 @@ def test_a_dry_run_stores_nothing(shell: Shell) -> None:
     line, shown = shell.run("hide", "good", "--dry-run")
     assert line == {"model": "caps", "revision": 0, "dry_run": True}
     assert "status active -> hidden" in shown
+    assert "on 60 validation images, before -> after" in shown
+    assert "0.000 -> " in shown  # the share that is unknown
     assert shell.run("show")[0]["revision"] == 0
 
 
@@ -106,8 +109,9 @@ def test_what_cannot_be_done_is_said_in_a_sentence(shell: Shell) -> None:
     assert "needs an author" in shell.refused("restore", "good", "--author", "")
 
 
-def test_a_model_without_labels_has_no_map(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["generic", "embedding"])
+def test_a_model_whose_labels_are_fixed_has_no_map(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    tiny_bundle(tmp_path / "m", name="caps", kind="embedding")
-    assert "it has no labels" in Shell(tmp_path, capsys).refused("show")
+    tiny_bundle(tmp_path / "m", name="caps", kind=kind)
+    assert "has no label map" in Shell(tmp_path, capsys).refused("show")

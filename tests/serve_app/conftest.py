@@ -113,6 +113,7 @@ class Server:
 
     url: str
     address: str  # without the scheme, as tritonclient wants it
+    grpc_address: str
 
 
 @pytest.fixture(scope="session")
@@ -122,13 +123,14 @@ def server(ray_session: Session, tmp_path_factory: pytest.TempPathFactory) -> It
 
     config = yaml.safe_load(CONFIG.read_text())
     folder = tmp_path_factory.mktemp("models")
-    port = _free_port()
+    port, grpc_port = _free_port(), _free_port()
     config["http_options"]["port"] = port
+    config["grpc_options"]["port"] = grpc_port
     config["applications"][1]["args"] = {"bundle": tiny_bundle(folder, name="elpv"), "replicas": 1}
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))
     command = [str(Path(sys.executable).with_name("serve")), "deploy", str(folder / "serve.yaml")]
     subprocess.run([*command, "--address", ray_session.dashboard_url], check=True, timeout=120)
-    server = Server(f"http://127.0.0.1:{port}", f"127.0.0.1:{port}")
+    server = Server(f"http://127.0.0.1:{port}", f"127.0.0.1:{port}", f"127.0.0.1:{grpc_port}")
     _wait_until_ready(server)
     yield server
     serve.shutdown()

@@ -8,6 +8,7 @@ made right again, so that the damage is not refused at once). Bodies, headers an
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import random
 import re
@@ -133,13 +134,20 @@ class Mutator:
         headers = [(b"inference-header-content-length", str(length).encode())] if raw else []
         if raw and chance.random() < 0.3:
             raw = damage(chance, raw)
+        if chance.random() < 0.05:
+            packed = gzip.compress(text + raw, 1)
+            encoded = (b"content-encoding", b"gzip")
+            return [*headers, encoded], damage(chance, packed) if chance.random() < 0.6 else packed
         return headers, text + raw
 
     def _pixels(self, chance: random.Random, files: list[bytes]) -> tuple[dict[str, Any], bytes]:
         height, width = self._size
         shape = [max(1, len(files)), height, width, 3]
-        raw = chance.randbytes(shape[0] * height * width * 3)
         tensor: dict[str, Any] = {"name": "pixels", "datatype": "UINT8", "shape": shape}
+        raw = chance.randbytes(shape[0] * height * width * 3)
+        if chance.random() < 0.4:  # numbers of all kinds, among them what is none
+            planes = [shape[0], 3, height, width]
+            tensor, raw = {"name": "tensor", "datatype": "FP32", "shape": planes}, raw * 4
         return {**tensor, "parameters": {"binary_data_size": len(raw)}}, raw
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -19,8 +20,10 @@ from models.label_edits import Edit, Hide, Merge, Rename, SetThreshold
 from models.label_log import LabelLog, open_log
 from models.label_map import Reading
 from models.label_revision import Author
+from models.storage import Store
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
+from serve_app.errors import RequestError
 from serve_app.label_keeper import LabelKeeper
 from serve_app.model import ServedModel, open_served
 from tests.bundles import tiny_bundle
@@ -278,3 +281,52 @@ def test_a_label_store_is_for_models_with_a_label_map_and_they_need_one(
         open_served(ServeOptions(bundle=bundle))
     with pytest.raises(ConfigError, match="which has no label map: remove `label_store`"):
         open_served(ServeOptions(bundle=bundle_uri, label_store="labels"))
+
+
+class Slow(Store):
+    """A store that takes its time, as one behind a bad line does; `looks` counts."""
+
+    seconds = 0.3
+    looks = 0
+
+    def exists(self, key: str) -> bool:
+        Slow.looks += 1
+        time.sleep(self.seconds)
+        return super().exists(key)
+
+
+def test_requests_that_ask_for_one_revision_share_a_look_into_the_log(
+    model: ServedModel, log: LabelLog
+) -> None:
+    write(log, Rename(label="good", name="one"))
+    keeper = LabelKeeper(LabelLog(Slow(log.store.uri), "caps", log.classes), 3600)
+    number = write(log, Rename(label="good", name="two"))
+    Slow.looks = 0
+
+    async def ask() -> list[int]:
+        asked = (keeper.at_least(number) for _ in range(50))
+        return [reading.revision for reading in await asyncio.gather(*asked)]
+
+    assert asyncio.run(ask()) == [number] * 50
+    # One look finds it and asks for the one after it; a second may have been wanted meanwhile.
+    assert Slow.looks <= 4
+    keeper.close()
+
+
+def test_a_slow_store_keeps_nobody_waiting_for_long(
+    model: ServedModel, log: LabelLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(log, Rename(label="good", name="one"))
+    keeper = LabelKeeper(LabelLog(Slow(log.store.uri), "caps", log.classes), 3600)
+    monkeypatch.setattr(Slow, "seconds", 3.0)
+    monkeypatch.setattr("serve_app.label_keeper.PATIENCE_SECONDS", 0.2)
+
+    async def ask() -> float:
+        started = time.monotonic()
+        with pytest.raises(RequestError, match="the label store has not answered"):
+            await keeper.at_least(7)
+        assert (await keeper.at_least(1)).revision == 1
+        return time.monotonic() - started
+
+    assert asyncio.run(ask()) < 2
+    keeper.close()

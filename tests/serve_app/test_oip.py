@@ -71,6 +71,7 @@ def test_metadata_names_inputs_and_outputs(client: TestClient) -> None:
     assert metadata["inputs"] == [
         {"name": "image", "datatype": "BYTES", "shape": [-1, 1]},
         {"name": "pixels", "datatype": "UINT8", "shape": [-1, SIZE, SIZE, 3]},
+        {"name": "tensor", "datatype": "FP32", "shape": [-1, 3, SIZE, SIZE]},
     ]
     assert metadata["outputs"] == [
         {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},

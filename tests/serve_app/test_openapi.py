@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import struct
 from collections.abc import Iterator
@@ -225,6 +226,12 @@ INFERS: list[dict[str, Any]] = [
     {"json": {**tensor()["json"], "id": "42"}},
     {"json": {**tensor()["json"], "outputs": [{"name": "embedding"}]}},
     {"json": {**tensor()["json"], "outputs": [{"name": "nothing"}]}},
+    {"json": {**tensor()["json"], "parameters": {"min_revision": 99}}},
+    {"json": {**tensor()["json"], "parameters": {"min_revision": -1}}},
+    tensor("tensor", datatype="FP32", shape=[1, 3, SIZE, SIZE], data=[7.5] * SIZE * SIZE * 3),
+    {"content": gzip.compress(b"{}"), "headers": {"Content-Encoding": "gzip"}},
+    {"content": gzip.compress(b"{}")[:-3], "headers": {"Content-Encoding": "gzip"}},
+    {"content": gzip.compress(bytes(200_000)), "headers": {"Content-Encoding": "gzip"}},
     {"json": []},
     {"content": b"{"},
     {"content": IMAGE, "headers": {LENGTH: "0"}},

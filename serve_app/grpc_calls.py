@@ -1,0 +1,262 @@
+"""The calls of `inference.GRPCInferenceService`, as methods that Serve finds on a replica by name.
+
+The Open Inference Protocol over gRPC, for one model. An error becomes a gRPC code and our sentence;
+its word is in the trailing metadata `sightline-code`. What a call answers is the same JSON value
+that HTTP sends, put into a message.
+
+Errors are set on the context and not raised: Serve would write a traceback to the log for each
+mistake of a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cached_property
+from reprlib import repr as shown
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+from google.protobuf import json_format  # type: ignore[import-untyped]
+
+from serve_app.errors import RequestError, bad_request, told
+from serve_app.grpc_service import Unreadable
+from serve_app.identity import declared, server_metadata
+from serve_app.infer import infer
+from serve_app.infer_messages import infer_response, parse_request
+from serve_app.keys import ADMIN, INFER, Keys
+from serve_app.messages import CALLS, message
+from serve_app.model import ServedModel
+from serve_app.oip import VIEWS, statistics_of
+from serve_app.peers import Peers
+from serve_app.signature import View, config_of, metadata_of, views_of
+
+CODE_KEY = "sightline-code"
+OPEN = ""  # the scope of calls that need no key
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.FAILED_PRECONDITION,
+    # Not RESOURCE_EXHAUSTED, which asks to be tried again: too large stays too large.
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+
+Answer = Callable[["GrpcCalls", Any], Awaitable[Any]]
+Call = Callable[["GrpcCalls", Any, Any], Awaitable[Any]]
+
+
+def _call(scope: str) -> Callable[[Answer], Call]:
+    """Make a call that Serve can find out of a method that answers a request."""
+
+    def made(answer: Answer) -> Call:
+        name = answer.__name__
+        empty = message(CALLS[name][1])
+
+        # Serve looks for an argument of this name.
+        async def call(self: GrpcCalls, request: Any, grpc_context: Any) -> Any:
+            try:
+                self._require(grpc_context, scope)
+                return await answer(self, _read(request))
+            # a call may fail, the server may not; `told` tells the two apart
+            except Exception as error:
+                _tell(error, grpc_context)
+                return empty()
+
+        call.__name__, call.__doc__ = name, answer.__doc__
+        return call
+
+    return made
+
+
+def _not_offered(what: str) -> Call:
+    async def call(self: GrpcCalls, request: Any, grpc_context: Any) -> Any:
+        """Refuse an extension of Triton's."""
+        error = RequestError(501, "not_offered", f"this server does not offer {what}")
+        _tell(error, grpc_context)
+        return message("Unread")()
+
+    return call
+
+
+class GrpcCalls:
+    """The calls, for a class that has a model, its keys and its peers."""
+
+    _model: ServedModel
+    _keys: Keys
+    _peers: Peers
+
+    @_call(OPEN)
+    async def ServerLive(self, request: Any) -> Any:
+        """Answer that the server is up."""
+        return message("ServerLiveResponse")(live=True)
+
+    @_call(OPEN)
+    async def ServerReady(self, request: Any) -> Any:
+        """Answer whether this model can be asked."""
+        return message("ServerReadyResponse")(ready=await self._is_ready())
+
+    @_call(OPEN)
+    async def ModelReady(self, request: Any) -> Any:
+        """Answer whether the model can be asked; one that is not here cannot."""
+        try:
+            self._view(request.name, request.version)
+        except RequestError:
+            return message("ModelReadyResponse")(ready=False)
+        return message("ModelReadyResponse")(ready=await self._is_ready())
+
+    @_call(OPEN)
+    async def ServerMetadata(self, request: Any) -> Any:
+        """Answer who this is."""
+        return _filled("ServerMetadataResponse", server_metadata())
+
+    @_call(INFER)
+    async def ModelMetadata(self, request: Any) -> Any:
+        """Answer what the model takes and gives."""
+        view = self._view(request.name, request.version)
+        versions = [str(version) for version in await self._peers.versions()]
+        known = {"name": request.name, "versions": versions}
+        return _filled("ModelMetadataResponse", {**metadata_of(self._model, view), **known})
+
+    @_call(INFER)
+    async def ModelConfig(self, request: Any) -> Any:
+        """Answer with the configuration in Triton's form."""
+        config = config_of(self._model, self._view(request.name, request.version))
+        del config["sightline"]  # there is no place for it in the message
+        return _filled("ModelConfigResponse", {"config": {**config, "name": request.name}})
+
+    @_call(INFER)
+    async def ModelStatistics(self, request: Any) -> Any:
+        """Answer with the counters of all replicas; without a name it is this model's too."""
+        if request.name:
+            self._view(request.name, request.version)
+        counted = await statistics_of(self._model, self._peers)
+        return _filled("ModelStatisticsResponse", {"model_stats": counted["model_stats"]})
+
+    @_call(INFER)
+    async def ModelInfer(self, request: Any) -> Any:
+        """Score images given as tensors."""
+        with self._model.gate.admitted():
+            return await self._infer(request)
+
+    async def ModelStreamInfer(self, request_stream: Any, grpc_context: Any) -> AsyncIterator[Any]:
+        """Score a stream of requests, one after the other; an error answers its request only."""
+        try:
+            self._require(grpc_context, INFER)
+        except RequestError as error:
+            _tell(error, grpc_context)
+            return
+        async for request in request_stream:
+            response = message("ModelStreamInferResponse")()
+            try:
+                with self._model.gate.admitted():
+                    response.infer_response.CopyFrom(await self._infer(_read(request)))
+            except Exception as error:  # the same border as in `_call`
+                response.error_message = str(told(error)[1]["error"])
+                response.infer_response.id = getattr(request, "id", "")
+            yield response
+
+    @_call(INFER)
+    async def RepositoryIndex(self, request: Any) -> Any:
+        """List the versions of this model that are ready; other models are other applications."""
+        name = self._model.manifest.name
+        models = [
+            {"name": name, "version": str(version), "state": "READY"}
+            for version in await self._peers.versions()
+        ]
+        return _filled("RepositoryIndexResponse", {"models": models})
+
+    @_call(ADMIN)
+    async def RepositoryModelLoad(self, request: Any) -> Any:
+        """Answer that this model is loaded: nothing is ever loaded by a call."""
+        self._view(request.model_name, "")
+        if request.parameters:
+            raise declared("load a model with another configuration or other files")
+        await self._model.check()
+        return message("RepositoryModelLoadResponse")()
+
+    @_call(ADMIN)
+    async def RepositoryModelUnload(self, request: Any) -> Any:
+        """Refuse: what is served stands in the serve file."""
+        self._view(request.model_name, "")
+        raise declared("unload a model")
+
+    SystemSharedMemoryStatus = _not_offered("shared memory")
+    SystemSharedMemoryRegister = _not_offered("shared memory")
+    SystemSharedMemoryUnregister = _not_offered("shared memory")
+    CudaSharedMemoryStatus = _not_offered("shared memory")
+    CudaSharedMemoryRegister = _not_offered("shared memory")
+    CudaSharedMemoryUnregister = _not_offered("shared memory")
+    TraceSetting = _not_offered("trace settings; Ray Serve's own tracing is set where Ray starts")
+    LogSettings = _not_offered("log settings; `logging_config` in the serve file has them")
+
+    async def _infer(self, request: Any) -> Any:
+        view = self._view(request.model_name, request.model_version)
+        asked = parse_request(request, view, self._model.limits)
+        version = self._model.manifest.version
+        return await infer(
+            self._model,
+            asked,
+            lambda answered: infer_response(request.model_name, version, answered),
+        )
+
+    @cached_property
+    def _views(self) -> dict[str, View]:
+        """The views by the names that clients call them by: the model's own name, or that and
+        `/views/` with the name of the view, since gRPC has no paths.
+        """
+        name = self._model.manifest.name
+        views = views_of(self._model.manifest, self._model.kind)
+        return {f"{name}{VIEWS}/{view}" if view else name: views[view] for view in views}
+
+    def _view(self, name: str, version: str) -> View:
+        manifest = self._model.manifest
+        if name not in self._views:
+            raise RequestError(
+                404,
+                "unknown_model",
+                f"no model {shown(name)} here; this application serves {', '.join(self._views)}, "
+                "another is chosen by the metadata `application`",
+            )
+        if version not in ("", str(manifest.version)):
+            raise RequestError(
+                404,
+                "unknown_version",
+                f"model {manifest.name!r} answers here in version {manifest.version}, not "
+                f"{shown(version)}",
+            )
+        return self._views[name]
+
+    async def _is_ready(self) -> bool:
+        try:
+            await self._model.check()
+        except RequestError:
+            return False
+        return True
+
+    def _require(self, grpc_context: Any, scope: str) -> None:
+        if scope:
+            self._keys.require(dict(grpc_context.invocation_metadata()), scope)
+
+
+def _read(request: Any) -> Any:
+    if isinstance(request, Unreadable):
+        raise bad_request(request.reason, "bad_message")
+    return request
+
+
+def _tell(error: Exception, grpc_context: Any) -> None:
+    """Set the code, the sentence and the word of an error."""
+    status, form = told(error)
+    grpc_context.set_code(CODES.get(status, grpc.StatusCode.INTERNAL))
+    grpc_context.set_details(str(form["error"]))
+    grpc_context.set_trailing_metadata([(CODE_KEY, str(form["code"]))])
+
+
+def _filled(name: str, value: Any) -> Any:
+    return json_format.ParseDict(value, message(name)())
