@@ -7,7 +7,6 @@ its error and the others their answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from reprlib import repr as shown  # what a client sends may be long
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -23,6 +22,7 @@ from serve_app.model import ServedModel
 from serve_app.queries import check_query
 from serve_app.replies import BINARY, Reply, json_reply
 from serve_app.routing import Handler
+from serve_app.shown import shown
 from serve_app.uploads import Upload, read_upload
 
 DEFAULT_TOP_K = 5

@@ -6,8 +6,6 @@ Every call stands below the model's path and, with the same meaning, below `/ver
 
 from __future__ import annotations
 
-from reprlib import repr as shown
-
 from starlette.requests import Request
 
 from serve_app.admission import Gate
@@ -21,6 +19,7 @@ from serve_app.oip import oip_routes
 from serve_app.peers import Alone, Peers
 from serve_app.replies import Reply
 from serve_app.routing import Api, Handler, Routes
+from serve_app.shown import shown
 
 VERSIONS = "/versions/"
 OPEN = ("ready", "live", "openapi.json")  # last parts of paths that need no key

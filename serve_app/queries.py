@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from reprlib import repr as shown  # what a client sends may be long
 
 from starlette.datastructures import QueryParams
 
 from serve_app.errors import bad_request
+from serve_app.shown import shown
 
 WORD = "bad_parameter"
 

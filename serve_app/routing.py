@@ -8,13 +8,13 @@ too. It knows nothing of models.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from reprlib import Repr
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import RequestError, error_reply
 from serve_app.replies import Reply, send_reply
+from serve_app.shown import shown
 
 Handler = Callable[[Request], Awaitable[Reply]]
 MAX_PARTS = 12  # of a path that is looked up with a star
@@ -22,11 +22,6 @@ MAX_PARTS_TOLD = 3  # of a path that a 404 names
 
 # Path below the mount point -> method -> handler; `*` stands for any part, at one place of a path.
 Routes = Mapping[str, Mapping[str, Handler]]
-
-
-_PATHS = Repr()
-_PATHS.maxstring = 200
-shown = _PATHS.repr  # a client's path, however long
 
 
 class Api:

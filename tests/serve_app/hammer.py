@@ -35,6 +35,7 @@ CALLS = ("/classify", "/classify", "/embed", "/infer")
 # What may be answered to a request that is wrong, beside 200.
 REFUSALS = frozenset({400, 404, 405, 413, 415, 422})
 MOST_SECONDS = 5.0  # of work for one request
+LOOKS = 8  # at the memory, in equal steps, the last at the end
 MIB = 1 << 20
 
 
@@ -45,7 +46,7 @@ class Found:
     statuses: Counter[str] = field(default_factory=Counter)
     offences: list[str] = field(default_factory=list)
     slowest: tuple[float, int] = (0.0, -1)  # seconds of work, number
-    rss: list[float] = field(default_factory=list)  # MiB: after the warm-up, at the end
+    rss: list[float] = field(default_factory=list)  # MiB, after each eighth of the requests
     peak: float = 0.0  # MiB
 
 
@@ -117,9 +118,8 @@ async def hammer(model: ServedModel, seed: int, first: int, count: int, progress
             if wrong:
                 found.offences.append(f"request {number} of seed {seed} ({sent.path}): {wrong}")
             found.statuses[f"{sent.path if sent.path in calls else 'other'} {status}"] += 1
-            if number == first + count // 4:
+            if (number - first + 1) % max(1, count // LOOKS) == 0:
                 found.rss.append(resident())
-    found.rss.append(resident())
     found.peak = peak()
     return found
 
