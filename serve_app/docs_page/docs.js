@@ -64,7 +64,7 @@ async function show() {
 }
 
 function documentParts(doc) {
-  const parts = [make("h2", {}, doc.info.title), make("p", { class: "about" }, doc.info.description)];
+  const parts = [make("h2", {}, doc.info.title), make("p", { class: "about" }, ...words(doc.info.description))];
   const where = doc.servers.map((server) => make("code", {}, server.url));
   parts.push(make("p", { class: "hint" }, "Below ", ...joined(where, " and as well below ")));
   for (const [path, methods] of Object.entries(doc.paths)) {
@@ -77,7 +77,7 @@ function documentParts(doc) {
 
 function call(doc, path, method, operation) {
   const inside = make("div", { class: "inside" });
-  if (operation.description) inside.append(make("p", { class: "about" }, operation.description));
+  if (operation.description) inside.append(make("p", { class: "about" }, ...words(operation.description)));
   for (const sample of operation["x-codeSamples"] ?? []) inside.append(shell(sample.source));
   if (operation.parameters) inside.append(make("h4", {}, "Parameters"), parameters(operation));
   if (operation.requestBody) inside.append(...body(doc, "Body", operation.requestBody));
@@ -126,14 +126,15 @@ function parameters(operation) {
       make("td", {}, make("code", {}, each.name)),
       make("td", {}, each.in),
       make("td", {}, short(each.schema)),
-      make("td", {}, each.description),
+      make("td", {}, ...words(each.description)),
     ),
   );
   return table(["Name", "In", "Values", ""], rows);
 }
 
 function body(doc, title, part) {
-  const parts = [make("h4", {}, title), make("p", {}, part.description)];
+  const parts = [make("h4", {}, title), make("p", {}, ...words(part.description))];
+  const raw = [];
   for (const [type, content] of Object.entries(part.content ?? {})) {
     const examples = content.examples ?? (content.example === undefined ? {} : { "": { value: content.example } });
     const inside = Object.entries(examples).map(([name, example]) =>
@@ -144,8 +145,9 @@ function body(doc, title, part) {
       inside.push(make("details", {}, make("summary", {}, "Schema"), json(whole)));
     }
     if (inside.length) parts.push(make("p", {}, make("code", {}, type)), ...inside);
-    else parts.push(make("p", {}, make("code", {}, type), ": bytes as they are"));
+    else raw.push(make("code", {}, type));
   }
+  if (raw.length) parts.push(make("p", {}, ...joined(raw, ", "), ": the bytes as they are"));
   return parts;
 }
 
@@ -201,6 +203,11 @@ function json(value) {
     2,
   );
   return make("pre", { tabindex: "0" }, shown);
+}
+
+/** Return a text whose words in backticks are code. */
+function words(text) {
+  return text.split("`").map((part, at) => (at % 2 ? make("code", {}, part) : part));
 }
 
 function joined(elements, word) {
