@@ -114,6 +114,7 @@ class Server:
     url: str
     address: str  # without the scheme, as tritonclient wants it
     grpc_address: str
+    home: Path  # the folder that a user would be in: `.sightline` with models and labels
 
 
 @pytest.fixture(scope="session")
@@ -122,15 +123,20 @@ def server(ray_session: Session, tmp_path_factory: pytest.TempPathFactory) -> It
     from ray import serve
 
     config = yaml.safe_load(CONFIG.read_text())
-    folder = tmp_path_factory.mktemp("models")
+    home = tmp_path_factory.mktemp("home")
+    models, labels = home / ".sightline" / "models", home / ".sightline" / "labels"
     port, grpc_port = _free_port(), _free_port()
     config["http_options"]["port"] = port
     config["grpc_options"]["port"] = grpc_port
-    config["applications"][1]["args"] = {"bundle": tiny_bundle(folder, name="elpv"), "replicas": 1}
-    (folder / "serve.yaml").write_text(yaml.safe_dump(config))
-    command = [str(Path(sys.executable).with_name("serve")), "deploy", str(folder / "serve.yaml")]
+    config["applications"][1]["args"] = {
+        "bundle": tiny_bundle(models, name="elpv", kind="dynamic"),
+        "label_store": str(labels),
+        "replicas": 1,
+    }
+    (home / "serve.yaml").write_text(yaml.safe_dump(config))
+    command = [str(Path(sys.executable).with_name("serve")), "deploy", str(home / "serve.yaml")]
     subprocess.run([*command, "--address", ray_session.dashboard_url], check=True, timeout=120)
-    server = Server(f"http://127.0.0.1:{port}", f"127.0.0.1:{port}", f"127.0.0.1:{grpc_port}")
+    server = Server(f"http://127.0.0.1:{port}", f"127.0.0.1:{port}", f"127.0.0.1:{grpc_port}", home)
     _wait_until_ready(server)
     yield server
     serve.shutdown()
