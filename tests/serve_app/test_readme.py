@@ -115,4 +115,4 @@ def test_tritonclient_scores_an_image(reader: Reader) -> None:
     (reader.server.home / "use.py").write_text(
         program.replace("localhost:8000", reader.server.address)
     )
-    assert reader.type(f"{sys.executable} use.py").startswith("defective [")
+    assert reader.type(".venv/bin/python use.py").startswith("defective [")
