@@ -12,6 +12,7 @@ since it also complains about harmless trailing bytes.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from models import exif
 from models.errors import ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
+from models.file_parts import check_parts, webp_canvas
 from models.jpeg_scans import check_scans
 
 if TYPE_CHECKING:
@@ -32,9 +35,12 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 MIB = 1 << 20
-EXIF_TAG_ORIENTATION = 0x0112
+MAX_PROFILE = 100_000  # characters of EXIF data that stand in a PNG as text
 TIFF_TAG_TILE_WIDTH, TIFF_TAG_TILE_LENGTH = 322, 323
 WHITE = (255, 255, 255, 255)
+# Of either side. Pillow keeps a pointer for each row: 100 million rows take 1.7 GiB and 18 s.
+MAX_SIDE = 1_000_000
+BAND_PIXELS = 1 << 20  # that are converted at a time
 
 
 @dataclass(frozen=True)
@@ -122,14 +128,14 @@ def _decode_jpeg(data: bytes, limits: ImageLimits, smallest: tuple[int, int]) ->
         height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except ValueError as error:
         raise ImageDecodeError(f"damaged JPEG: {_first_line(error)}") from error
+    except KeyError as error:  # simplejpeg looks up a colour space of -1
+        raise ImageDecodeError("damaged JPEG: its header is not complete") from error
     _check_pixels(height, width, limits)
     check_scans(data, height * width, limits.max_pixels)
     if colourspace in ("CMYK", "YCCK"):
         return _decode_pillow(data, "JPEG", limits)
-    orientation = _jpeg_orientation(data)
-    if (
-        orientation >= 5
-    ):  # the photo lies on its side: what becomes the height is stored as the width
+    turned = exif.orientation(exif.jpeg_exif(data))
+    if turned >= 5:  # the photo lies on its side: what becomes the height is stored as the width
         smallest = (smallest[1], smallest[0])
     factor = _shrink_factor(height, width, smallest)
     try:
@@ -142,7 +148,7 @@ def _decode_jpeg(data: bytes, limits: ImageLimits, smallest: tuple[int, int]) ->
         )
     except ValueError as error:
         return _second_opinion(data, limits, error)
-    return _upright(pixels, orientation)
+    return _upright(pixels, turned)
 
 
 def _shrink_factor(height: int, width: int, smallest: tuple[int, int]) -> int:
@@ -171,6 +177,9 @@ def _second_opinion(data: bytes, limits: ImageLimits, complaint: ValueError) -> 
 def _decode_pillow(data: bytes, name: str, limits: ImageLimits) -> Pixels:
     # MPO is what many phones write: a JPEG with a second picture behind the first.
     formats = ("JPEG", "MPO") if name == "JPEG" else (name,)
+    check_parts(data, name)  # before Pillow walks through them
+    if name == "WEBP":
+        _check_pixels(*webp_canvas(data), limits)
     with _pillow().open(io.BytesIO(data), formats=formats) as image:
         _check_pixels(image.height, image.width, limits)
         if name == "TIFF":  # a tile is decoded whole, however little of it the picture shows
@@ -179,8 +188,21 @@ def _decode_pillow(data: bytes, name: str, limits: ImageLimits) -> Pixels:
             _check_pixels(*tile, limits)
         image.load()
         orientation = _orientation(image)
-        pixels = np.asarray(_to_rgb(image))
-    return _upright(np.ascontiguousarray(pixels), orientation)
+        pixels = _to_pixels(image)
+    return _upright(pixels, orientation)
+
+
+def _to_pixels(image: PillowImage) -> Pixels:
+    """Convert band by band: whole, a large picture would be in memory up to five times."""
+    width, height = image.size
+    rows = max(1, BAND_PIXELS // max(1, width))
+    if height <= rows:
+        return np.ascontiguousarray(np.asarray(_to_rgb(image)))
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(height, top + rows)))
+        pixels[top : top + rows] = np.asarray(_to_rgb(band))
+    return pixels
 
 
 def _to_rgb(image: PillowImage) -> PillowImage:
@@ -213,6 +235,10 @@ def _sixteen_to_eight(image: PillowImage) -> PillowImage:
 
 
 def _check_pixels(height: int, width: int, limits: ImageLimits) -> None:
+    if max(height, width) > MAX_SIDE:
+        raise ImageTooLargeError(
+            f"the image has {width:,} x {height:,} pixels; a side has at most {MAX_SIDE:,}"
+        )
     if height * width > limits.max_pixels:
         raise ImageTooLargeError(
             f"the image has {width:,} x {height:,} pixels ({height * width / 1e6:,.0f} million), "
@@ -221,21 +247,14 @@ def _check_pixels(height: int, width: int, limits: ImageLimits) -> None:
         )
 
 
-def _jpeg_orientation(data: bytes) -> int:
-    """Return the EXIF orientation without a full EXIF parse for the many files that have none."""
-    if data.find(b"Exif\x00\x00", 0, 4 * 65536) < 0:
-        return 1
-    try:
-        with _pillow().open(io.BytesIO(data), formats=("JPEG", "MPO")) as image:
-            return _orientation(image)
-    except Exception:  # the strict decoder still has to say whether the picture itself is sound
-        return 1
-
-
 def _orientation(image: PillowImage) -> int:
-    """Return the EXIF orientation, 1 to 8; broken metadata does not make a picture unusable."""
+    """Return the orientation, 1 to 8; broken metadata does not make a picture unusable."""
+    if "exif" in image.info:
+        return exif.orientation(image.info["exif"])
+    if len(image.info.get("Raw profile type exif", "")) > MAX_PROFILE:
+        return 1
     try:
-        return int(image.getexif().get(EXIF_TAG_ORIENTATION, 1))
+        return int(image.getexif().get(exif.ORIENTATION, 1))
     except Exception:  # any error of Pillow's EXIF parser: the metadata is broken, not the picture
         return 1
 
@@ -263,6 +282,8 @@ def _pillow() -> ModuleType:
 
     # Pillow's own bomb check knows one fixed limit and warns; ours is configured and refuses.
     Image.MAX_IMAGE_PIXELS = None
+    # It warns of each tag that is damaged, in words that the file chooses: no matter for a log.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     return Image
 

@@ -13,6 +13,7 @@ from models.errors import ImageTooLargeError
 
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 MAX_SCANS = 100
+MAX_MARKERS = 20_000  # looked at; 32 MiB can hold millions, at 1 us each
 ALWAYS_SCANS = 16  # taken even at the pixel limit
 # Any marker but those that stand within the data of a scan: stuffing, fill, restarts.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -36,12 +37,19 @@ def check_scans(data: bytes, num_pixels: int, max_pixels: int) -> None:
 
 
 def count_scans(data: bytes) -> int:
-    """Walk through the segments of a JPEG up to its end and count the scans."""
-    num_scans, position = 0, 2
+    """Walk through the segments of a JPEG up to its end and count the scans. Raises
+    `ImageTooLargeError` for one of countless segments.
+    """
+    num_scans, num_markers, position = 0, 0, 2
     while (found := _MARKER.search(data, position)) is not None:
         marker, position = data[found.start() + 1], found.end()
         if marker == END_OF_IMAGE:
             break
+        num_markers += 1
+        if num_markers > MAX_MARKERS:
+            raise ImageTooLargeError(
+                f"the JPEG has more than {MAX_MARKERS:,} segments; save it again without them"
+            )
         num_scans += marker == START_OF_SCAN
         position += int.from_bytes(data[position : position + 2], "big")
     return num_scans

@@ -6,11 +6,11 @@ its error and the others their answers.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, cast, get_args
 
 import numpy as np
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from models.errors import SightlineError
@@ -19,14 +19,17 @@ from models.predictor import Prediction
 from serve_app.errors import RequestError, bad_request, explain, status_of
 from serve_app.limits import parse_whole
 from serve_app.model import ServedModel
+from serve_app.queries import check_query
 from serve_app.replies import BINARY, Reply, json_reply
 from serve_app.routing import Handler
+from serve_app.shown import shown
 from serve_app.uploads import Upload, read_upload
 
 DEFAULT_TOP_K = 5
 SHAPE_HEADER = "Sightline-Shape"  # rows,columns of an answer in bytes
 
 Entry = dict[str, Any]
+NO_QUERY = QueryParams()
 NO_FACTS: Mapping[str, object] = {}
 
 
@@ -35,7 +38,7 @@ def classify(model: ServedModel) -> Handler:
 
     async def call(request: Request) -> Reply:
         # Most requests have no query, and reading an empty one costs 1 % of a small model's time.
-        asked = request.query_params if request.scope["query_string"] else {}
+        asked = request.query_params if request.scope["query_string"] else NO_QUERY
         top_k, scores, min_revision = _read_query(asked)
         upload = await read_upload(request, model.limits)
         labels = model.labels
@@ -55,7 +58,7 @@ def embed(model: ServedModel) -> Handler:
     """Return the call that answers with vectors of unit length."""
 
     async def call(request: Request) -> Reply:
-        _check_query(request.query_params, ())
+        check_query(request.query_params, ())
         upload = await read_upload(request, model.limits)
         if BINARY in request.headers.get("accept", ""):
             return await _embed_bytes(model, upload)
@@ -117,14 +120,14 @@ def _label_entry(answer: Answer, scores: Scores) -> Entry:
     return entry
 
 
-def _read_query(query: Mapping[str, str]) -> tuple[int, Scores, int]:
-    _check_query(query, ("top_k", "scores", "min_revision"))
+def _read_query(query: QueryParams) -> tuple[int, Scores, int]:
+    check_query(query, ("top_k", "scores", "min_revision"))
     top_k = _read_whole(query, "top_k", DEFAULT_TOP_K, least=1)
     scores = query.get("scores", "top")
     known = get_args(Scores)
     if scores not in known:
         raise bad_request(
-            f"scores must be one of {', '.join(known)}, got {scores!r}", "bad_parameter"
+            f"scores must be one of {', '.join(known)}, got {shown(scores)}", "bad_parameter"
         )
     return top_k, cast(Scores, scores), _read_whole(query, "min_revision", 0, least=0)
 
@@ -133,15 +136,6 @@ def _read_whole(query: Mapping[str, str], name: str, default: int, *, least: int
     value = parse_whole(query[name]) if name in query else default
     if value is None or value < least:
         raise bad_request(
-            f"{name} must be a whole number from {least}, got {query[name]!r}", "bad_parameter"
+            f"{name} must be a whole number from {least}, got {shown(query[name])}", "bad_parameter"
         )
     return value
-
-
-def _check_query(query: Mapping[str, str], known: tuple[str, ...]) -> None:
-    for name in query:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            expected = f"expected {', '.join(known)}" if known else "this call takes none"
-            advice = f"did you mean {nearest[0]!r}?" if nearest else expected
-            raise bad_request(f"unknown query parameter {name!r}; {advice}", "bad_parameter")

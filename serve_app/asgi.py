@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from serve_app.admission import Gate
 from serve_app.api import CALLS
+from serve_app.docs import model_docs
 from serve_app.errors import RequestError
 from serve_app.keys import INFER, Keys
 from serve_app.labels_api import label_routes
@@ -18,6 +19,7 @@ from serve_app.oip import oip_routes
 from serve_app.peers import Alone, Peers
 from serve_app.replies import Reply
 from serve_app.routing import Api, Handler, Routes
+from serve_app.shown import shown
 
 VERSIONS = "/versions/"
 OPEN = ("ready", "live", "openapi.json")  # last parts of paths that need no key
@@ -36,6 +38,7 @@ def build_asgi(model: ServedModel, keys: Keys | None = None, peers: Peers | None
         **calls,
         **oip_routes(model, peers),
         **label_routes(model, keys, peers),
+        **model_docs(model),
     }
     version = str(model.manifest.version)
 
@@ -47,7 +50,8 @@ def build_asgi(model: ServedModel, keys: Keys | None = None, peers: Peers | None
             raise RequestError(
                 404,
                 "unknown_version",
-                f"model {model.manifest.name!r} answers here in version {version}, not {asked!r}",
+                f"model {model.manifest.name!r} answers here in version {version}, "
+                f"not {shown(asked)}",
             )
         return slash + rest
 

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from serve_app.asgi import guarded
 from serve_app.config import CatalogOptions, parse_options
 from serve_app.directory import MODELS, Directory
+from serve_app.docs import catalog_docs
 from serve_app.errors import RequestError, bad_request
 from serve_app.keys import ADMIN, open_keys
 from serve_app.limits import read_body
@@ -42,6 +43,7 @@ class Catalog:
 
     def __init__(self, options: CatalogOptions) -> None:
         self._keys = open_keys(options.keys_file)
+        self._has_docs = options.docs
         self._directory = Directory()
         self._replicas: dict[str, Replicas] = {}  # by application
 
@@ -49,6 +51,7 @@ class Catalog:
         """Return the HTTP application; Serve asks for it once, after the constructor."""
         open_to_all: Routes = {
             **page_routes(),
+            **(catalog_docs() if self._has_docs else {}),
             "/v2": {"GET": self.get_server},
             "/v2/health/live": {"GET": self.get_live},
             "/v2/health/ready": {"GET": self.get_ready},

@@ -60,6 +60,7 @@ class ServeOptions(_Frozen):
     num_gpus: float = Field(0, ge=0, description="reserved per replica; a fraction shares one GPU")
 
     keys_file: str | None = Field(None, description="who may call, beside SIGHTLINE_KEYS")
+    docs: bool = Field(True, description="whether /openapi.json is answered")
 
     # A replica holds the bodies of all these, so this bounds its memory.
     max_requests: int = Field(96, ge=1, description="at once, per replica; beyond it 429")
@@ -97,6 +98,7 @@ class CatalogOptions(_Frozen):
     """What may be set for the catalog, which learns of the models from Serve itself."""
 
     keys_file: str | None = Field(None, description="who may call, beside SIGHTLINE_KEYS")
+    docs: bool = Field(True, description="whether /docs and /openapi.json are answered")
 
 
 def parse_options(model: type[Options], args: Mapping[str, Any], thing: str) -> Options:

@@ -19,6 +19,7 @@ from models.label_map import parse_map
 from models.label_revision import Author, Change
 from serve_app.errors import bad_request
 from serve_app.limits import parse_whole, read_body
+from serve_app.queries import check_query
 from serve_app.uploads import parse_json
 
 MAX_BODY_BYTES = 4 << 20  # a whole map of 10,000 labels has 2 MiB
@@ -61,14 +62,6 @@ async def read_rollback(request: Request, key: str) -> Write:
     return _write(request, value, key, _number(value["revision"], '"revision"'))
 
 
-def check_query(request: Request, known: tuple[str, ...]) -> None:
-    """Raise `RequestError` (400) for a parameter that the call does not take."""
-    for name in request.query_params:
-        if name not in known:
-            expected = f"expected {', '.join(known)}" if known else "this call takes none"
-            raise bad_request(f"unknown query parameter {shown(name)}; {expected}", "bad_parameter")
-
-
 def query_number(request: Request, name: str) -> int | None:
     """Return a whole number of the query, or None where it is not given."""
     text = request.query_params.get(name)
@@ -81,7 +74,7 @@ def query_number(request: Request, name: str) -> int | None:
 
 
 async def _read_object(request: Request, known: tuple[str, ...]) -> Mapping[str, Any]:
-    check_query(request, ("dry_run",))
+    check_query(request.query_params, ("dry_run",))
     body = await read_body(request, MAX_BODY_BYTES, UPLOAD_SECONDS)
     value = parse_json(body, MAX_JSON_VALUES)
     if not isinstance(value, dict):

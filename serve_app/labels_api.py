@@ -32,10 +32,11 @@ from models.validation_outputs import load_outputs
 from models.what_if import WhatIf, compare
 from serve_app.errors import RequestError, bad_request
 from serve_app.keys import ADMIN, Keys
-from serve_app.label_body import Write, check_query, query_number, read_rollback, read_write
+from serve_app.label_body import Write, query_number, read_rollback, read_write
 from serve_app.label_keeper import LabelKeeper
 from serve_app.model import ServedModel
 from serve_app.peers import Peers
+from serve_app.queries import check_query
 from serve_app.replies import Reply, json_reply
 from serve_app.routing import Routes
 
@@ -69,7 +70,7 @@ class _LabelCalls:
         self._threads = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="label-calls")
 
     async def get_labels(self, request: Request) -> Reply:
-        check_query(request, ())
+        check_query(request.query_params, ())
         try:
             revision, problem = await self._in_thread(self._newest)
         except RequestError as error:  # a store that does not answer: what this replica has
@@ -97,7 +98,7 @@ class _LabelCalls:
         return await self._answer(await _told(read_rollback(request, key)))
 
     async def get_revisions(self, request: Request) -> Reply:
-        check_query(request, ("limit",))
+        check_query(request.query_params, ("limit",))
         limit = query_number(request, "limit")
         if limit is not None and not 1 <= limit <= MAX_LISTED:
             raise bad_request(f"limit must be 1 to {MAX_LISTED:,}, got {limit}", "bad_parameter")
@@ -115,7 +116,7 @@ class _LabelCalls:
         return json_reply({"model": self._model.manifest.name, "revisions": listed})
 
     async def get_revision(self, request: Request) -> Reply:
-        check_query(request, ())
+        check_query(request.query_params, ())
         word = request.scope["path"].rstrip("/").rpartition("/")[2]
         if not word.isascii() or not word.isdecimal() or len(word) > 12:
             raise bad_request(f"a revision is a number, got {word[:50]!r}", "bad_parameter")
@@ -123,7 +124,7 @@ class _LabelCalls:
         return json_reply({**_listed(revision), "map": revision.map.model_dump()})
 
     async def get_diff(self, request: Request) -> Reply:
-        check_query(request, ("since", "to"))
+        check_query(request.query_params, ("since", "to"))
         to = query_number(request, "to")
         since = query_number(request, "since")
 

@@ -42,6 +42,7 @@ class ServedModel:
         self.manifest = predictor.manifest
         self.kind = predictor.kind
         self.limits = options.limits
+        self.has_docs = options.docs
         self.statistics = Statistics()
         self.gate = Gate(options.max_requests, options.retry_after_seconds, self.statistics)
         # What every answer says of who gave it.

@@ -1,7 +1,7 @@
-"""The page for people as routes: files as they lie in `page/`, read once, with headers that keep a
+"""Pages for people as routes: files as they lie in a folder, read once, with headers that keep a
 browser from doing anything else with them.
 
-It knows nothing of what the page shows.
+It knows nothing of what a page shows.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ HEADERS = {
 }
 
 
-def page_routes(folder: Path = FOLDER) -> Routes:
-    """Return the page at "" and each of its files below /page/."""
+def page_routes(folder: Path = FOLDER, at: str = "", below: str = "/page") -> Routes:
+    """Return the page of a folder at the path `at` and each of its other files below `below`."""
     files = {path.name: _file(path) for path in sorted(folder.iterdir()) if _is_part(path)}
     return {
-        "": {"GET": files[INDEX]},
-        **{f"/page/{name}": {"GET": answer} for name, answer in files.items() if name != INDEX},
+        at: {"GET": files[INDEX]},
+        **{f"{below}/{name}": {"GET": answer} for name, answer in files.items() if name != INDEX},
     }
 
 

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import RequestError, error_reply
 from serve_app.replies import Reply, send_reply
+from serve_app.shown import shown
 
 Handler = Callable[[Request], Awaitable[Reply]]
 MAX_PARTS = 12  # of a path that is looked up with a star
@@ -28,7 +29,7 @@ class Api:
 
     def __init__(self, routes: Routes, *, rewrite: Callable[[str], str] | None = None) -> None:
         """`rewrite` may change a path before it is looked up, or refuse it with an error."""
-        self._table = routes
+        self.routes = routes
         self._has_stars = any("*" in path for path in routes)
         self._rewrite = rewrite
 
@@ -51,17 +52,17 @@ class Api:
     def _find_starred(self, path: str) -> Mapping[str, Handler] | None:
         if not self._has_stars or path.count("/") > MAX_PARTS:
             return None
-        return next((self._table[p] for p in _star_out(path) if p in self._table), None)
+        return next((self.routes[p] for p in _star_out(path) if p in self.routes), None)
 
     def _find(self, scope: Scope) -> Handler:
         path = _local_path(scope)
         path = self._rewrite(path) if self._rewrite else path
-        methods = self._table.get(path) or self._find_starred(path)
+        methods = self.routes.get(path) or self._find_starred(path)
         if methods is None:
-            short = (name for name in self._table if name.count("/") <= MAX_PARTS_TOLD)
+            short = (name for name in self.routes if name.count("/") <= MAX_PARTS_TOLD)
             known = ", ".join(name or "(nothing)" for name in short)
             raise RequestError(
-                404, "not_found", f"nothing answers at {scope['path']!r}; known here: {known}"
+                404, "not_found", f"nothing answers at {shown(scope['path'])}; known here: {known}"
             )
         method = scope["method"]
         # HEAD is GET whose body the server drops.
@@ -71,7 +72,7 @@ class Api:
             raise RequestError(
                 405,
                 "method_not_allowed",
-                f"{scope['path']!r} takes {allowed}, not {method}",
+                f"{shown(scope['path'])} takes {allowed}, not {shown(method)}",
                 {"Allow": allowed},
             )
         return handler
