@@ -188,13 +188,68 @@ def test_tritonclient_scores_pixels_and_reads_classification(triton: Any, is_bin
     assert ["good", "defective"][int(index)] == label
 
 
+def test_tritonclient_reads_the_config_and_the_statistics(triton: Any) -> None:
+    config = triton.get_model_config("elpv", "1")
+    inputs = {tensor["name"]: tensor for tensor in config["input"]}
+    assert inputs["tensor"]["dims"] == [3, 64, 64]
+    assert inputs["tensor"]["format"] == "FORMAT_NCHW"
+    pixels = np.zeros((3, 64, 64, 3), np.uint8)
+
+    def counted() -> tuple[int, int]:
+        (stats,) = triton.get_inference_statistics("elpv")["model_stats"]
+        return stats["inference_stats"]["success"]["count"], stats["inference_count"]
+
+    requests, images = counted()
+    triton.infer("elpv", [_input(pixels, name="pixels", datatype="UINT8", is_binary=True)])
+    assert counted() == (requests + 1, images + 3)
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip", "deflate"])
+def test_tritonclient_scores_planes_of_floats_in_a_view(
+    triton: Any, server: Server, encoding: str | None
+) -> None:
+    import tritonclient.http as http
+
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    planes = pixels.transpose(0, 3, 1, 2).astype(np.float32)
+    expected = triton.infer(
+        "elpv", [_input(pixels, name="pixels", datatype="UINT8", is_binary=True)]
+    ).as_numpy("probabilities")
+    with http.InferenceServerClient(f"{server.address}/v2/models/elpv/views/tensor") as view:
+        assert view.is_server_ready()
+        assert view.is_model_ready("elpv", "1")
+        (given,) = view.get_model_metadata("elpv")["inputs"]
+        tensor = _input(planes, name=given["name"], datatype=given["datatype"], is_binary=True)
+        result = view.infer(
+            "elpv",
+            [tensor],
+            request_compression_algorithm=encoding,
+            response_compression_algorithm=encoding,
+        )
+    (output,) = result.get_response()["outputs"]
+    assert output["name"] == "probabilities"
+    np.testing.assert_allclose(result.as_numpy("probabilities"), expected, atol=1e-6)
+
+
 def test_tritonclient_is_told_what_is_wrong(triton: Any) -> None:
+    import tritonclient.http as http
     from tritonclient.utils import InferenceServerException
 
-    array = np.array([b"no image"], dtype=np.object_)
-    tensor = _input(array, name="image", datatype="BYTES", is_binary=True)
-    with pytest.raises(InferenceServerException, match="not an image"):
-        triton.infer("elpv", [tensor])
+    pixels = np.zeros((1, 64, 64, 3), np.uint8)
+    tensor = _input(pixels, name="pixels", datatype="UINT8", is_binary=True)
+    text = np.array([b"no image"], dtype=np.object_)
+    for wrong, told, arguments in (
+        (_input(text, name="image", datatype="BYTES", is_binary=True), "not an image", {}),
+        (_input(pixels[:, 1:], name="pixels", datatype="UINT8", is_binary=True), "the shape", {}),
+        (_input(pixels, name="picture", datatype="UINT8", is_binary=True), "unknown input", {}),
+        (tensor, "unknown output 'logits'", {"outputs": [http.InferRequestedOutput("logits")]}),
+        (tensor, "answers here in version 1", {"model_version": "2"}),
+        (tensor, "labels of this model do not change", {"parameters": {"min_revision": 1}}),
+    ):
+        with pytest.raises(InferenceServerException, match=told):
+            triton.infer("elpv", [wrong], **arguments)
+    with pytest.raises(InferenceServerException, match="no model 'elvp' here"):
+        triton.infer("elvp", [tensor])
 
 
 # --- the command line ----------------------------------------------------------------------------
