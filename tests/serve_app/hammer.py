@@ -58,7 +58,7 @@ def options_for(bundle: str) -> ServeOptions:
     return ServeOptions(bundle=bundle, limits=limits, threads=1, decode_threads=1)
 
 
-async def send(api: Api, sent: Sent) -> tuple[int, dict[bytes, bytes], bytes]:
+async def send(api: Api, sent: Sent, root: str = ROOT) -> tuple[int, dict[bytes, bytes], bytes]:
     """Send one request as a server would and return status, headers and body."""
     told: list[Message] = []
     body: list[Message] = [{"type": "http.request", "body": sent.body, "more_body": False}]
@@ -72,8 +72,8 @@ async def send(api: Api, sent: Sent) -> tuple[int, dict[bytes, bytes], bytes]:
     scope: Scope = {
         "type": "http",
         "method": sent.method,
-        "path": ROOT + sent.path,
-        "root_path": ROOT,
+        "path": root + sent.path,
+        "root_path": root,
         "query_string": sent.query,
         "headers": sent.headers,
     }
