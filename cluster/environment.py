@@ -58,6 +58,9 @@ def session_environment(token: str, mark: str) -> dict[str, str]:
         # A replica of a cluster waits half a minute for requests on their way from other nodes;
         # here there are none, and stopping took 33 s for it instead of 5.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # A proxy that is not ready after the third look is killed, and with the default of 5 s on a
+        # busy machine it never was.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         **serving_environment(),
     }
     return {**{k: v for k, v in wanted.items() if k not in os.environ}, MARK: mark}

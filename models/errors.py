@@ -16,6 +16,7 @@
     │   ├── StaleBaseError       somebody else has changed the map meanwhile
     │   └── RequestKeyError      the key of one write was sent with another
     ├── EngineError              no engine can run a bundle here, or one failed
+    ├── EndpointError            a served model does not answer, or refuses
     └── ImageError               one image cannot be used; the others can
         ├── ImageTypeError       not an image format we read
         ├── ImageTooLargeError   more bytes or pixels than the limit
@@ -132,6 +133,12 @@ class EngineError(SightlineError):
     """No engine can run the bundle on this machine, or a run failed."""
 
     code = "engine"
+
+
+class EndpointError(SightlineError):
+    """A served model does not answer, or refuses to."""
+
+    code = "endpoint"
 
 
 class ImageError(SightlineError):

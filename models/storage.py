@@ -64,6 +64,15 @@ class Store:
         with self._explained("read", key):
             return bytes(obstore.get(self._client(), key).bytes())
 
+    def read_within(self, key: str, max_bytes: int) -> tuple[int, bytes]:
+        """Return the object's size and its bytes: none of them where it is larger than
+        `max_bytes`.
+        """
+        with self._explained("read", key):
+            found = obstore.get(self._client(), key)
+            size = int(found.meta["size"])
+            return size, b"" if size > max_bytes else bytes(found.bytes())
+
     def write(self, key: str, data: bytes) -> None:
         """Write the object whole, replacing what was there; readers see the old or the new
         bytes.

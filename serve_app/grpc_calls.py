@@ -47,11 +47,11 @@ CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
 }
 
-Answer = Callable[["GrpcCalls", Any], Awaitable[Any]]
-Call = Callable[["GrpcCalls", Any, Any], Awaitable[Any]]
+Answer = Callable[[Any, Any], Awaitable[Any]]
+Call = Callable[[Any, Any, Any], Awaitable[Any]]
 
 
-def _call(scope: str) -> Callable[[Answer], Call]:
+def rpc(scope: str) -> Callable[[Answer], Call]:
     """Make a call that Serve can find out of a method that answers a request."""
 
     def made(answer: Answer) -> Call:
@@ -59,9 +59,9 @@ def _call(scope: str) -> Callable[[Answer], Call]:
         empty = message(CALLS[name][1])
 
         # Serve looks for an argument of this name.
-        async def call(self: GrpcCalls, request: Any, grpc_context: Any) -> Any:
+        async def call(self: Any, request: Any, grpc_context: Any) -> Any:
             try:
-                self._require(grpc_context, scope)
+                _require(self._keys, grpc_context, scope)
                 return await answer(self, _read(request))
             # a call may fail, the server may not; `told` tells the two apart
             except Exception as error:
@@ -75,7 +75,7 @@ def _call(scope: str) -> Callable[[Answer], Call]:
 
 
 def _not_offered(what: str) -> Call:
-    async def call(self: GrpcCalls, request: Any, grpc_context: Any) -> Any:
+    async def call(self: Any, request: Any, grpc_context: Any) -> Any:
         """Refuse an extension of Triton's."""
         error = RequestError(501, "not_offered", f"this server does not offer {what}")
         _tell(error, grpc_context)
@@ -84,107 +84,8 @@ def _not_offered(what: str) -> Call:
     return call
 
 
-class GrpcCalls:
-    """The calls, for a class that has a model, its keys and its peers."""
-
-    _model: ServedModel
-    _keys: Keys
-    _peers: Peers
-
-    @_call(OPEN)
-    async def ServerLive(self, request: Any) -> Any:
-        """Answer that the server is up."""
-        return message("ServerLiveResponse")(live=True)
-
-    @_call(OPEN)
-    async def ServerReady(self, request: Any) -> Any:
-        """Answer whether this model can be asked."""
-        return message("ServerReadyResponse")(ready=await self._is_ready())
-
-    @_call(OPEN)
-    async def ModelReady(self, request: Any) -> Any:
-        """Answer whether the model can be asked; one that is not here cannot."""
-        try:
-            self._view(request.name, request.version)
-        except RequestError:
-            return message("ModelReadyResponse")(ready=False)
-        return message("ModelReadyResponse")(ready=await self._is_ready())
-
-    @_call(OPEN)
-    async def ServerMetadata(self, request: Any) -> Any:
-        """Answer who this is."""
-        return _filled("ServerMetadataResponse", server_metadata())
-
-    @_call(INFER)
-    async def ModelMetadata(self, request: Any) -> Any:
-        """Answer what the model takes and gives."""
-        view = self._view(request.name, request.version)
-        versions = [str(version) for version in await self._peers.versions()]
-        known = {"name": request.name, "versions": versions}
-        return _filled("ModelMetadataResponse", {**metadata_of(self._model, view), **known})
-
-    @_call(INFER)
-    async def ModelConfig(self, request: Any) -> Any:
-        """Answer with the configuration in Triton's form."""
-        config = config_of(self._model, self._view(request.name, request.version))
-        del config["sightline"]  # there is no place for it in the message
-        return _filled("ModelConfigResponse", {"config": {**config, "name": request.name}})
-
-    @_call(INFER)
-    async def ModelStatistics(self, request: Any) -> Any:
-        """Answer with the counters of all replicas; without a name it is this model's too."""
-        if request.name:
-            self._view(request.name, request.version)
-        counted = await statistics_of(self._model, self._peers)
-        return _filled("ModelStatisticsResponse", {"model_stats": counted["model_stats"]})
-
-    @_call(INFER)
-    async def ModelInfer(self, request: Any) -> Any:
-        """Score images given as tensors."""
-        with self._model.gate.admitted():
-            return await self._infer(request)
-
-    async def ModelStreamInfer(self, request_stream: Any, grpc_context: Any) -> AsyncIterator[Any]:
-        """Score a stream of requests, one after the other; an error answers its request only."""
-        try:
-            self._require(grpc_context, INFER)
-        except RequestError as error:
-            _tell(error, grpc_context)
-            return
-        async for request in request_stream:
-            response = message("ModelStreamInferResponse")()
-            try:
-                with self._model.gate.admitted():
-                    response.infer_response.CopyFrom(await self._infer(_read(request)))
-            except Exception as error:  # the same border as in `_call`
-                response.error_message = str(told(error)[1]["error"])
-                response.infer_response.id = getattr(request, "id", "")
-            yield response
-
-    @_call(INFER)
-    async def RepositoryIndex(self, request: Any) -> Any:
-        """List the versions of this model that are ready; other models are other applications."""
-        name = self._model.manifest.name
-        models = [
-            {"name": name, "version": str(version), "state": "READY"}
-            for version in await self._peers.versions()
-        ]
-        return _filled("RepositoryIndexResponse", {"models": models})
-
-    @_call(ADMIN)
-    async def RepositoryModelLoad(self, request: Any) -> Any:
-        """Answer that this model is loaded: nothing is ever loaded by a call."""
-        self._view(request.model_name, "")
-        if request.parameters:
-            raise declared("load a model with another configuration or other files")
-        await self._model.check()
-        return message("RepositoryModelLoadResponse")()
-
-    @_call(ADMIN)
-    async def RepositoryModelUnload(self, request: Any) -> Any:
-        """Refuse: what is served stands in the serve file."""
-        self._view(request.model_name, "")
-        raise declared("unload a model")
+class NotOffered:
+    """The calls of Triton's that no application here answers."""
 
     SystemSharedMemoryStatus = _not_offered("shared memory")
     SystemSharedMemoryRegister = _not_offered("shared memory")
@@ -194,6 +95,109 @@ class GrpcCalls:
     CudaSharedMemoryUnregister = _not_offered("shared memory")
     TraceSetting = _not_offered("trace settings; Ray Serve's own tracing is set where Ray starts")
     LogSettings = _not_offered("log settings; `logging_config` in the serve file has them")
+
+
+class GrpcCalls(NotOffered):
+    """The calls, for a class that has a model, its keys and its peers."""
+
+    _model: ServedModel
+    _keys: Keys
+    _peers: Peers
+
+    @rpc(OPEN)
+    async def ServerLive(self, request: Any) -> Any:
+        """Answer that the server is up."""
+        return message("ServerLiveResponse")(live=True)
+
+    @rpc(OPEN)
+    async def ServerReady(self, request: Any) -> Any:
+        """Answer whether this model can be asked."""
+        return message("ServerReadyResponse")(ready=await self._is_ready())
+
+    @rpc(OPEN)
+    async def ModelReady(self, request: Any) -> Any:
+        """Answer whether the model can be asked; one that is not here cannot."""
+        try:
+            self._view(request.name, request.version)
+        except RequestError:
+            return message("ModelReadyResponse")(ready=False)
+        return message("ModelReadyResponse")(ready=await self._is_ready())
+
+    @rpc(OPEN)
+    async def ServerMetadata(self, request: Any) -> Any:
+        """Answer who this is."""
+        return filled("ServerMetadataResponse", server_metadata())
+
+    @rpc(INFER)
+    async def ModelMetadata(self, request: Any) -> Any:
+        """Answer what the model takes and gives."""
+        view = self._view(request.name, request.version)
+        versions = [str(version) for version in await self._peers.versions()]
+        known = {"name": request.name, "versions": versions}
+        return filled("ModelMetadataResponse", {**metadata_of(self._model, view), **known})
+
+    @rpc(INFER)
+    async def ModelConfig(self, request: Any) -> Any:
+        """Answer with the configuration in Triton's form."""
+        config = config_of(self._model, self._view(request.name, request.version))
+        del config["sightline"]  # there is no place for it in the message
+        return filled("ModelConfigResponse", {"config": {**config, "name": request.name}})
+
+    @rpc(INFER)
+    async def ModelStatistics(self, request: Any) -> Any:
+        """Answer with the counters of all replicas; without a name it is this model's too."""
+        if request.name:
+            self._view(request.name, request.version)
+        counted = await statistics_of(self._model, self._peers)
+        return filled("ModelStatisticsResponse", {"model_stats": counted["model_stats"]})
+
+    @rpc(INFER)
+    async def ModelInfer(self, request: Any) -> Any:
+        """Score images given as tensors."""
+        with self._model.gate.admitted():
+            return await self._infer(request)
+
+    async def ModelStreamInfer(self, request_stream: Any, grpc_context: Any) -> AsyncIterator[Any]:
+        """Score a stream of requests, one after the other; an error answers its request only."""
+        try:
+            _require(self._keys, grpc_context, INFER)
+        except RequestError as error:
+            _tell(error, grpc_context)
+            return
+        async for request in request_stream:
+            response = message("ModelStreamInferResponse")()
+            try:
+                with self._model.gate.admitted():
+                    response.infer_response.CopyFrom(await self._infer(_read(request)))
+            except Exception as error:  # the same border as in `rpc`
+                response.error_message = str(told(error)[1]["error"])
+                response.infer_response.id = getattr(request, "id", "")
+            yield response
+
+    @rpc(INFER)
+    async def RepositoryIndex(self, request: Any) -> Any:
+        """List the versions of this model that are ready; other models are other applications."""
+        name = self._model.manifest.name
+        models = [
+            {"name": name, "version": str(version), "state": "READY"}
+            for version in await self._peers.versions()
+        ]
+        return filled("RepositoryIndexResponse", {"models": models})
+
+    @rpc(ADMIN)
+    async def RepositoryModelLoad(self, request: Any) -> Any:
+        """Answer that this model is loaded: nothing is ever loaded by a call."""
+        self._view(request.model_name, "")
+        if request.parameters:
+            raise declared("load a model with another configuration or other files")
+        await self._model.check()
+        return message("RepositoryModelLoadResponse")()
+
+    @rpc(ADMIN)
+    async def RepositoryModelUnload(self, request: Any) -> Any:
+        """Refuse: what is served stands in the serve file."""
+        self._view(request.model_name, "")
+        raise declared("unload a model")
 
     async def _infer(self, request: Any) -> Any:
         view = self._view(request.model_name, request.model_version)
@@ -239,9 +243,10 @@ class GrpcCalls:
             return False
         return True
 
-    def _require(self, grpc_context: Any, scope: str) -> None:
-        if scope:
-            self._keys.require(dict(grpc_context.invocation_metadata()), scope)
+
+def _require(keys: Keys, grpc_context: Any, scope: str) -> None:
+    if scope:
+        keys.require(dict(grpc_context.invocation_metadata()), scope)
 
 
 def _read(request: Any) -> Any:
@@ -258,5 +263,6 @@ def _tell(error: Exception, grpc_context: Any) -> None:
     grpc_context.set_trailing_metadata([(CODE_KEY, str(form["code"]))])
 
 
-def _filled(name: str, value: Any) -> Any:
+def filled(name: str, value: Any) -> Any:
+    """Return a message made of JSON values."""
     return json_format.ParseDict(value, message(name)())

@@ -37,7 +37,7 @@ def read_image(path: str) -> bytes:
             return Path(path).read_bytes()
         except OSError:
             pass  # read it again below, where errors become ours
-    root, key = _split_at_root(path)
+    root, key = split_at_root(path)
     return Store(root).read(key)
 
 
@@ -46,7 +46,8 @@ def choose_threads(path: str) -> int:
     return 16 if is_remote(path) else 2
 
 
-def _split_at_root(path: str) -> tuple[str, str]:
+def split_at_root(path: str) -> tuple[str, str]:
+    """Split a full path into its bucket (or the local root) and the key there."""
     scheme, separator, rest = path.partition("://")
     if not separator:
         return "/", path.lstrip("/")

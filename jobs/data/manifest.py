@@ -29,7 +29,7 @@ DELIMITERS = (",", ";", "\t")
 def list_manifest(config: DataConfig) -> Listing:
     """Read the manifest and return its rows with full paths."""
     folder, name = split_uri(config.uri)
-    table = _read_table(config.uri, name, open_store(folder).read(name))
+    table = read_table(config.uri, name, open_store(folder).read(name))
     _require(config, table, config.path_column, "path_column")
     _require(config, table, config.label_column, "label_column")
     split_column = config.split_column
@@ -37,9 +37,9 @@ def list_manifest(config: DataConfig) -> Listing:
         _require(config, table, split_column, "split_column")
     elif DEFAULT_SPLIT_COLUMN in table.column_names:
         split_column = DEFAULT_SPLIT_COLUMN
-    paths = _texts(table, config.path_column)
-    labels = _texts(table, config.label_column)
-    splits = _texts(table, split_column) if split_column else [""] * table.num_rows
+    paths = texts(table, config.path_column)
+    labels = texts(table, config.label_column)
+    splits = texts(table, split_column) if split_column else [""] * table.num_rows
     _refuse_blank(config, config.path_column, paths)
     _refuse_blank(config, config.label_column, labels)
     builder = ListingBuilder()
@@ -48,7 +48,8 @@ def list_manifest(config: DataConfig) -> Listing:
     return Listing(builder.build())
 
 
-def _read_table(uri: str, name: str, data: bytes) -> pa.Table:
+def read_table(uri: str, name: str, data: bytes) -> pa.Table:
+    """Parse a manifest's bytes by the suffix of its name. Raises `DataError`."""
     suffix = name.lower().rpartition(".")[2]
     reader = READERS.get(suffix)
     if reader is None:
@@ -124,7 +125,8 @@ def _require(config: DataConfig, table: pa.Table, column: str, setting: str) -> 
         )
 
 
-def _texts(table: pa.Table, column: str) -> list[str]:
+def texts(table: pa.Table, column: str) -> list[str]:
+    """Return a column as trimmed text, "" where a cell is null."""
     values = table[column]
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)

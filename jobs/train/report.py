@@ -1,18 +1,23 @@
-"""What a person wants to see of a run: tables, curves, a confusion matrix, a model card."""
+"""What a person wants to see of a run: tables, curves, a confusion matrix, a model card.
+
+Nothing of torch or Ray is loaded by it, so that jobs without them can show their tables too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from jobs.data.index import Index
 from jobs.data.split import SPLITS
 from jobs.train.history import EpochRecord, best_epoch
-from jobs.train.metrics import Evaluation
 from models.manifest import Manifest
+
+if TYPE_CHECKING:
+    from jobs.data.index import Index
+    from jobs.train.metrics import Evaluation
 
 CARD = "model_card.md"
 CONFUSION = "confusion.png"

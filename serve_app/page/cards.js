@@ -93,7 +93,7 @@ export class Card {
         make("span", { class: "number" }, percent(probability)),
       ),
     );
-    return make("ul", { class: "scores", "aria-label": "Scores" }, ...rows);
+    return make("ul", { class: "scores", role: "list", "aria-label": "Scores" }, ...rows);
   }
 
   nearest() {
@@ -112,7 +112,7 @@ export class Card {
       ),
     );
     const title = make("p", { class: "hint" }, "Nearest of the images so far, by cosine");
-    const list = make("ol", { class: "neighbours", "aria-label": "Nearest images" }, ...rows);
+    const list = make("ol", { class: "neighbours", role: "list", "aria-label": "Nearest images" }, ...rows);
     return make("div", {}, title, list);
   }
 

@@ -115,7 +115,7 @@ export function inWords(edit, name) {
   return (OPERATIONS[edit.op] ?? WHOLE_MAPS[edit.op]).words(edit, name);
 }
 
-/** The dialog that makes one edit. `onEdit(edit)` hears of it. */
+/** The dialog that makes one edit. `onEdit(edit, label)` hears of it. */
 export class EditDialog {
   constructor(onEdit) {
     this.onEdit = onEdit;
@@ -149,8 +149,9 @@ export class EditDialog {
     event.preventDefault();
     const op = value("edit-op");
     try {
-      this.onEdit({ op, ...OPERATIONS[op].read(this.label) });
+      const edit = { op, ...OPERATIONS[op].read(this.label) };
       this.dialog.close();
+      this.onEdit(edit, this.label);
     } catch (error) {
       say(find("edit-error"), error.message);
     }

@@ -15,7 +15,7 @@ export class Labels {
     this.model = null;
     this.drafts = new Map(); // path of a model -> its pending edits
     this.wrong = new Map(); // position of an edit -> why it cannot be done
-    this.dialog = new EditDialog((edit) => this.add(edit));
+    this.dialog = new EditDialog((edit, label) => this.add(edit, label));
     this.review = new Review({
       onPublished: (change, answer) => this.published(change, answer),
       onStale: (change, error) => this.stale(change, error),
@@ -28,7 +28,10 @@ export class Labels {
       this.dialog.open({ id: null, threshold: this.told.map.threshold }, []),
     );
     find("review").addEventListener("click", () => this.open(this.change()));
-    find("discard").addEventListener("click", () => this.replace([]));
+    find("discard").addEventListener("click", () => {
+      this.replace([]);
+      find("pending-title").focus();
+    });
     window.addEventListener("beforeunload", (event) => {
       if ([...this.drafts.values()].some((edits) => edits.length)) event.preventDefault();
     });
@@ -63,8 +66,11 @@ export class Labels {
     }
   }
 
-  add(edit) {
+  add(edit, label) {
     this.replace([...this.edits, edit]);
+    // The row was made anew, so the dialog could not give the focus back to its button.
+    const button = label.id === null ? null : document.querySelector(`[data-edit="${CSS.escape(label.id)}"]`);
+    (button ?? find("edit-map")).focus();
   }
 
   replace(edits) {
@@ -106,7 +112,7 @@ export class Labels {
     const at = change.body.effective_at ? ", to take effect later" : "";
     const known = `${confirmed} of ${counted(asked, "replica")} ${confirmed === 1 ? "has" : "have"} it`;
     say(find("labels-done"), `Revision ${answer.revision} is published${at}; ${known}.`);
-    find("labels-title").scrollIntoView({ block: "nearest" });
+    find("labels-done").focus();
     this.onPublished(answer.revision, !change.body.effective_at);
   }
 
@@ -169,7 +175,7 @@ export class Labels {
       cell("Threshold", status === "retired" ? "–" : String(shown)),
       cell("", make(
         "button",
-        { type: "button", "aria-label": `Edit ${name}`, onclick: () => this.dialog.open(label, this.told.map.labels) },
+        { type: "button", "data-edit": id, "aria-label": `Edit ${name}`, onclick: () => this.dialog.open(label, this.told.map.labels) },
         "Edit…",
       )),
     );
@@ -182,7 +188,7 @@ export class Labels {
       const why = this.wrong.get(at);
       const remove = () => {
         this.replace(this.edits.filter((_, other) => other !== at));
-        find("pending-title").parentElement.querySelector("button:enabled, h2")?.focus();
+        (find("pending").querySelector("button") ?? find("pending-title")).focus();
       };
       return make(
         "li",

@@ -11,30 +11,35 @@ export class Models {
     this.onPick = onPick;
     this.entries = [];
     this.picked = ""; // the path of the picked model
+    this.used = null; // the picked model, described
+    this.isFirst = true; // nothing has been picked yet, by the page or its user
     find("model").addEventListener("change", (event) => this.pick(event.target.value));
     find("refresh").addEventListener("click", () => this.refresh());
   }
 
-  /** Read the list anew; picks the first model that is ready if none is picked. */
+  /** Read the list anew; picks the first model that is ready if none has been picked. */
   async refresh() {
     clearTimeout(this.timer);
+    let entries = [];
     try {
-      this.entries = (await call("POST", "v2/repository/index", { body: {} })).body;
-      say(find("model-problem"), this.entries.length ? "" : "This server has no model yet.");
+      entries = (await call("POST", "v2/repository/index", { body: {} })).body;
+      say(find("model-problem"), entries.length ? "" : "This server has no model yet.");
     } catch (error) {
       say(find("model-problem"), `The list of models is not to be had: ${error.message}`);
+      if (error.code === "no_key") return; // who gave none is not asked every three seconds
     }
-    this.show();
-    const ready = this.entries.filter((entry) => entry.state === "READY");
-    if (ready.every((entry) => pathOf(entry) !== this.picked) && ready.length) {
-      await this.pick(pathOf(ready[0]));
-    }
-    if (!ready.length || this.entries.some((entry) => entry.state === "LOADING")) {
+    this.show(entries);
+    const ready = entries.find((entry) => entry.state === "READY");
+    if (!ready || entries.some((entry) => entry.state === "LOADING")) {
       this.timer = setTimeout(() => this.refresh(), LOOK_AGAIN_MS);
     }
+    if (ready && this.isFirst) await this.pick(pathOf(ready));
   }
 
-  show() {
+  show(entries) {
+    // Making the options anew would shut the list in the face of who is looking at it.
+    if (JSON.stringify(entries) === JSON.stringify(this.entries)) return;
+    this.entries = entries;
     const options = this.entries.map((entry) => {
       const isReady = entry.state === "READY";
       const name = entry.version ? `${entry.name} (version ${entry.version})` : entry.name;
@@ -55,21 +60,23 @@ export class Models {
 
   async pick(path) {
     this.picked = path;
+    this.isFirst = false;
     find("model").value = path;
+    find("model-facts").textContent = "…";
     try {
       const { body } = await call("GET", `${path}/config`);
       if (this.picked !== path) return; // another one was picked meanwhile
       say(find("model-problem"), "");
-      const model = describe(path, body);
-      find("model-facts").textContent = model.facts;
-      this.onPick(model);
+      this.used = describe(path, body);
+      this.onPick(this.used);
     } catch (error) {
       if (this.picked !== path) return;
-      this.picked = "";
-      find("model").value = "";
-      find("model-facts").textContent = "";
-      say(find("model-problem"), `This model cannot be used: ${error.message}`);
+      const name = find("model").selectedOptions[0].textContent;
+      say(find("model-problem"), `${name} cannot be used: ${error.message}`);
+      this.picked = this.used?.path ?? ""; // images still go to that one
+      find("model").value = this.picked;
     }
+    find("model-facts").textContent = this.used?.facts ?? "";
   }
 }
 

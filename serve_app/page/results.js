@@ -145,18 +145,23 @@ export class Results {
     find("no-results").hidden = this.cards.length > 0;
     find("again").disabled = find("export").disabled = !this.cards.length || left > 0;
     find("clear").disabled = !this.cards.length;
-    find("progress").hidden = left === 0;
+    find("progress").hidden = find("done").hidden = left === 0;
     find("progress").max = Math.max(1, numAdded);
     find("progress").value = numAdded - left;
-    find("status").textContent = this.status(left, numAdded);
+    find("done").textContent = `${whole(numAdded - left)} of ${whole(numAdded)}`;
+    this.announce(left ? `Scoring ${counted(numAdded, "image")}…` : this.outcome());
     say(find("kept"), this.limits());
     const numOld = this.cards.filter((card) => card.isOld).length;
-    say(find("old-answers"), numOld && `${counted(numOld, "answer is", "answers are")} old: score again.`);
+    say(find("old-answers"), numOld ? `${counted(numOld, "answer is", "answers are")} old: score again.` : "");
     this.showCounts();
   }
 
-  status(left, numAdded) {
-    if (left) return `${whole(numAdded - left)} of ${counted(numAdded, "image")} done…`;
+  /** Tell a screen reader what is new, and not the same again with each image. */
+  announce(text) {
+    if (find("status").textContent !== text) find("status").textContent = text;
+  }
+
+  outcome() {
     if (!this.cards.length) return "No image yet.";
     const numFailed = this.cards.filter(({ state }) => state === "failed").length;
     const failures = numFailed ? `, ${whole(numFailed)} failed` : "";

@@ -1,8 +1,9 @@
 // A change before it is published: what differs, what to know, what would become of the figures.
 
 import { ApiError, call } from "./api.js";
-import { bar, counted, find, make, percent, say } from "./dom.js";
+import { bar, counted, find, make, percent, say, whole } from "./dom.js";
 
+const MAX_LISTED = 200; // changes, and labels in the what-if
 const FIGURES = [
   ["accuracy", "Accuracy"],
   ["coverage", "Coverage"],
@@ -68,7 +69,7 @@ export class Review {
       await this.onPublished({ ...change, body }, answer);
     } catch (error) {
       if (error instanceof ApiError && error.code === "stale_base") await this.onStale(change, error);
-      else say(find("publish-error"), `Not published: ${error.message}`);
+      else say(find("publish-error"), refusal(error));
     } finally {
       find("publish").disabled = false;
     }
@@ -82,11 +83,18 @@ export class Review {
   }
 }
 
+function refusal(error) {
+  if (error.status !== 0) return `Not published: ${error.message}`;
+  return `${error.message} It may be published all the same: publish again to know, it is the same write.`;
+}
+
 /** Return a list of changes in the server's words. */
 export function changeList(changes) {
   if (!changes.length) return [make("p", { class: "hint" }, "Nothing differs.")];
-  const items = changes.map(({ text }) => make("li", { class: "text" }, text));
-  return [make("ul", { class: "changes", "aria-label": "Changes" }, ...items)];
+  const items = changes.slice(0, MAX_LISTED).map(({ text }) => make("li", { class: "text" }, text));
+  const numMore = changes.length - items.length;
+  if (numMore > 0) items.push(make("li", {}, `and ${counted(numMore, "change")} more`));
+  return [make("ul", { class: "changes", role: "list", "aria-label": "Changes" }, ...items)];
 }
 
 function noteList(notes) {
@@ -100,7 +108,12 @@ function whatIf(told) {
   if (!told) return [title, make("p", { class: "hint" }, "This model keeps no validation outputs, so there is nothing to tell by.")];
   const differs = told.labels.filter(({ before, after }) => JSON.stringify(before) !== JSON.stringify(after));
   const numSame = told.labels.length - differs.length;
-  const same = numSame ? ` ${counted(numSame, "label")} without a change ${numSame === 1 ? "is" : "are"} not listed.` : "";
+  const same = numSame
+    ? ` ${counted(numSame, "label")} without a change ${numSame === 1 ? "is" : "are"} not listed.`
+    : "";
+  const shown = differs.slice(0, MAX_LISTED);
+  const more =
+    shown.length < differs.length ? ` Of ${whole(differs.length)} labels that differ, ${MAX_LISTED} are listed.` : "";
   const heads = ["Label", ...FIGURES.map(([, name]) => name)];
   const column = (name) => make("th", { role: "columnheader", scope: "col" }, name);
   const table = make(
@@ -111,13 +124,13 @@ function whatIf(told) {
       "tbody",
       { role: "rowgroup" },
       figureRow("All images", counted(told.num_images, "image"), told, "total"),
-      ...differs.map((entry) => figureRow(entry.label, imagesOf(entry), entry, "")),
+      ...shown.map((entry) => figureRow(entry.label, imagesOf(entry), entry, "")),
     ),
   );
   const what =
     `The ${counted(told.num_images, "image")} of the ${told.split} split, read with the labels before and ` +
     "after. Coverage: answered with a label. Accuracy: right among those.";
-  return [title, make("p", { class: "hint" }, `${what}${same}`), table];
+  return [title, make("p", { class: "hint" }, `${what}${same}${more}`), table];
 }
 
 function imagesOf({ before, after }) {

@@ -4,18 +4,61 @@ from __future__ import annotations
 
 import base64
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import tritonclient.grpc
-from conftest import SIDE, Triton
+import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
+SIDE = 64  # of the tiny models' input
 ImageFile = Callable[[int], bytes]
 Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Triton:
+    """One of the two clients of Triton, and what chooses an application with it."""
+
+    wire: str
+    api: Any
+    client: Any
+
+    def chosen(self, model: str) -> dict[str, Any]:
+        """Return the argument that every call of that model needs."""
+        return {"headers": {"application": model}} if self.wire == "grpc" else {}
+
+    def tell(self, call: str, model: str, *arguments: str) -> Any:
+        """Call what answers with a message, and return it as JSON values."""
+        as_json = {"as_json": True} if self.wire == "grpc" else {}
+        return getattr(self.client, call)(*arguments, **self.chosen(model), **as_json)
+
+    def given(self, name: str, datatype: str, values: npt.NDArray[Any], **form: bool) -> Any:
+        """Return an input. `form` is `binary_data`, which only HTTP has."""
+        tensor = self.api.InferInput(name, list(values.shape), datatype)
+        tensor.set_data_from_numpy(values, **(form if self.wire == "http" else {}))
+        return tensor
+
+    def infer(self, model: str, tensor: Any, **arguments: Any) -> Any:
+        """Score one input."""
+        return self.client.infer(model, [tensor], **self.chosen(model), **arguments)
+
+
+@pytest.fixture(params=["http", "grpc"])
+def triton(
+    request: pytest.FixtureRequest, http_address: str, grpc_address: str
+) -> Iterator[Triton]:
+    """Triton's client of either wire."""
+    wire = request.param
+    api = {"http": tritonclient.http, "grpc": tritonclient.grpc}[wire]
+    address = {"http": http_address, "grpc": grpc_address}[wire]
+    client = api.InferenceServerClient(address)
+    yield Triton(wire, api, client)
+    client.close()
 
 
 # --- what the server and its models say of themselves ---------------------------------------------
@@ -122,8 +165,7 @@ def test_both_wires_give_the_same_numbers(
 def test_json_and_binary_tensors_are_the_same(
     http_address: str, pixels: Pixels, binary_input: bool, binary_output: bool
 ) -> None:
-    import tritonclient.http as api
-
+    api = tritonclient.http
     one = Triton("http", api, api.InferenceServerClient(http_address))
     names = ("probabilities", "embedding")
     outputs = [api.InferRequestedOutput(name, binary_data=binary_output) for name in names]
@@ -135,8 +177,7 @@ def test_json_and_binary_tensors_are_the_same(
 
 
 def test_an_image_in_json_is_base64(http_address: str, image_file: ImageFile) -> None:
-    import tritonclient.http as api
-
+    api = tritonclient.http
     one = Triton("http", api, api.InferenceServerClient(http_address))
     text = np.array([[base64.b64encode(image_file(3)).decode()]], dtype=np.object_)
     plain = one.infer("elpv", one.given("image", "BYTES", text, binary_data=False))
@@ -149,8 +190,7 @@ def test_an_image_in_json_is_base64(http_address: str, image_file: ImageFile) ->
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 def test_bodies_are_compressed_both_ways(http_address: str, pixels: Pixels, algorithm: str) -> None:
-    import tritonclient.http as api
-
+    api = tritonclient.http
     one = Triton("http", api, api.InferenceServerClient(http_address))
     given = one.given("pixels", "UINT8", pixels)
     plain = one.infer("elpv", given)

@@ -7,6 +7,7 @@ clients find without.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from typing import Any
 from cluster.environment import free_port
 from cluster.session import SessionOptions, open_session
 from jobs.local_serving import deployed, local_config
+from serve_app.messages import CALLS, ENUMS, MESSAGES, STREAM_CALLS
 from tests.bundles import tiny_bundle
 
 HERE = Path(__file__).parent
 TIMEOUT_SECONDS = 180.0
+NOTHING_TO_DO = 5  # pytest's status for a file without a test of that marker
 
 
 def main(interpreter: str) -> int:
@@ -71,10 +74,20 @@ def _check(interpreter: str, marker: str, config: dict[str, Any]) -> int:
         "SIGHTLINE_HTTP": f"127.0.0.1:{config['http_options']['port']}",
         "SIGHTLINE_GRPC": f"127.0.0.1:{config['grpc_options']['port']}",
     }
+    tables = {"messages": MESSAGES, "enums": ENUMS, "calls": {**CALLS, **STREAM_CALLS}}
     print(" ".join(f"{name}={address}" for name, address in addresses.items()), flush=True)
-    command = [interpreter, "-m", "pytest", "-c", str(HERE / "pytest.ini"), "-m", marker, str(HERE)]
-    without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(command, env={**without, **addresses}, check=False).returncode
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        **addresses,
+        "SIGHTLINE_MESSAGES": json.dumps(tables),
+    }
+    command = [interpreter, "-m", "pytest", "-c", str(HERE / "pytest.ini"), "-m", marker]
+    # A process each: the messages of two clients have the same names.
+    statuses = [
+        subprocess.run([*command, str(path)], env=environment, check=False).returncode
+        for path in sorted(HERE.glob("check_*.py"))
+    ]
+    return max(status for status in statuses if status != NOTHING_TO_DO)
 
 
 if __name__ == "__main__":

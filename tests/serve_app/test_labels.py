@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 import time
 from collections.abc import Iterator
@@ -119,6 +120,25 @@ def test_the_open_inference_protocol_answers_with_the_same_labels(
         "/infer", content=encode(3), headers={"Inference-Header-Content-Length": "0"}
     )
     assert "Schön: gut".encode() in answer.content
+
+
+def test_an_infer_call_reads_its_own_write_and_names_the_revision(
+    client: TestClient, log: LabelLog
+) -> None:
+    data = [base64.b64encode(encode(3)).decode()]
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": data}
+
+    def infer(least: int) -> Any:
+        request = {"inputs": [tensor], "parameters": {"min_revision": least}}
+        return client.post("/infer", json=request)
+
+    assert infer(0).json()["parameters"] == {"label_revision": 0}
+    number = write(log, Rename(label=classify(client)["label"], name="ok"))
+    assert infer(0).json()["parameters"] == {"label_revision": 0}
+    answer = infer(number).json()
+    assert answer["parameters"] == {"label_revision": number}
+    assert {output["name"]: output["data"] for output in answer["outputs"]}["label"] == ["ok"]
+    assert f"label revision {number + 1}" in refused(infer(number + 1), 409, "label_revision")
 
 
 def test_config_tells_where_the_labels_of_the_replica_stand(

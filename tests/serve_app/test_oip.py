@@ -28,10 +28,10 @@ def with_length(*images: bytes) -> bytes:
 
 
 def post_binary(
-    client: TestClient, tensor: dict[str, Any], raw: bytes, **request: object
+    client: TestClient, tensor: dict[str, Any], raw: bytes, *, path: str = "/infer"
 ) -> Response:
-    head = json.dumps({"inputs": [tensor], **request}).encode()
-    return client.post("/infer", content=head + raw, headers={LENGTH: str(len(head))})
+    head = json.dumps({"inputs": [tensor]}).encode()
+    return client.post(path, content=head + raw, headers={LENGTH: str(len(head))})
 
 
 def outputs_of(answer: Response) -> dict[str, Any]:
@@ -192,6 +192,8 @@ PIXELS = {"name": "pixels", "datatype": "UINT8"}
         ({"shape": []}, "[B] or [B, 1], got []"),
         ({"shape": [-1]}, "whole numbers, got [-1]"),
         ({"shape": [1.0]}, "whole numbers, got [1.0]"),
+        ({"shape": [True]}, "whole numbers, got [True]"),
+        ({**PIXELS, "shape": [2**62] * 4, "data": []}, f"[B, {SIZE}, {SIZE}, 3], got"),
         ({"shape": "1"}, "whole numbers, got '1'"),
         ({"shape": [2]}, "stands for 2 images, got 1"),
         ({"shape": [0], "data": []}, "no image"),
@@ -238,7 +240,8 @@ def test_a_wrong_input_is_refused_with_what_was_expected(
         {"inputs": [image_tensor(b"x")], "outputs": [5]},
         {"inputs": [image_tensor(b"x")], "outputs": [{"name": "logits"}]},
         {"inputs": [image_tensor(b"x")], "outputs": [{"name": "label"}] * 2},
-        {"inputs": [image_tensor(b"x")], "outputs": [{"name": "label"}] * 1_000},
+        {"inputs": [image_tensor(b"x")], "outputs": [{"name": "label"}] * 9_000},
+        {"inputs": [image_tensor(b"x")], "outputs": [{"name": "label"}] * 10_000},
         {"inputs": [image_tensor(b"x")], "outputs": [{"name": ["label"]}]},
         {
             "inputs": [image_tensor(b"x")],
@@ -283,6 +286,30 @@ def test_a_wrong_binary_tensor_is_refused(client: TestClient, raw: bytes, stated
 def test_a_bad_image_fails_the_request_and_is_named(client: TestClient) -> None:
     answer = client.post("/infer", json={"inputs": [image_tensor(encode(), encode()[:300])]})
     assert refused(answer, 422, "image_decode").startswith("image 1: ")
+
+
+@pytest.mark.parametrize("count", [5, 2**31, 2**62, 2**63, 10**18])
+def test_a_shape_that_promises_too_many_images_is_refused_before_anything_is_made(
+    client: TestClient, count: int
+) -> None:
+    for tensor in (
+        {"name": "image", "datatype": "BYTES", "shape": [count], "data": []},
+        {**PIXELS, "shape": [count, SIZE, SIZE, 3], "data": []},
+        {"name": "tensor", "datatype": "FP32", "shape": [count, 3, SIZE, SIZE], "data": []},
+    ):
+        refused(client.post("/infer", json={"inputs": [tensor]}), 413, "too_many_images")
+
+
+@pytest.mark.parametrize("value", ["1", -1, 1.5, True, [], None, {"a": 1}])
+def test_a_wrong_min_revision_is_refused(client: TestClient, value: object) -> None:
+    request = {"inputs": [image_tensor(encode())], "parameters": {"min_revision": value}}
+    assert "'min_revision'" in refused(client.post("/infer", json=request), 400, "bad_request")
+
+
+def test_a_model_whose_labels_do_not_change_has_no_revisions(client: TestClient) -> None:
+    request = {"inputs": [image_tensor(encode())], "parameters": {"min_revision": 1}}
+    assert "do not change" in refused(client.post("/infer", json=request), 400, "bad_parameter")
+    assert "parameters" not in client.post("/infer", json={"inputs": request["inputs"]}).json()
 
 
 def test_too_many_images_are_refused(client: TestClient) -> None:

@@ -65,14 +65,16 @@ class Site:
 
     def reset(self) -> None:
         """Go back to the model's own classes."""
-        if self.names() != ["good", "dented", "torn"] or self.revision():
+        first, now = (self._map(number) for number in (0, self.revision()))
+        if now != first:
             self._write("POST", f"{self.labels}/rollback", {"revision": 0, "author": "a test"})
+
+    def _map(self, number: int) -> Any:
+        return httpx.get(f"{self.labels}/revisions/{number}", timeout=20).json()["map"]
 
     def _write(self, method: str, url: str, body: dict[str, Any]) -> int:
         headers = {"Authorization": f"Bearer {self.admin_key}"}
         answer = httpx.request(method, url, json=body, headers=headers, timeout=20)
-        if answer.status_code == 400 and "change nothing" in answer.text:
-            return self.revision()
         assert answer.status_code == 200, answer.text
         return int(answer.json()["revision"])
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.serve_app.conftest import encode
-from tests.serve_app.page.conftest import LOOKS, Site
+from tests.serve_app.page.conftest import LOOKS, PATIENCE_MS, Site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -164,6 +164,17 @@ def test_a_busy_server_is_asked_again_after_the_time_it_names(page: Page) -> Non
     expect(card(page, "late.jpg").locator(".verdict")).to_contain_text("confidence")
 
 
+@pytest.mark.parametrize("page", ["desktop"], indirect=True)
+def test_only_the_newest_results_are_kept_and_the_page_says_so(page: Page) -> None:
+    small = encode(1, size=(64, 64))
+    choose(page, {f"{number}.jpg": small for number in range(203)})
+    expect(status(page)).to_have_text("200 images answered.", timeout=4 * PATIENCE_MS)
+    summary = page.get_by_role("region", name="Summary")
+    expect(summary).to_contain_text("The newest 200 results are kept; 3 older went.")
+    expect(card(page, "0.jpg")).to_have_count(0)
+    expect(card(page, "202.jpg")).to_have_count(1)
+
+
 def test_the_exported_table_has_every_image_and_no_formula(page: Page, tmp_path: Path) -> None:
     choose(page, {"=1+1.jpg": FIVE["cell-0.jpg"], 'a "quoted", name.jpg': FIVE["cell-1.jpg"]})
     choose(page, {"broken.jpg": BROKEN})
@@ -234,10 +245,14 @@ def test_answers_of_another_model_say_so_until_they_are_scored_again(
     expect(card(page, "cell-0.jpg")).not_to_contain_text("Old")
 
 
-def test_without_a_key_no_image_is_answered_and_nobody_is_asked_twice(page: Page) -> None:
+def test_a_model_without_its_key_is_not_used_and_nobody_is_asked_twice(page: Page) -> None:
     pick(page, LOOKS)
+    expect(page.get_by_role("dialog", name="Access key")).to_be_visible()
     page.keyboard.press("Escape")
-    expect(page.get_by_role("alert").filter(has_text="cannot be used")).to_contain_text(
-        "No key was given."
-    )
+    alert = page.get_by_role("alert").filter(has_text=f"{LOOKS} (version 1) cannot be used")
+    expect(alert).to_contain_text("No key was given.")
     expect(page.get_by_role("dialog")).to_have_count(0)
+    # The model that was picked before goes on.
+    expect(page.get_by_label("Model", exact=True).locator("option:checked")).to_contain_text("elpv")
+    choose(page, {"cell-0.jpg": FIVE["cell-0.jpg"]})
+    expect(card(page, "cell-0.jpg")).to_contain_text("elpv 1")

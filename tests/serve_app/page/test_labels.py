@@ -146,6 +146,32 @@ def test_somebody_elses_change_is_never_overwritten(labels: Page, site: Site) ->
     assert site.names() == ["ok", "dented", "ripped"]
 
 
+def test_a_publish_whose_answer_was_lost_is_one_write_when_sent_again(
+    labels: Page, site: Site
+) -> None:
+    page, before = labels, site.revision()
+    edit(page, "good", "Rename", New_name="ok")
+    region = review(page, site)
+    answers = iter(["lost"])
+
+    def carry(route: Any) -> None:
+        if route.request.method == "PUT" and next(answers, None) == "lost":
+            route.fetch()
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/labels", carry)
+    publish(region, "once")
+    expect(region.get_by_role("alert")).to_contain_text("It may be published all the same")
+    assert site.revision() == before + 1
+    region.get_by_role("button", name="Publish").click()
+    expect(page.get_by_role("status").filter(has_text="is published")).to_contain_text(
+        f"Revision {before + 1}"
+    )
+    assert site.revision() == before + 1
+
+
 def test_each_edit_that_cannot_be_done_says_why(labels: Page, site: Site) -> None:
     page = labels
     site.change({"op": "hide", "label": "dented"})  # not seen by the page yet
@@ -165,7 +191,7 @@ def test_each_edit_that_cannot_be_done_says_why(labels: Page, site: Site) -> Non
 
 
 def test_history_shows_who_and_what_and_leads_back(labels: Page, site: Site) -> None:
-    page = labels
+    page, before = labels, site.revision()
     edit(page, "torn", "Hide")
     edit(page, "good", "Set its threshold", Threshold="1")
     edit(page, "dented", "Change its aliases", Add="bent")
@@ -186,14 +212,27 @@ def test_history_shows_who_and_what_and_leads_back(labels: Page, site: Site) -> 
     expect(unknown.first.locator(".verdict")).to_contain_text("unknown")
 
     page.get_by_role("tab", name="Labels").click()
-    page.get_by_role("button", name="Roll back to this revision, 0", exact=True).click()
-    region = page.get_by_role("region", name="Review: back to revision 0")
+    page.get_by_role("button", name=f"Roll back to this revision, {before}", exact=True).click()
+    region = page.get_by_role("region", name=f"Review: back to revision {before}")
     expect(region.get_by_role("list", name="Changes")).to_contain_text("status hidden -> active")
-    expect(region.get_by_label("Reason")).to_have_value("back to revision 0")
+    expect(region.get_by_label("Reason")).to_have_value(f"back to revision {before}")
     written = site.revision()
     region.get_by_role("button", name="Publish").click()
     expect(newest).to_contain_text(f"Revision {written + 1}")
     expect(row_of(page, "torn")).to_contain_text("active")
+
+
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
+def test_old_revisions_are_listed_when_asked_for(labels: Page, site: Site) -> None:
+    page = labels
+    for number in range(11):
+        site.change({"op": "rename", "label": "good", "name": f"good {number}"})
+    page.get_by_role("button", name="Reload").click()
+    revisions = page.get_by_role("list", name="History").locator("> li")
+    expect(revisions.first).to_contain_text(f"Revision {site.revision()}")
+    expect(revisions).to_have_count(10)
+    page.get_by_role("button", name="Show older ones").click()
+    expect(revisions.nth(11)).to_be_visible()
 
 
 def test_a_change_for_later_says_which_revision_is_in_effect_until_then(

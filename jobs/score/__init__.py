@@ -1,0 +1,1 @@
+"""Scoring many images against a served model over HTTP, into one table."""

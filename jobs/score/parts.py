@@ -1,0 +1,210 @@
+"""What a run leaves behind while it goes on, so that a run that is killed can be resumed.
+
+A hidden folder beside the output holds `run.json`, which says what is being scored and how, and the
+rows scored so far as small Parquet files, each of which appears whole or not at all. A resumed run
+reads which images they have. A part that cannot be read is left out, and its images are scored
+again; so are rows that failed because a store or the server did.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.score.client import Answer
+from jobs.score.columns import KEY, KEY_BYTES, Columns, digest
+from jobs.score.lease import Lease
+from models.errors import AccessError, AlreadyExistsError, ConfigError, StorageError
+from models.storage import Store, is_remote
+
+logger = logging.getLogger(__name__)
+
+JOURNAL = "run.json"
+PARTS = "parts"
+ROWS_PER_PART = 2000
+SECONDS_PER_PART = 10.0
+BYTES_PER_PART = 16 << 20
+# Failures that may be gone tomorrow.
+TRIED_AGAIN = frozenset({StorageError.code, AccessError.code, "server_failed"})
+
+Keys = npt.NDArray[np.bytes_]
+
+
+@dataclass(frozen=True)
+class OldPart:
+    """A part of an earlier run, and which of its rows count."""
+
+    key: str
+    keep: npt.NDArray[np.bool_]
+
+
+class Done:
+    """The images that need not be scored again: 16 bytes for each."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = np.sort(keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, key: str) -> bool:
+        wanted = np.frombuffer(digest(key), f"S{KEY_BYTES}")
+        place = int(np.searchsorted(self._keys, wanted)[0])
+        return place < len(self._keys) and bool(self._keys[place] == wanted[0])
+
+
+class Parts:
+    """Rows of this run on their way into parts, beside those of earlier runs."""
+
+    def __init__(self, store: Store, columns: Columns, lease: Lease) -> None:
+        self._store = store
+        self._columns = columns
+        self._lease = lease
+        self._old: list[OldPart] = []
+        # Names that no other run uses, not even one that was thought dead and is not.
+        self._run = secrets.token_hex(4)
+        self._generation = 1
+        self._own: list[str] = []
+        self._rows: list[Answer] = []
+        self._num_bytes = 0
+        self._last = time.monotonic()
+
+    def load(self) -> tuple[Done, Iterator[pa.Table]]:
+        """Return which images earlier runs have scored, and their rows."""
+        found: list[tuple[str, pa.Table]] = []
+        for entry in sorted(self._store.child(PARTS).list_children()[1], key=lambda e: e.key):
+            name = entry.key.rpartition("/")[2]
+            key, generation = f"{PARTS}/{name}", name.partition("-")[0]
+            self._generation = max(self._generation, 1 + int(generation))
+            with suppress(_Unreadable):
+                found.append((key, self._read(key, [KEY, "code"])))
+        keys = [_keys(table) for _, table in found]
+        counts = [
+            ~np.isin(np.array(table["code"].to_pylist(), dtype=object), list(TRIED_AGAIN))
+            for _, table in found
+        ]
+        everything = np.concatenate(keys) if keys else np.empty(0, f"S{KEY_BYTES}")
+        is_sound = np.concatenate(counts) if counts else np.empty(0, bool)
+        # An image counts once, even if a run that was thought dead wrote it as well.
+        places = np.flatnonzero(is_sound)
+        _, first = np.unique(everything[places], return_index=True)
+        keep = np.zeros(len(everything), bool)
+        keep[places[first]] = True
+        start = 0
+        for key, table in found:
+            self._old.append(OldPart(key, keep[start : start + table.num_rows]))
+            start += table.num_rows
+        return Done(everything[keep]), (table for table in self._old_tables())
+
+    def add(self, answers: Sequence[Answer]) -> pa.Table | None:
+        """Take rows; returns those that were written because of them, if any were."""
+        self._rows += answers
+        self._num_bytes += sum(len(a.embedding or ()) * 4 + len(a.scores) * 20 for a in answers)
+        is_due = time.monotonic() - self._last > SECONDS_PER_PART
+        if len(self._rows) >= ROWS_PER_PART or self._num_bytes >= BYTES_PER_PART or is_due:
+            return self.flush()
+        return None
+
+    def flush(self) -> pa.Table | None:
+        """Write the rows that wait, if any, and return them."""
+        self._last = time.monotonic()
+        if not self._rows:
+            return None
+        self._lease.check()
+        table = self._columns.to_table(self._rows)
+        key = f"{PARTS}/{self._generation:04}-{self._run}-{len(self._own):06}.parquet"
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        self._store.write(key, buffer.getvalue())
+        self._own.append(key)
+        self._rows, self._num_bytes = [], 0
+        return table
+
+    def check_lease(self) -> None:
+        """Raise `ConfigError` when another run has taken over."""
+        self._lease.check()
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield all rows that count, part by part."""
+        yield from self._old_tables()
+        for key in self._own:
+            yield self._read(key)
+
+    def _old_tables(self) -> Iterator[pa.Table]:
+        for part in self._old:
+            yield self._read(part.key).filter(pa.array(part.keep))
+
+    def _read(self, key: str, columns: list[str] | None = None) -> pa.Table:
+        data = self._store.read(key)
+        try:
+            table = pq.read_table(io.BytesIO(data), columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            logger.warning("%s/%s cannot be read and is left out: %s", self._store.uri, key, error)
+            raise _Unreadable(str(error)) from error
+        return table
+
+
+class _Unreadable(StorageError):
+    pass
+
+
+def write_journal(store: Store, journal: dict[str, Any]) -> None:
+    """Say what this folder is the beginning of."""
+    with suppress(AlreadyExistsError):
+        store.create(JOURNAL, json.dumps(journal, ensure_ascii=False, indent=1).encode())
+
+
+def read_journal(store: Store) -> dict[str, Any] | None:
+    """Return what an unfinished run says of itself, or None where there is none."""
+    if not is_remote(store.uri) and not Path(store.uri).is_dir():
+        return None
+    if not store.exists(JOURNAL):
+        return None
+    try:
+        value: dict[str, Any] = json.loads(store.read(JOURNAL))
+    except ValueError as error:
+        raise ConfigError(
+            f"{store.uri}/{JOURNAL} is not readable ({error}); begin anew with --overwrite"
+        ) from error
+    return value
+
+
+def check_journal(store: Store, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `ConfigError` when a resumed run would not do the same as before."""
+    differing = [
+        f"{name} was {before.get(name)!r} and is {now[name]!r}"
+        for name in now
+        if name != "overwrite" and before.get(name) != now[name]
+    ]
+    if differing:
+        raise ConfigError(
+            f"the unfinished run in {store.uri} cannot go on, because {'; '.join(differing)}; "
+            "give the same as before, or begin anew with --overwrite"
+        )
+
+
+def remove(store: Store) -> None:
+    """Remove an unfinished run, its lease excepted."""
+    for entry in list(store.list(PARTS)):
+        store.delete(entry.key)
+    store.delete(JOURNAL)
+
+
+def _keys(table: pa.Table) -> Keys:
+    array = table[KEY].combine_chunks().cast(pa.binary(KEY_BYTES))
+    buffer = array.buffers()[1]
+    flat = np.frombuffer(buffer, f"S{KEY_BYTES}")[array.offset : array.offset + len(array)]
+    return flat.copy()

@@ -1,0 +1,109 @@
+"""A served tiny model, and the command as a person at a shell has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.score.__main__ import main
+from serve_app.model import ServedModel
+from tests.bundles import tiny_bundle
+from tests.jobs.score.serving import Border, Site, open_model, served
+
+CLASSES = ("good", "dented", "torn")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is up."""
+
+    server: str
+    border: Border
+
+    @property
+    def url(self) -> str:
+        """Where the classifier answers."""
+        return f"{self.server}/v2/models/tiny"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run of the command ended."""
+
+    status: int
+    line: dict[str, Any]
+    shown: str
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A published classifier of three classes."""
+    return tiny_bundle(tmp_path_factory.mktemp("models"), classes=CLASSES, size=32)
+
+
+@pytest.fixture(scope="session")
+def opened(
+    bundle: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, ServedModel]]:
+    """A classifier, and an embedding model."""
+    folder = tmp_path_factory.mktemp("models")
+    embedding = tiny_bundle(folder, kind="embedding", name="tiny-embedding", size=32)
+    models = {"tiny": open_model(bundle), "tiny-embedding": open_model(embedding)}
+    yield models
+    for model in models.values():
+        model.close()
+
+
+@pytest.fixture
+def model(opened: dict[str, ServedModel]) -> Iterator[Model]:
+    """The models, at a border of their own for each test."""
+    border = Border()
+    with served(Site(opened, border)) as server:
+        yield Model(server, border)
+
+
+class Shell:
+    """Runs the command in this process."""
+
+    def __init__(
+        self, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self._capsys, self._caplog = capsys, caplog
+
+    def run(self, *arguments: object) -> Ended:
+        """Run it, whatever comes out."""
+        self._caplog.clear()
+        try:
+            status = main([str(each) for each in arguments])
+        except SystemExit as ended:
+            status = int(str(ended.code))
+        out, err = self._capsys.readouterr()
+        line = json.loads(out.splitlines()[-1]) if out else {}
+        return Ended(status, line, " ".join((err + self._caplog.text).split()))
+
+    def refused(self, *arguments: object) -> str:
+        """Return the message of a run that has to end with status 1 and no result."""
+        ended = self.run(*arguments)
+        assert (ended.status, ended.line) == (1, {}), ended
+        return ended.shown
+
+
+@pytest.fixture
+def shell(
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shell:
+    """A shell without an access key."""
+    monkeypatch.delenv("SIGHTLINE_KEY", raising=False)
+    return Shell(capsys, caplog)
+
+
+def work_folder(output: Path) -> Path:
+    """Return where an unfinished run of an output lies."""
+    return output.with_name(f".{output.name}.parts")
