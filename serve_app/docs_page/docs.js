@@ -54,6 +54,7 @@ async function show() {
   try {
     const answer = await fetch(address);
     const body = await answer.json();
+    if (find("document").value !== address) return; // another was chosen meanwhile
     if (!answer.ok) throw new Error(body.error);
     find("calls").replaceChildren(...documentParts(body));
     say(find("problem"), "");
