@@ -89,4 +89,6 @@ def test_a_port_that_is_taken_is_named_before_anything_starts() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"cannot serve on 127.0.0.1:{port}"):
             check_port({"http_options": {"port": port}})
-    check_port({"http_options": {"port": port}})
+        with pytest.raises(ConfigError, match=r"set grpc_options\.port in the serve file"):
+            check_port({"http_options": {"port": 0}, "grpc_options": {"port": port}})
+    check_port({"http_options": {"port": port}, "grpc_options": {"port": 0}})
