@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from importlib.metadata import PackageNotFoundError, version
 from reprlib import repr as shown
 from typing import Any
 
@@ -15,6 +14,8 @@ from serve_app.config import CatalogOptions, parse_options
 from serve_app.directory import MODELS, Directory
 from serve_app.docs import catalog_docs
 from serve_app.errors import RequestError, bad_request
+from serve_app.grpc_catalog import CatalogCalls
+from serve_app.identity import declared, server_metadata
 from serve_app.keys import ADMIN, open_keys
 from serve_app.limits import read_body
 from serve_app.pages import page_routes
@@ -24,8 +25,6 @@ from serve_app.serve_peers import COUNT_SECONDS, Replicas
 from serve_app.statistics import Counters, model_statistics
 from serve_app.uploads import parse_json
 
-NAME = "sightline"
-EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "statistics")
 # What Triton offers under these paths and we do not.
 EXTENSIONS_OF_OTHERS = (
     "/v2/systemsharedmemory",
@@ -38,7 +37,7 @@ MAX_BODY_BYTES = 1 << 20
 UPLOAD_SECONDS = 10.0
 
 
-class Catalog:
+class Catalog(CatalogCalls):
     """Answers for the whole server."""
 
     def __init__(self, options: CatalogOptions) -> None:
@@ -66,7 +65,7 @@ class Catalog:
 
     async def get_server(self, request: Request) -> Reply:
         """Answer who this is."""
-        return json_reply({"name": NAME, "version": _version(), "extensions": EXTENSIONS})
+        return json_reply(server_metadata())
 
     async def get_live(self, request: Request) -> Reply:
         """Answer that the server is up."""
@@ -113,7 +112,7 @@ class Catalog:
         name = _model_in(request)
         asked = await _read_object(request)
         if asked.get("parameters"):
-            raise _declared(f"load {name!r} with another configuration or other files")
+            raise declared(f"load {name!r} with another configuration or other files")
         entries = [e for e in await self._directory.entries() if e.name == name]
         if not entries:
             raise _unknown_model(name)
@@ -130,7 +129,7 @@ class Catalog:
         name = _model_in(request)
         if all(entry.name != name for entry in await self._directory.entries()):
             raise _unknown_model(name)
-        raise _declared(f"unload {name!r}")
+        raise declared(f"unload {name!r}")
 
     async def _count(self, application: str) -> list[Counters]:
         replicas = self._replicas.setdefault(application, Replicas(application))
@@ -177,18 +176,3 @@ def _unknown_model(name: str) -> RequestError:
     return RequestError(
         404, "unknown_model", f"no model {shown(name)} here; POST /v2/repository/index lists them"
     )
-
-
-def _declared(what: str) -> RequestError:
-    return RequestError(
-        501,
-        "declarative",
-        f"cannot {what}: what is served stands in the serve file; change it and run `serve deploy`",
-    )
-
-
-def _version() -> str:
-    try:
-        return version(NAME)
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import httpx
 import numpy as np
 import pytest
@@ -121,4 +122,18 @@ def test_statistics_count_what_came_by_either_wire(elpv: GrpcClient, server: Ser
 def test_without_metadata_there_is_no_telling_which_application_is_meant(server: Server) -> None:
     client = GrpcClient(server.grpc_address)
     assert "metadata" in client.refused("NOT_FOUND", "ServerLive")
+    client.close()
+
+
+def test_the_catalog_answers_for_the_whole_server(server: Server) -> None:
+    client = GrpcClient(server.grpc_address, {"application": "catalog"})
+    assert client.call("ServerLive").live
+    assert client.call("ServerReady").ready
+    assert client.call("ServerMetadata").name == "sightline"
+    index = {(entry.name, entry.state) for entry in client.call("RepositoryIndex").models}
+    assert ("elpv", "READY") in index
+    for name in ("ModelMetadata", "ModelReady", "ModelInfer", "RepositoryModelLoad"):
+        assert "serves no model" in client.refused("UNIMPLEMENTED", name)
+    with pytest.raises(grpc.RpcError, match="serves no model"):
+        list(client.stream([image_request(b"x")]))
     client.close()
