@@ -3,14 +3,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check lint types fast-jobs fast-served bench lock clean
+.PHONY: help demo serve test test-clients check lint types fast-jobs fast-served bench lock clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -31,6 +32,11 @@ serve: $(STAMP)  ## keep the newest bundle up at http://localhost:8000 until Ctr
 
 test: $(STAMP)  ## every test that can run on this machine
 	$(BIN)/python -m pytest
+
+test-clients: $(STAMP)  ## Triton's and KServe's clients, in an environment of their own, against a served model
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	@$(BIN)/uv pip install --quiet --python $(CLIENTS)/bin/python -r tests/clients/requirements.txt
+	$(BIN)/python -m tests.clients.serve $(CLIENTS)/bin/python
 
 check: $(STAMP)  ## lint, format, types, drift and the fast tests: under a minute
 	@$(MAKE) --no-print-directory --output-sync --keep-going -j2 fast-jobs types fast-served lint
@@ -60,4 +66,4 @@ lock: $(STAMP)  ## resolve requirements.lock anew
 	  --generate-hashes --no-annotate --no-header --output-file requirements.lock
 
 clean:  ## remove what the other targets made here, trained models included
-	rm -rf $(VENV) .sightline build dist *.egg-info benchmarks/out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) .sightline build dist *.egg-info benchmarks/out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,12 +10,12 @@ from starlette.requests import Request
 
 from serve_app.admission import Gate
 from serve_app.api import CALLS
-from serve_app.docs import model_docs
 from serve_app.errors import RequestError
 from serve_app.keys import INFER, Keys
 from serve_app.labels_api import label_routes
 from serve_app.model import ServedModel
-from serve_app.oip import oip_routes
+from serve_app.oip.routes import oip_routes
+from serve_app.openapi.docs import model_docs
 from serve_app.peers import Alone, Peers
 from serve_app.replies import Reply
 from serve_app.routing import Api, Handler, Routes

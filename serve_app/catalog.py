@@ -12,12 +12,12 @@ from starlette.requests import Request
 from serve_app.asgi import guarded
 from serve_app.config import CatalogOptions, parse_options
 from serve_app.directory import MODELS, Directory
-from serve_app.docs import catalog_docs
 from serve_app.errors import RequestError, bad_request
-from serve_app.grpc_catalog import CatalogCalls
-from serve_app.identity import declared, server_metadata
 from serve_app.keys import ADMIN, open_keys
 from serve_app.limits import read_body
+from serve_app.oip.grpc_catalog import CatalogCalls
+from serve_app.oip.identity import declared, server_metadata
+from serve_app.openapi.docs import catalog_docs
 from serve_app.pages import page_routes
 from serve_app.replies import Reply, json_reply
 from serve_app.routing import Api, Routes
@@ -112,14 +112,14 @@ class Catalog(CatalogCalls):
         name = _model_in(request)
         asked = await _read_object(request)
         if asked.get("parameters"):
-            raise declared(f"load {name!r} with another configuration or other files")
+            raise declared(f"load {shown(name)} with another configuration or other files")
         entries = [e for e in await self._directory.entries() if e.name == name]
         if not entries:
             raise _unknown_model(name)
         for entry in entries:
             if entry.state != "READY":
                 raise RequestError(
-                    503, "not_ready", f"model {name!r} is {entry.state}: {entry.reason}"
+                    503, "not_ready", f"model {shown(name)} is {entry.state}: {entry.reason}"
                 )
         return Reply(b"")
 
@@ -129,7 +129,7 @@ class Catalog(CatalogCalls):
         name = _model_in(request)
         if all(entry.name != name for entry in await self._directory.entries()):
             raise _unknown_model(name)
-        raise declared(f"unload {name!r}")
+        raise declared(f"unload {shown(name)}")
 
     async def _count(self, application: str) -> list[Counters]:
         replicas = self._replicas.setdefault(application, Replicas(application))

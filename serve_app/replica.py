@@ -18,9 +18,9 @@ from models.errors import ConfigError
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
 from serve_app.directory import check_route
-from serve_app.grpc_calls import GrpcCalls
 from serve_app.keys import open_keys
 from serve_app.model import ServedModel, open_served
+from serve_app.oip.grpc_calls import GrpcCalls
 from serve_app.routing import Api
 from serve_app.serve_peers import ServePeers
 from serve_app.statistics import Counters

@@ -18,7 +18,7 @@ from typing import Any
 from cluster.environment import free_port
 from cluster.session import SessionOptions, open_session
 from jobs.local_serving import deployed, local_config
-from serve_app.messages import CALLS, ENUMS, MESSAGES, STREAM_CALLS
+from serve_app.oip.messages import CALLS, ENUMS, MESSAGES, STREAM_CALLS
 from tests.bundles import tiny_bundle
 
 HERE = Path(__file__).parent

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serve_app.grpc_service import SERVICE
-from serve_app.messages import CALLS, STREAM_CALLS, message
+from serve_app.oip.grpc_service import SERVICE
+from serve_app.oip.messages import CALLS, STREAM_CALLS, message
 from tests.serve_app.test_oip import strings, with_length
 
 SECONDS = 30

@@ -28,7 +28,7 @@ from starlette.types import Message, Scope
 from serve_app.asgi import build_asgi
 from serve_app.config import Limits, ServeOptions
 from serve_app.model import ServedModel, open_served
-from serve_app.openapi import model_document
+from serve_app.openapi.model import model_document
 from serve_app.routing import Api
 from tests.serve_app.mutations import Mutator, Sent
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import schemathesis
 from hypothesis import strategies as st
 
-from serve_app.openapi import IMAGE_TYPES
-from serve_app.openapi_parts import BINARY
+from serve_app.openapi.model import IMAGE_TYPES
+from serve_app.openapi.parts import BINARY
 from tests.serve_app.seed_files import seed_files
 
 FILES = st.sampled_from(sorted(seed_files().values())) | st.binary(max_size=200)

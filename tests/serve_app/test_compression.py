@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from serve_app.infer_json import LENGTH_HEADER
+from serve_app.oip.infer_json import LENGTH_HEADER
 from tests.serve_app.conftest import encode, refused
 from tests.serve_app.test_oip import image_tensor, outputs_of, with_length
 

@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 from models.errors import ConfigError
 from serve_app.catalog import build
 from serve_app.config import CatalogOptions, ServeOptions, parse_options
-from serve_app.docs import FOLDER, catalog_docs
-from serve_app.openapi_parts import SERVER
+from serve_app.openapi.docs import FOLDER, catalog_docs
+from serve_app.openapi.parts import SERVER
 from serve_app.pages import page_routes
 from serve_app.routing import Api
 from tests.serve_app.documents import Document

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from models.predictor import Predictor
-from serve_app.grpc_calls import GrpcCalls
-from serve_app.grpc_service import add_inference_service
 from serve_app.keys import Keys, new_key
-from serve_app.messages import CALLS, MESSAGES, STREAM_CALLS, message
 from serve_app.model import ServedModel
+from serve_app.oip.grpc_calls import GrpcCalls
+from serve_app.oip.grpc_service import add_inference_service
+from serve_app.oip.messages import CALLS, MESSAGES, STREAM_CALLS, message
 from serve_app.peers import Alone
 from tests.serve_app.conftest import SIZE, encode
 from tests.serve_app.grpc_client import GrpcClient, image_request, infer_request, outputs_of

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serve_app.messages import message
+from serve_app.oip.messages import message
 from tests.serve_app.conftest import Server, encode
 from tests.serve_app.grpc_client import GrpcClient, image_request, infer_request, outputs_of
 

@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope
 
 from serve_app.asgi import build_asgi
-from serve_app.infer_json import LENGTH_HEADER
 from serve_app.model import ServedModel
+from serve_app.oip.infer_json import LENGTH_HEADER
 from tests.serve_app.conftest import ROOT, encode, refused
 
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=b"}

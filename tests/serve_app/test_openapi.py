@@ -23,8 +23,8 @@ from serve_app.asgi import build_asgi
 from serve_app.config import Limits, ServeOptions
 from serve_app.keys import ADMIN, INFER, Keys, new_key
 from serve_app.model import ServedModel, open_served
-from serve_app.openapi import model_document
-from serve_app.openapi_catalog import catalog_document
+from serve_app.openapi.catalog import catalog_document
+from serve_app.openapi.model import model_document
 from serve_app.routing import Api
 from tests.bundles import tiny_bundle
 from tests.serve_app.conftest import ROOT, encode, refused

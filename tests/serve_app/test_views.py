@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 from models.predictor import Predictor
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
-from serve_app.infer_json import LENGTH_HEADER
 from serve_app.model import open_served
+from serve_app.oip.infer_json import LENGTH_HEADER
 from tests.bundles import tiny_bundle
 from tests.serve_app.conftest import ROOT, SIZE, encode, refused
 from tests.serve_app.test_oip import image_tensor, outputs_of, post_binary

@@ -16,7 +16,7 @@ from models.label_map import Reading
 from models.predictor import Prediction
 from serve_app.errors import RequestError, status_of
 from serve_app.model import ServedModel
-from serve_app.tensors import Answered, Asked, Images, Tensor, Wanted
+from serve_app.oip.tensors import Answered, Asked, Images, Tensor, Wanted
 
 Written = TypeVar("Written")
 

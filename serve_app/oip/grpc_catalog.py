@@ -10,10 +10,10 @@ from typing import Any
 
 from serve_app.directory import Directory
 from serve_app.errors import RequestError
-from serve_app.grpc_calls import OPEN, Call, NotOffered, filled, rpc
-from serve_app.identity import server_metadata
 from serve_app.keys import INFER, Keys
-from serve_app.messages import message
+from serve_app.oip.grpc_calls import OPEN, Call, NotOffered, filled, rpc
+from serve_app.oip.identity import server_metadata
+from serve_app.oip.messages import message
 
 
 def _elsewhere(name: str) -> Call:

@@ -22,9 +22,8 @@ from models.errors import SightlineError
 from serve_app.config import Limits
 from serve_app.errors import bad_request
 from serve_app.limits import parse_whole
-from serve_app.replies import BINARY, Reply
-from serve_app.signature import View
-from serve_app.tensors import (
+from serve_app.oip.signature import View
+from serve_app.oip.tensors import (
     Answered,
     Asked,
     Data,
@@ -39,6 +38,7 @@ from serve_app.tensors import (
     read_min_revision,
     read_wanted,
 )
+from serve_app.replies import BINARY, Reply
 from serve_app.uploads import MAX_JSON_VALUES, decode_base64, parse_json
 
 LENGTH_HEADER = "Inference-Header-Content-Length"

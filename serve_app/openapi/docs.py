@@ -11,14 +11,14 @@ from pathlib import Path
 from starlette.requests import Request
 
 from serve_app.model import ServedModel
-from serve_app.openapi import model_document
-from serve_app.openapi_catalog import catalog_document
+from serve_app.openapi.catalog import catalog_document
+from serve_app.openapi.model import model_document
 from serve_app.pages import page_routes
 from serve_app.replies import Reply, json_reply
 from serve_app.routing import Routes
 
 PATH = "/openapi.json"
-FOLDER = Path(__file__).parent / "docs_page"
+FOLDER = Path(__file__).parent / "page"
 
 
 def model_docs(model: ServedModel) -> Routes:

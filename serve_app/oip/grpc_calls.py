@@ -19,16 +19,16 @@ import grpc  # type: ignore[import-untyped]
 from google.protobuf import json_format  # type: ignore[import-untyped]
 
 from serve_app.errors import RequestError, bad_request, told
-from serve_app.grpc_service import Unreadable
-from serve_app.identity import declared, server_metadata
-from serve_app.infer import infer
-from serve_app.infer_messages import infer_response, parse_request
 from serve_app.keys import ADMIN, INFER, Keys
-from serve_app.messages import CALLS, message
 from serve_app.model import ServedModel
-from serve_app.oip import VIEWS, statistics_of
+from serve_app.oip.grpc_service import Unreadable
+from serve_app.oip.identity import declared, server_metadata
+from serve_app.oip.infer import infer
+from serve_app.oip.infer_messages import infer_response, parse_request
+from serve_app.oip.messages import CALLS, message
+from serve_app.oip.routes import VIEWS, statistics_of
+from serve_app.oip.signature import View, config_of, metadata_of, views_of
 from serve_app.peers import Peers
-from serve_app.signature import View, config_of, metadata_of, views_of
 
 CODE_KEY = "sightline-code"
 OPEN = ""  # the scope of calls that need no key

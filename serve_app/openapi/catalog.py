@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve_app.identity import EXTENSIONS, server_metadata
-from serve_app.openapi_infer import statistics_schema
-from serve_app.openapi_parts import (
+from serve_app.oip.identity import EXTENSIONS, server_metadata
+from serve_app.openapi.infer import statistics_schema
+from serve_app.openapi.parts import (
     JSON,
     UPLOAD_CODES,
     Codes,

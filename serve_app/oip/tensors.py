@@ -21,7 +21,7 @@ from models.preprocess import Image
 from serve_app.config import Limits
 from serve_app.errors import bad_request
 from serve_app.limits import check_count
-from serve_app.signature import TensorSpec, View
+from serve_app.oip.signature import TensorSpec, View
 
 DTYPES: Mapping[str, str] = {"UINT8": "|u1", "FP32": "<f4"}  # little-endian, as on the wire
 _SIZE = struct.Struct("<I")  # the length before each element of a BYTES tensor

@@ -14,9 +14,9 @@ import numpy as np
 
 from serve_app.config import Limits
 from serve_app.errors import RequestError, bad_request
-from serve_app.messages import message
-from serve_app.signature import View
-from serve_app.tensors import (
+from serve_app.oip.messages import message
+from serve_app.oip.signature import View
+from serve_app.oip.tensors import (
     Answered,
     Asked,
     Data,

@@ -16,7 +16,7 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from serve_app.messages import CALLS, MESSAGES, PACKAGE, STREAM_CALLS, message
+from serve_app.oip.messages import CALLS, MESSAGES, PACKAGE, STREAM_CALLS, message
 
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
 MAX_PARTS = 10_000  # fields, elements and dimensions

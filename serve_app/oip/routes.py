@@ -16,17 +16,17 @@ from starlette.requests import Request
 
 from serve_app.compression import compressed_reply
 from serve_app.errors import RequestError
-from serve_app.identity import server_metadata
-from serve_app.infer import infer
-from serve_app.infer_json import LENGTH_HEADER, infer_reply, parse_infer
 from serve_app.limits import read_body
 from serve_app.model import ServedModel
+from serve_app.oip.identity import server_metadata
+from serve_app.oip.infer import infer
+from serve_app.oip.infer_json import LENGTH_HEADER, infer_reply, parse_infer
+from serve_app.oip.signature import WHOLE, View, config_of, metadata_of, views_of
+from serve_app.oip.tensors import Answered
 from serve_app.peers import Peers
 from serve_app.replies import Reply, json_reply
 from serve_app.routing import Handler, Routes
-from serve_app.signature import WHOLE, View, config_of, metadata_of, views_of
 from serve_app.statistics import model_statistics
-from serve_app.tensors import Answered
 
 VIEWS = "/views"
 

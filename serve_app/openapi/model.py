@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from serve_app.model import ServedModel
-from serve_app.openapi_infer import infer_operation, protocol_operations, protocol_schemas
-from serve_app.openapi_labels import label_operations, label_schemas
-from serve_app.openapi_parts import (
+from serve_app.openapi.infer import infer_operation, protocol_operations, protocol_schemas
+from serve_app.openapi.labels import label_operations, label_schemas
+from serve_app.openapi.parts import (
     BINARY,
     JSON,
     PIXEL,

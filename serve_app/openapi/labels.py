@@ -16,7 +16,7 @@ from models.what_if import WhatIf
 from serve_app.label_body import MAX_EDITS
 from serve_app.labels_api import DEFAULT_LISTED, MAX_LISTED
 from serve_app.model import ServedModel
-from serve_app.openapi_parts import (
+from serve_app.openapi.parts import (
     JSON,
     UPLOAD_CODES,
     Schema,

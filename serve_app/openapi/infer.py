@@ -7,9 +7,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from serve_app.infer_json import LENGTH_HEADER
 from serve_app.model import ServedModel
-from serve_app.openapi_parts import (
+from serve_app.oip.infer_json import LENGTH_HEADER
+from serve_app.oip.signature import WHOLE, metadata_of, views_of
+from serve_app.openapi.parts import (
     BINARY,
     JSON,
     PIXEL,
@@ -25,7 +26,6 @@ from serve_app.openapi_parts import (
     ref,
     unit_vector,
 )
-from serve_app.signature import WHOLE, metadata_of, views_of
 from serve_app.statistics import BATCH_PARTS, PARTS, model_statistics
 
 TEXT: Schema = {"type": "string"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from serve_app.identity import server_metadata
+from serve_app.oip.identity import server_metadata
 
 Schema = dict[str, Any]
 Codes = Mapping[int, Sequence[str]]  # status -> the codes that it comes with

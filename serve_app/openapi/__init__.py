@@ -1,0 +1,1 @@
+"""What describes the calls to clients: OpenAPI documents, and the page that shows them."""
