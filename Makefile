@@ -22,6 +22,8 @@ $(STAMP): requirements.lock
 	@echo "installing the locked packages into $(VENV) ..."
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@# Where Python may not keep what it compiles, every process would compile torch and Ray anew: 20 s each.
+	@test -z "$$PYTHONDONTWRITEBYTECODE" || { echo "compiling them ..."; $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true; }
 	@touch $@
 
 demo: $(STAMP)  ## solar cells: train, publish, serve, score; prints what came out

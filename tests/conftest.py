@@ -37,6 +37,13 @@ class S3Server:
         return f"s3://{name}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Count a test that needs the S3 server as slow: starting it takes three seconds."""
+    for item in items:
+        if "s3_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """Start moto's server as a process of its own, with credentials in the environment only."""

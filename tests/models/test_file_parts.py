@@ -178,6 +178,7 @@ def test_a_webp_of_a_huge_canvas_is_refused_before_there_is_memory_for_it() -> N
         decode(bytes(data))
 
 
+@pytest.mark.slow
 def test_a_large_picture_is_in_memory_twice_and_not_more() -> None:
     side = 6000
     rows = zlib.compress(bytes(side * (1 + 4 * side)), 1)

@@ -201,6 +201,7 @@ GZIP = "Content-Encoding: gzip"
 SMUGGLED = b"GET /secret HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "request_bytes",
     [
@@ -355,6 +356,7 @@ print(json.dumps({"seen": seen, "statuses": statuses, "works": len(done) > len(s
 """
 
 
+@pytest.mark.slow
 def test_no_address_that_a_client_sends_is_ever_fetched(bundle_uri: str) -> None:
     requests: list[dict[str, Any]] = []
 

@@ -260,6 +260,7 @@ def test_the_log_is_looked_at_again_and_again(model: ServedModel, log: LabelLog)
     keeper.close()
 
 
+@pytest.mark.slow
 def test_every_answer_under_a_hail_of_revisions_is_what_its_revision_says(
     client: TestClient, log: LabelLog, model: ServedModel
 ) -> None:

@@ -86,6 +86,7 @@ def all_documents(served: Served) -> list[Document]:
 # --- the documents themselves --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_documents_are_sound_openapi(served: Served) -> None:
     for document in all_documents(served):
         validate(document.value)

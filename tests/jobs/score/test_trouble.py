@@ -39,6 +39,8 @@ from tests.jobs.data.images import jpeg, write
 from tests.jobs.score.conftest import CLASSES, Model, Shell, work_folder
 from tests.jobs.score.serving import ROOT, Border, Process, Site, served
 
+pytestmark = pytest.mark.slow  # most wait for something in real time
+
 NUM_IMAGES = 120
 # The command, with parts small enough for a test to see several.
 PROGRAM = """
@@ -157,7 +159,6 @@ def test_a_server_that_fails_on_every_image_stops_the_run(
     assert ended.line["num_scored"] == 60
 
 
-@pytest.mark.slow
 def test_a_server_that_is_killed_and_started_again_costs_no_row(
     bundle: str, images: Path, tmp_path: Path
 ) -> None:
@@ -180,7 +181,6 @@ def test_a_server_that_is_killed_and_started_again_costs_no_row(
     assert_complete(output, images)
 
 
-@pytest.mark.slow
 def test_a_run_whose_server_is_gone_stops_and_goes_on_later(
     bundle: str, shell: Shell, images: Path, tmp_path: Path
 ) -> None:
@@ -207,7 +207,6 @@ def test_a_run_whose_server_is_gone_stops_and_goes_on_later(
     assert_complete(output, images)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_a_run_that_is_killed_goes_on_without_losing_or_repeating_a_row(
     model: Model, shell: Shell, images: Path, tmp_path: Path, suffix: str
@@ -234,7 +233,6 @@ def test_a_run_that_is_killed_goes_on_without_losing_or_repeating_a_row(
     assert sum(ended.line["labels"].values()) == NUM_IMAGES
 
 
-@pytest.mark.slow
 def test_a_run_that_is_ended_keeps_every_answer_it_had(
     model: Model, shell: Shell, images: Path, tmp_path: Path
 ) -> None:
@@ -254,7 +252,6 @@ def test_a_run_that_is_ended_keeps_every_answer_it_had(
     assert_complete(output, images)
 
 
-@pytest.mark.slow
 def test_a_part_that_cannot_be_read_is_scored_again(
     model: Model, shell: Shell, images: Path, tmp_path: Path
 ) -> None:
@@ -274,7 +271,6 @@ def test_a_part_that_cannot_be_read_is_scored_again(
     assert sorted(table["path"]) == sorted(str(path) for path in images.iterdir())
 
 
-@pytest.mark.slow
 def test_rows_that_failed_by_the_servers_fault_are_tried_again(
     model: Model, shell: Shell, images: Path, tmp_path: Path
 ) -> None:
@@ -315,7 +311,6 @@ def test_a_resumed_run_has_to_be_the_same_run(
     assert list(pd.read_parquet(output)["path"]) == paths[::-1]
 
 
-@pytest.mark.slow
 def test_images_that_came_meanwhile_are_scored_by_a_resumed_run(
     model: Model, shell: Shell, images: Path, tmp_path: Path
 ) -> None:
@@ -333,7 +328,6 @@ def test_images_that_came_meanwhile_are_scored_by_a_resumed_run(
     assert sorted(table["path"]) == sorted(str(path) for path in images.iterdir())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
 def test_the_second_of_two_runs_on_one_output_is_refused(
     model: Model, shell: Shell, images: Path, tmp_path: Path, flag: str
@@ -551,7 +545,6 @@ def test_a_store_that_is_gone_stops_the_run_and_a_missing_image_does_not() -> No
         streak.follow(gone)
 
 
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(bundle: str, tmp_path: Path) -> None:
     """20,000 images take no more than 2,000: the figure is printed."""
     first = tmp_path / "one.jpg"

@@ -133,6 +133,7 @@ def test_features_of_any_scale_are_separated(tmp_path: Path) -> None:
     assert accuracy > 0.95  # the optimum of these clouds is 0.976
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balance", ["weights", "sampling"])
 def test_balancing_helps_the_rare_class(tmp_path: Path, balance: str) -> None:
     _, plain = fit(tmp_path, counts=(800, 16))
