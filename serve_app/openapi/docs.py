@@ -1,7 +1,8 @@
 """The OpenAPI documents and the page that shows them, as routes. All of them can be turned off.
 
-The page is our own and small: no package that ships a ready one works under a policy that forbids
-inline styles, and this server sends no other.
+The page is our own and small: it has to work without any other address and under a policy that
+forbids inline scripts and styles, and the one package that ships a ready page for that,
+`swagger-ui-bundle`, is of 2023.
 """
 
 from __future__ import annotations

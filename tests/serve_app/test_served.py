@@ -244,7 +244,7 @@ def test_tritonclient_is_told_what_is_wrong(triton: Any) -> None:
         (_input(pixels, name="picture", datatype="UINT8", is_binary=True), "unknown input", {}),
         (tensor, "unknown output 'logits'", {"outputs": [http.InferRequestedOutput("logits")]}),
         (tensor, "answers here in version 1", {"model_version": "2"}),
-        (tensor, "labels of this model do not change", {"parameters": {"min_revision": 1}}),
+        (tensor, "label revision 99 is not in effect", {"parameters": {"min_revision": 99}}),
     ):
         with pytest.raises(InferenceServerException, match=told):
             triton.infer("elpv", [wrong], **arguments)

@@ -1,5 +1,5 @@
-"""A browser, and the models it meets: the generic one of the serve file, one whose labels change,
-and an embedding model that asks for a key.
+"""A browser, and the models it meets: that of the serve file, and one of each kind, of which the
+embedding model asks for a key.
 
 All fixtures end with this folder: while Playwright runs, no other test can run an event loop.
 """
@@ -33,7 +33,7 @@ ARGUMENTS = [
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 ]
-LABELS, LOOKS = "page-caps", "page-looks"
+PLAIN, LABELS, LOOKS = "page-cells", "page-caps", "page-looks"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Site:
 
 @pytest.fixture(scope="package")
 def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The serve file's applications and two models more."""
+    """The serve file's applications and three models more."""
     from ray import serve
 
     folder = tmp_path_factory.mktemp("page")
@@ -94,6 +94,7 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     common = {"replicas": 1, "num_cpus": 0.1}
     classes = ("good", "dented", "torn")
     args: dict[str, dict[str, Any]] = {
+        PLAIN: {"bundle": tiny_bundle(folder, name=PLAIN)},
         LABELS: {
             "bundle": tiny_bundle(folder, name=LABELS, kind="dynamic", classes=classes),
             "label_store": str(folder / "labels"),

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.serve_app.conftest import encode
-from tests.serve_app.page.conftest import LOOKS, PATIENCE_MS, Site
+from tests.serve_app.page.conftest import LOOKS, PATIENCE_MS, PLAIN, Site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -82,9 +82,10 @@ def share_of(bar: Locator) -> float:
 def test_every_image_chosen_has_its_label_bars_and_facts_and_a_broken_one_its_error(
     page: Page, site: Site
 ) -> None:
+    pick(page, PLAIN)
     choose(page, {**FIVE, "broken.jpg": BROKEN})
     expect(status(page)).to_have_text("5 images answered, 1 failed.")
-    url = f"{site.url}/v2/models/elpv/classify"
+    url = f"{site.url}/v2/models/{PLAIN}/classify"
     labels = []
     for name, data in FIVE.items():
         told = httpx.post(url, content=data, timeout=20).json()
@@ -101,7 +102,7 @@ def test_every_image_chosen_has_its_label_bars_and_facts_and_a_broken_one_its_er
         expect(shown.locator("img.thumb")).to_have_js_property("naturalWidth", 144)
         expect(shown).to_contain_text(re.compile(r"Round trip\D*\d+ ms"))
         expect(shown).to_contain_text("openvino fp32")
-        expect(shown).to_contain_text("elpv 1")
+        expect(shown).to_contain_text(f"{PLAIN} 1")
     refusal = httpx.post(url, content=BROKEN, timeout=20).json()["error"]
     expect(card(page, "broken.jpg")).to_contain_text(refusal)
     counts = page.get_by_role("table", name="Images per label")

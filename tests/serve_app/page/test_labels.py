@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.serve_app.conftest import encode
-from tests.serve_app.page.conftest import LABELS, Site
+from tests.serve_app.page.conftest import LABELS, PLAIN, Site
 from tests.serve_app.page.test_images import card, choose, pick, share_of
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def test_a_change_for_later_says_which_revision_is_in_effect_until_then(
 def test_edits_are_still_there_after_a_look_at_another_view(labels: Page, site: Site) -> None:
     page = labels
     edit(page, "good", "Rename", New_name="ok")
-    pick(page, "elpv")
+    pick(page, PLAIN)
     expect(page.get_by_role("tab")).to_have_count(0)
     pick(page, LABELS)
     page.get_by_role("tab", name="Labels").click()
