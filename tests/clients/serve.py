@@ -20,6 +20,7 @@ from cluster.session import SessionOptions, open_session
 from jobs.local_serving import deployed, local_config
 from serve_app.oip.messages import CALLS, ENUMS, MESSAGES, STREAM_CALLS
 from tests.bundles import tiny_bundle
+from tests.serve_app.grpc_ready import wait_until_routed
 
 HERE = Path(__file__).parent
 TIMEOUT_SECONDS = 180.0
@@ -41,6 +42,8 @@ def main(interpreter: str) -> int:
             ):
                 chosen = {**config, "applications": applications}
                 with deployed(chosen, session.dashboard_url, timeout_seconds=TIMEOUT_SECONDS):
+                    grpc = f"127.0.0.1:{chosen['grpc_options']['port']}"
+                    wait_until_routed(grpc, [each["name"] for each in applications])
                     statuses.append(_check(interpreter, marker, chosen))
     return max(statuses)
 

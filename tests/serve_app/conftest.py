@@ -27,6 +27,7 @@ from serve_app.asgi import build_asgi
 from serve_app.config import Limits, ServeOptions
 from serve_app.model import ServedModel
 from tests.bundles import tiny_bundle
+from tests.serve_app.grpc_ready import wait_until_routed
 
 ROOT = "/v2/models/tiny"  # where Serve mounts the application
 SIZE = 64
@@ -138,6 +139,7 @@ def server(ray_session: Session, tmp_path_factory: pytest.TempPathFactory) -> It
     subprocess.run([*command, "--address", ray_session.dashboard_url], check=True, timeout=120)
     server = Server(f"http://127.0.0.1:{port}", f"127.0.0.1:{port}", f"127.0.0.1:{grpc_port}", home)
     _wait_until_ready(server)
+    wait_until_routed(server.grpc_address, ["elpv", "catalog"])
     yield server
     serve.shutdown()
 
