@@ -32,6 +32,7 @@ from cluster.environment import MARK, free_port, usable_cores
 from cluster.processes import marked_processes
 from cluster.session import SessionOptions, open_session
 from models.bundle import open_bundle
+from models.kinds import find_kind
 
 CONNECTIONS = (16, 32)
 SECONDS_TO_ROUTE = 120
@@ -137,9 +138,10 @@ def _served(setting: Setting) -> Iterator[tuple[str, str]]:
         open_session(SessionOptions(Path(home), dashboard=True)) as session,
     ):
         client = ServeSubmissionClient(session.dashboard_url)
-        client.deploy_applications(_serve_config(setting, port))
+        config = _serve_config(setting, port, Path(home))
+        client.deploy_applications(config)
         _wait_until_running(client)
-        url = f"http://127.0.0.1:{port}/v2/models/bench"
+        url = f"http://127.0.0.1:{port}{config['applications'][-1]['route_prefix']}"
         _wait_until_routed(url)
         yield f"{url}/classify", os.environ[MARK]
 
@@ -158,13 +160,16 @@ def _importable() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def _serve_config(setting: Setting, port: int) -> dict[str, Any]:
+def _serve_config(setting: Setting, port: int, home: Path) -> dict[str, Any]:
     """Return the serve file of the local machine with the bundle and the layout that are
     measured.
     """
     config: dict[str, Any] = yaml.safe_load(SERVE_FILE.read_text())
+    bundle = open_bundle(setting.bundle)
+    name, kind = bundle.manifest.name, find_kind(bundle.manifest.kind)
     args = {
-        "bundle": open_bundle(setting.bundle).uri,
+        "bundle": bundle.uri,
+        **({"label_store": str(home / "labels")} if kind.has_label_map else {}),
         "replicas": setting.replicas,
         "threads": setting.threads,
         "decode_threads": setting.decode_threads,
@@ -173,7 +178,7 @@ def _serve_config(setting: Setting, port: int) -> dict[str, Any]:
     del config["grpc_options"]  # HTTP is measured, and gRPC's port may be in use
     for application in config["applications"]:
         if "bundle" in application.get("args", {}):
-            application |= {"name": "bench", "route_prefix": "/v2/models/bench", "args": args}
+            application |= {"name": name, "route_prefix": f"/v2/models/{name}", "args": args}
     return config
 
 
@@ -184,7 +189,14 @@ def _wait_until_running(client: Any) -> None:
         status = {name: application["status"] for name, application in found.items()}
         if status and set(status.values()) == {"RUNNING"}:
             return
-        failed = [found[name]["message"] for name in status if "FAILED" in status[name]]
+        failed = [
+            (
+                found[name]["message"],
+                [each["message"] for each in found[name]["deployments"].values()],
+            )
+            for name in status
+            if "FAILED" in status[name]
+        ]
         if failed or time.monotonic() > deadline:
             raise RuntimeError(f"the model is not served: {failed or status}")
         time.sleep(0.5)
