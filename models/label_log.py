@@ -13,7 +13,6 @@ that takes such a write and replaces the object loses revisions, so `check_store
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from models.storage import Store, is_remote, open_store
 _KEY = re.compile(r"^(\d{6,})\.json$")
 # How far back a write that is sent again is looked for: so many revisions, of so long.
 RETRIES_SEEN, RETRIES_AGE = 100, timedelta(days=1)
+PROBE = ".create-probe"  # one name, so that writers who may not delete leave one object at most
 MAX_RACES = 100  # tries of a write that names no base, while others write
 
 
@@ -163,15 +163,17 @@ class LabelLog:
 
     def check_store(self) -> None:
         """Raise `StorageError` if the store does not keep an object from being created twice."""
-        key = f".create-{secrets.token_hex(8)}"
-        self.store.create(key, b"1")
         try:
-            self.store.create(key, b"2")
+            self.store.create(PROBE, b"1")
+        except AlreadyExistsError:  # of a writer who may not delete, or has died
+            return
+        try:
+            self.store.create(PROBE, b"2")
         except AlreadyExistsError:
             return
         finally:
             with suppress(StorageError):
-                self.store.delete(key)
+                self.store.delete(PROBE)
         raise StorageError(
             f"{self.store.uri} creates an object that exists already: two writers could overwrite "
             "each other there, so label maps cannot be changed in it. Use a store with conditional "

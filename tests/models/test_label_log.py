@@ -236,6 +236,8 @@ def test_a_store_that_ignores_create_if_absent_is_found_out(
     with pytest.raises(StorageError, match="conditional writes"):
         LabelLog(Careless(str(tmp_path)), "part", CLASSES).check_store()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    log_in(tmp_path).store.create(".create-probe", b"left behind")
+    log_in(tmp_path).check_store()
 
 
 WRITER = """
