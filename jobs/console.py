@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -121,13 +122,8 @@ def readable_errors(console: Console) -> Iterator[None]:
     try:
         yield
     except (SightlineError, NoRayError) as error:
-        console.print(f"[bold red]{type(error).__name__}[/]: {_plain(str(error))}", highlight=False)
+        console.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         console.print("interrupted")
         raise SystemExit(130) from None
-
-
-def _plain(text: str) -> str:
-    """Keep brackets in a message from being read as markup."""
-    return text.replace("[", r"\[")

@@ -1,10 +1,14 @@
-"""Label maps, their history and what a change would do, as tables for people."""
+"""Label maps, their history and what a change would do, as tables for people.
+
+Names and reasons are escaped: brackets in them would be read as markup and vanish.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from models.errors import LabelMapError
@@ -22,17 +26,15 @@ def print_map(revision: Revision, console: Console) -> None:
     for label in revision.map.labels:
         status = f"merged into {label.merged_into}" if label.merged_into else label.status
         table.add_row(
-            label.id,
-            label.name,
-            ", ".join(label.aliases),
-            status,
-            ", ".join(label.outputs),
+            *map(escape, (label.id, label.name, ", ".join(label.aliases), status)),
+            escape(", ".join(label.outputs)),
             "" if label.threshold is None else f"{label.threshold:g}",
         )
     console.print(table)
     console.print(
         f"below {revision.map.threshold:g}, or where a hidden label wins: {revision.map.unknown}",
         highlight=False,
+        markup=False,
     )
 
 
@@ -45,13 +47,13 @@ def print_history(
         table.add_column(column)
     for number, revision in entries:
         if isinstance(revision, LabelMapError):
-            table.add_row(str(number), "", "", f"[red]broken[/]: {revision}", "")
+            table.add_row(str(number), "", "", f"[red]broken[/]: {escape(str(revision))}", "")
             continue
         table.add_row(
             str(number),
             f"{revision.time:%Y-%m-%d %H:%M:%S}" if number else "",
-            revision.author,
-            revision.reason,
+            escape(revision.author),
+            escape(revision.reason),
             ", ".join(edit["op"] for edit in revision.edits),
         )
     console.print(table)
@@ -73,7 +75,7 @@ def print_what_if(what_if: WhatIf, console: Console) -> None:
     for column in ("images", "accuracy", "coverage", "unknown"):
         table.add_column(column, justify="right")
     for label in what_if.labels:
-        table.add_row(label.label, *_cells(label.before, label.after))
+        table.add_row(escape(label.label), *_cells(label.before, label.after))
     table.add_section()
     table.add_row("all", *_cells(what_if.before, what_if.after))
     console.print(table)

@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
 from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.label_tables import print_changes, print_history, print_map, print_what_if
@@ -93,7 +94,7 @@ def write(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[st
     before, _ = log.newest_sound(made.parent)
     print_changes(before.map, made.map, console)
     for note in notes(before, made):
-        console.print(f"[yellow]note:[/] {note}", highlight=False)
+        console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
     if given.dry_run:
         _tell_what_if(log, given, before, made, console)
         console.print("a dry run: nothing was stored")
@@ -236,7 +237,7 @@ def _revision(log: LabelLog, number: int | None, console: Console) -> Revision:
         return log.read(number)
     revision, problem = log.newest_sound(log.head())
     if problem:
-        console.print(f"[red]broken:[/] {problem}", highlight=False)
+        console.print(f"[red]broken:[/] {escape(problem)}", highlight=False)
     return revision
 
 

@@ -17,9 +17,8 @@ from models.errors import SightlineError
 from models.labels import Answer, Scores
 from models.predictor import Prediction
 from serve_app.errors import RequestError, bad_request, explain, status_of
-from serve_app.limits import parse_whole
 from serve_app.model import ServedModel
-from serve_app.queries import check_query
+from serve_app.queries import check_query, whole_number
 from serve_app.replies import BINARY, Reply, json_reply
 from serve_app.routing import Handler
 from serve_app.shown import shown
@@ -122,20 +121,11 @@ def _label_entry(answer: Answer, scores: Scores) -> Entry:
 
 def _read_query(query: QueryParams) -> tuple[int, Scores, int]:
     check_query(query, ("top_k", "scores", "min_revision"))
-    top_k = _read_whole(query, "top_k", DEFAULT_TOP_K, least=1)
+    top_k = whole_number(query, "top_k", least=1) or DEFAULT_TOP_K
     scores = query.get("scores", "top")
     known = get_args(Scores)
     if scores not in known:
         raise bad_request(
             f"scores must be one of {', '.join(known)}, got {shown(scores)}", "bad_parameter"
         )
-    return top_k, cast(Scores, scores), _read_whole(query, "min_revision", 0, least=0)
-
-
-def _read_whole(query: Mapping[str, str], name: str, default: int, *, least: int) -> int:
-    value = parse_whole(query[name]) if name in query else default
-    if value is None or value < least:
-        raise bad_request(
-            f"{name} must be a whole number from {least}, got {shown(query[name])}", "bad_parameter"
-        )
-    return value
+    return top_k, cast(Scores, scores), whole_number(query, "min_revision") or 0

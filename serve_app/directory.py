@@ -66,8 +66,7 @@ class Directory:
 
     async def _entry(self, application: str, details: dict[str, Any]) -> Entry:
         deployment = details["deployments"].get(DEPLOYMENT, {})
-        replicas = deployment.get("replicas", ())
-        if not any(replica["state"] == "RUNNING" for replica in replicas):
+        if not _num_running(details):
             state = "LOADING" if details["status"] in LOADING else "UNAVAILABLE"
             reason = " ".join(
                 part for part in (details["message"], deployment.get("message", "")) if part
@@ -106,6 +105,16 @@ def check_route(application: str, manifest: Manifest) -> None:
             f"{manifest.label}; set it to {allowed[0]}, or to {allowed[1]} to serve this version "
             "beside another"
         )
+
+
+def num_running(application: str) -> int:
+    """Return how many replicas of an application run, as the controller sees it."""
+    return _num_running(_applications().get(application, {"deployments": {}}))
+
+
+def _num_running(details: dict[str, Any]) -> int:
+    replicas = details["deployments"].get(DEPLOYMENT, {}).get("replicas", ())
+    return sum(replica["state"] == "RUNNING" for replica in replicas)
 
 
 def _applications() -> dict[str, Any]:

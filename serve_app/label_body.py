@@ -62,17 +62,6 @@ async def read_rollback(request: Request, key: str) -> Write:
     return _write(request, value, key, _number(value["revision"], '"revision"'))
 
 
-def query_number(request: Request, name: str) -> int | None:
-    """Return a whole number of the query, or None where it is not given."""
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    number = parse_whole(text)
-    if number is None:
-        raise bad_request(f"{name} must be a whole number, got {shown(text)}", "bad_parameter")
-    return number
-
-
 async def _read_object(request: Request, known: tuple[str, ...]) -> Mapping[str, Any]:
     check_query(request.query_params, ("dry_run",))
     body = await read_body(request, MAX_BODY_BYTES, UPLOAD_SECONDS)

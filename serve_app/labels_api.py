@@ -8,7 +8,7 @@ the first write, and writes are refused with the reason. Scoring goes on whateve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
@@ -32,11 +32,11 @@ from models.validation_outputs import load_outputs
 from models.what_if import WhatIf, compare
 from serve_app.errors import RequestError, bad_request
 from serve_app.keys import ADMIN, Keys
-from serve_app.label_body import Write, query_number, read_rollback, read_write
+from serve_app.label_body import Write, read_rollback, read_write
 from serve_app.label_keeper import LabelKeeper
 from serve_app.model import ServedModel
 from serve_app.peers import Peers
-from serve_app.queries import check_query
+from serve_app.queries import check_query, whole_number
 from serve_app.replies import Reply, json_reply
 from serve_app.routing import Routes
 
@@ -99,9 +99,7 @@ class _LabelCalls:
 
     async def get_revisions(self, request: Request) -> Reply:
         check_query(request.query_params, ("limit",))
-        limit = query_number(request, "limit")
-        if limit is not None and not 1 <= limit <= MAX_LISTED:
-            raise bad_request(f"limit must be 1 to {MAX_LISTED:,}, got {limit}", "bad_parameter")
+        limit = whole_number(request.query_params, "limit", least=1, most=MAX_LISTED)
 
         def read() -> list[dict[str, Any]]:
             self._newest()
@@ -125,8 +123,8 @@ class _LabelCalls:
 
     async def get_diff(self, request: Request) -> Reply:
         check_query(request.query_params, ("since", "to"))
-        to = query_number(request, "to")
-        since = query_number(request, "since")
+        to = whole_number(request.query_params, "to")
+        since = whole_number(request.query_params, "since")
 
         def read() -> tuple[Revision, Revision]:
             after = self._log.read(to) if to is not None else self._newest()[0]
@@ -199,13 +197,12 @@ class _LabelCalls:
             ) from error
 
 
-async def _told(reading: Any) -> Write:
+async def _told(reading: Awaitable[Write]) -> Write:
     """Await a body; edits and maps that are wrong are told as refusals."""
     try:
-        write: Write = await reading
+        return await reading
     except LabelMapError as error:
         raise _refusal(error) from error
-    return write
 
 
 # The first row that fits counts, so a subclass stands before its parent.

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from starlette.datastructures import QueryParams
 
 from serve_app.errors import bad_request
+from serve_app.limits import parse_whole
 from serve_app.shown import shown
 
 WORD = "bad_parameter"
+LARGEST = 10**18
 
 
 def check_query(query: QueryParams, known: Sequence[str]) -> None:
@@ -28,3 +30,21 @@ def check_query(query: QueryParams, known: Sequence[str]) -> None:
         if name in seen:
             raise bad_request(f"query parameter {name!r} is given twice", WORD)
         seen.add(name)
+
+
+def whole_number(
+    query: QueryParams, name: str, *, least: int = 0, most: int = LARGEST
+) -> int | None:
+    """Return a whole number of the query, None where it is not given. Raises `RequestError` (400)
+    for one outside the bounds.
+    """
+    text = query.get(name)
+    if text is None:
+        return None
+    value = parse_whole(text)
+    if value is None or not least <= value <= most:
+        upto = "" if most == LARGEST else f" to {most:,}"
+        raise bad_request(
+            f"{name} must be a whole number from {least}{upto}, got {shown(text)}", WORD
+        )
+    return value

@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.directory import Directory
+from serve_app.directory import Directory, num_running
 from serve_app.model import ServedModel
 from serve_app.peers import Alone, Confirmed
 from serve_app.statistics import Counters
@@ -34,11 +34,11 @@ class ServePeers:
 
     async def refresh_labels(self, revision: int) -> Confirmed:
         """Let all look into the log. One that is not reached finds the revision by itself."""
-        own = asyncio.create_task(self._alone.refresh_labels(revision))
         found = await self._all.call("refresh_labels", REFRESH_SECONDS)
-        mine = await own
-        if not found:  # Serve reaches nobody, but this replica is here
-            return mine
+        if not found:  # one of them hangs, or Serve does; this replica is here, and knows of itself
+            own = await self._alone.refresh_labels(revision)
+            running = await asyncio.to_thread(num_running, self._all.application)
+            return Confirmed(max(own.asked, running), own.confirmed)
         return Confirmed(len(found), sum(head is not None and head >= revision for head in found))
 
     async def statistics(self) -> Sequence[Counters]:
@@ -69,7 +69,7 @@ class Replicas:
     """The replicas of an application, called all at once."""
 
     def __init__(self, application: str) -> None:
-        self._application = application
+        self.application = application
         self._handle: DeploymentHandle[Any] | None = None
 
     async def call(self, method: str, seconds: float) -> list[Any]:
@@ -79,10 +79,10 @@ class Replicas:
         try:
             async with asyncio.timeout(seconds):
                 if self._handle is None:
-                    self._handle = serve.get_app_handle(self._application)
+                    self._handle = serve.get_app_handle(self.application)
                 response = self._handle.broadcast(method)
                 results = await response.results_async(return_exceptions=True)
         except (TimeoutError, RayServeException, RayError) as error:
-            logger.warning("%s of application %r: no answer: %r", method, self._application, error)
+            logger.warning("%s of application %r: no answer: %r", method, self.application, error)
             return []
         return [None if isinstance(each, BaseException) else each for each in results]

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.score.columns import labels_in
@@ -88,13 +89,13 @@ class Tally:
             table.add_column("label")
             table.add_column("images", justify="right")
             for label, count in self.labels.most_common():
-                table.add_row(_plain(label), f"{count:,}")
+                table.add_row(escape(label), f"{count:,}")
             console.print(table)
         if self.pairs:
             names = sorted({name for pair in self.pairs for name in pair})
             if len(names) <= MAX_CONFUSION:
                 counts = [[self.pairs[truth, label] for label in names] for truth in names]
-                console.print(confusion_table(counts, [_plain(name) for name in names]))
+                console.print(confusion_table(counts, names))
             console.print(
                 f"accuracy {self.accuracy:.4f} over {self.pairs.total():,} images with truth "
                 "and answer",
@@ -119,7 +120,3 @@ class Tally:
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
     counted = pc.value_counts(column.drop_null())
     return {str(each["values"]): each["counts"] for each in counted.to_pylist()}
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")

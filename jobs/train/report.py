@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.data.split import SPLITS
@@ -32,7 +33,9 @@ def index_table(index: Index) -> Table:
     for name in (*SPLITS, "all"):
         table.add_column(name, justify="right")
     for name, row in index.counts.items():
-        table.add_row(name, *(f"{row[split]:,}" for split in SPLITS), f"{sum(row.values()):,}")
+        table.add_row(
+            escape(name), *(f"{row[split]:,}" for split in SPLITS), f"{sum(row.values()):,}"
+        )
     table.add_section()
     totals = [index.num_images(split) for split in SPLITS]
     table.add_row("all", *(f"{total:,}" for total in totals), f"{sum(totals):,}")
@@ -47,7 +50,7 @@ def evaluation_table(evaluation: Evaluation, title: str) -> Table:
     for figures in evaluation.classes:
         mark = " (few)" if figures.num_images < ENOUGH_SUPPORT else ""
         table.add_row(
-            figures.name,
+            escape(figures.name),
             f"{figures.precision:.3f}",
             f"{figures.recall:.3f}",
             f"{figures.f1:.3f}",
@@ -66,9 +69,11 @@ def confusion_table(confusion: Sequence[Sequence[int]], names: Sequence[str]) ->
     table = Table(title="confusion matrix (rows: truth, columns: answer)", title_justify="left")
     table.add_column("")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for i, (name, row) in enumerate(zip(names, confusion, strict=True)):
-        table.add_row(name, *(f"[bold]{n:,}[/]" if i == j else f"{n:,}" for j, n in enumerate(row)))
+        table.add_row(
+            escape(name), *(f"[bold]{n:,}[/]" if i == j else f"{n:,}" for j, n in enumerate(row))
+        )
     return table
 
 

@@ -75,6 +75,15 @@ def test_two_labels_are_merged_one_is_renamed_and_all_is_rolled_back(shell: Shel
     )
 
 
+def test_brackets_in_names_and_reasons_are_shown(shell: Shell) -> None:
+    _, shown = shell.run("rename", "good", "type [b]A[/b]", "--reason", "as [red] ones")
+    assert "name good -> type [b]A[/b]" in shown
+    assert "type [b]A[/b]" in shell.run("show")[1]
+    assert "as [red] ones" in shell.run("history")[1]
+    _, shown = shell.run("hide", "dented", "--dry-run")
+    assert "type [b]A[/b]" in shown  # in the table of what would be
+
+
 def test_a_dry_run_stores_nothing(shell: Shell) -> None:
     line, shown = shell.run("hide", "good", "--dry-run")
     assert line == {"model": "caps", "revision": 0, "dry_run": True}

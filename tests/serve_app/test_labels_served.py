@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import signal
 import statistics
 import threading
 import time
@@ -236,6 +239,34 @@ def test_of_two_hundred_writers_over_http_exactly_one_wins(served: Served) -> No
     with ThreadPoolExecutor(50) as pool:
         outcomes = Counter(pool.map(write, range(200)))
     assert outcomes == {(200, base + 1): 1, (412, base + 1): 199}
+
+
+def test_a_replica_that_hangs_is_not_counted_as_told_and_catches_up(served: Served) -> None:
+    from ray.serve.context import _get_global_client
+
+    application = _get_global_client().get_serve_details()["applications"]["caps"]
+    hanging = application["deployments"]["model"]["replicas"][0]["pid"]
+    os.kill(hanging, signal.SIGSTOP)
+    try:
+        answer = _put_until_answered(served, [{"op": "alias", "label": "dented", "add": ["bent"]}])
+    finally:
+        os.kill(hanging, signal.SIGCONT)
+    assert answer["replicas"] == {"asked": 2, "confirmed": 1}
+    with httpx.Client(timeout=30) as client:
+        for _ in range(20):
+            query = {"min_revision": answer["revision"]}
+            read = client.post(f"{served.url}/classify", params=query, content=encode())
+            assert read.json()["label_revision"] == answer["revision"]
+
+
+def _put_until_answered(served: Served, edits: Edits) -> Any:
+    """Send one write until it meets a replica that answers; all tries are one write."""
+    for _ in range(10):
+        with contextlib.suppress(httpx.TimeoutException), httpx.Client(timeout=6) as client:
+            answer = served.put(client, edits, request_key="while one hangs")
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+    raise AssertionError("no replica answers")
 
 
 def test_statistics_are_those_of_all_replicas(server: Server, served: Served) -> None:
