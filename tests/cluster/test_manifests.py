@@ -12,7 +12,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from cluster.environment import GRPC_MESSAGE_BYTES
+from cluster.environment import SERVING
 from tests.cluster.crd_schema import find_errors
 from tests.cluster.operator_rules import cluster_spec, find_violations
 
@@ -338,9 +338,7 @@ def test_every_ray_container_has_settings_credentials_and_bounds(role: str) -> N
 def test_serving_roles_run_haproxy_and_leave_time_to_drain(role: str) -> None:
     (settings,) = [item["data"] for item in build(BASE / role) if item["kind"] == "ConfigMap"]
 
-    assert settings["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
-    assert settings["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
-    assert settings["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] == str(GRPC_MESSAGE_BYTES)
+    assert settings.items() >= SERVING.items()
     drain = int(settings["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
     for group in groups(ray_object(role)):
         # 35 s is the least that Serve gives a replica to finish in HAProxy mode.
