@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import time
 import warnings
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from models.decoders import ImageLimits, decode
 from models.errors import ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
+from models.jpeg_scans import has_single_scan
 from models.preprocess import PreprocessSpec, prepare
 
 SPEC = PreprocessSpec(height=64, width=64, resize="stretch")
@@ -159,6 +161,28 @@ def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
     assert decode(some).shape == (200, 200, 3)
     with pytest.raises(ImageTooLargeError, match="at most 16"):
         decode(some, ImageLimits(max_pixels=200 * 200))
+
+
+def test_scans_behind_the_only_one_of_a_baseline_jpeg_cost_nothing() -> None:
+    """Its header tells that there is one, so the file need not be searched; libjpeg stops there."""
+    random = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    plain = encode(Image.fromarray(random), "JPEG")
+    assert has_single_scan(plain)
+    assert has_single_scan(encode(Image.fromarray(random[..., 0]), "JPEG"))
+    assert not has_single_scan(encode(Image.fromarray(random), "JPEG", progressive=True))
+    for end in range(0, len(plain), 7):
+        has_single_scan(plain[:end])  # raises nothing, wherever a file is cut
+    scan = plain[plain.rindex(b"\xff\xda") : -2]
+    several = plain[:-2] + scan * 200 + plain[-2:]
+    assert has_single_scan(several)
+    started = time.process_time()
+    with contextlib.suppress(ImageError):
+        assert decode(several).shape == (200, 200, 3)
+    assert time.process_time() - started < 0.2
+    # A first scan of one component of three announces more.
+    one_of_three = plain.replace(b"\xff\xda\x00\x0c\x03", b"\xff\xda\x00\x08\x01", 1)
+    assert one_of_three != plain
+    assert not has_single_scan(one_of_three)
 
 
 def tiled_tiff(size: int, tile: int) -> bytes:
