@@ -18,23 +18,33 @@ from serve_app.errors import RequestError, bad_request
 # The rest of a refused body is not worth reading: the connection ends with the answer.
 CLOSE = {"Connection": "close"}
 MAX_DIGITS = 19  # of a length in a header
+# A body may begin slowly; after that, one that comes more slowly than any network is not meant to
+# arrive. Who sends a byte a second would else be waited for as long as the largest body takes.
+START_SECONDS = 10.0
+SLOWEST = 1000.0  # bytes a second
 
 
 async def read_body(
     request: Request, max_bytes: int, seconds: float, *, may_be_compressed: bool = False
 ) -> bytes:
     """Return the whole body, or raise `RequestError`: 413 when it is larger than allowed, 408 when
-    it takes longer to arrive.
+    it takes longer to arrive, or comes at less than `SLOWEST`.
     """
     encoding = _encoding(request, known=WINDOWS if may_be_compressed else ())
+    chunks, received = [], 0
+    began = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(seconds):
-            chunks = [chunk async for chunk in _limited_stream(request, max_bytes)]
+        async with asyncio.timeout_at(began + min(seconds, START_SECONDS)) as clock:
+            async for chunk in _limited_stream(request, max_bytes):
+                chunks.append(chunk)
+                received += len(chunk)
+                clock.reschedule(began + min(seconds, START_SECONDS + received / SLOWEST))
     except TimeoutError as error:
         raise RequestError(
             408,
             "upload_timeout",
-            f"the body did not arrive within {seconds:g} s; send smaller images, or raise "
+            f"the body did not arrive within {seconds:g} s, or more slowly than {SLOWEST:,.0f} "
+            f"bytes a second ({received:,} came); send smaller images, or raise "
             "limits.upload_seconds in the serve file",
             CLOSE,
         ) from error

@@ -44,7 +44,7 @@ class ServedModel:
         self.limits = options.limits
         self.has_docs = options.docs
         self.statistics = Statistics()
-        self.gate = Gate(options.max_requests, options.retry_after_seconds, self.statistics)
+        self.gate = Gate(options, self.statistics)
         # What every answer says of who gave it.
         self.facts: dict[str, object] = {
             "model": self.manifest.name,

@@ -1,0 +1,76 @@
+"""The figures of the fault scenarios: one row each, a table for people and a line for machines."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.faults.load import LOST, OK, Seen
+
+OUT = Path(__file__).parents[2] / "benchmarks" / "out" / "faults.json"
+HEAD = (
+    f"{'scenario':34} {'sent':>6} {'failed':>7} {'lost':>5} {'failing s':>10} {'recover s':>10} "
+    f"{'slowest s':>10}  what failed"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one scenario came to. Times are seconds.
+
+    `failed` are the requests that were not answered 200, `lost` those of them that were sent and
+    never answered. `failing` is the time between the first failure and the last, `recovered` the
+    time from the fault until the service was whole again (None where nothing broke).
+    """
+
+    scenario: str
+    sent: int
+    failed: int
+    lost: int
+    failing: float
+    recovered: float | None
+    slowest: float
+    kinds: Mapping[str, int]
+    note: str = ""
+
+    def __str__(self) -> str:
+        recovered = "-" if self.recovered is None else f"{self.recovered:.1f}"
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
+        return (
+            f"{self.scenario:34} {self.sent:>6} {self.failed:>7} {self.lost:>5} "
+            f"{self.failing:>10.1f} {recovered:>10} {self.slowest:>10.2f}  "
+            f"{'; '.join(filter(None, (kinds, self.note)))}"
+        )
+
+
+def row(scenario: str, seen: Seen, *, recovered: float | None = None, note: str = "") -> Row:
+    """Return the figures of what the clients met."""
+    kinds = Counter({kind: count for kind, count in seen.kinds.items() if kind != OK})
+    when = [outcome.answered for outcome in seen.outcomes if outcome.kind != OK]
+    return Row(
+        scenario,
+        sent=len(seen.outcomes),
+        failed=sum(kinds.values()),
+        lost=sum(kinds[kind] for kind in LOST),
+        failing=max(when) - min(when) if when else 0.0,
+        recovered=recovered,
+        slowest=max((each.answered - each.asked for each in seen.outcomes), default=0.0),
+        kinds=dict(kinds),
+        note=note,
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the table of all scenarios."""
+    return "\n".join([HEAD, *map(str, rows)])
+
+
+def save(rows: Sequence[Row]) -> str:
+    """Write the figures where benchmarks leave theirs; return them as one line of JSON."""
+    line = json.dumps({"benchmark": "faults", "scenarios": [asdict(row) for row in rows]})
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(line + "\n")
+    return line
