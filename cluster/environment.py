@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster.haproxy import haproxy_environment
+from cluster.resilience import resilience_environment
 
 MARK = "SIGHTLINE_SESSION"
 MIN_LOGICAL_CPUS = 4
@@ -36,7 +36,7 @@ def serving_environment() -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1" if usable_cores() <= 4 else "4",
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(GRPC_MESSAGE_BYTES),
-        **haproxy_environment(),
+        **resilience_environment(),
         # Two sessions on one machine would collide on the default ports: of HAProxy's own pages,
         # and of the proxy that stands in for replicas that are gone.
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),

@@ -13,7 +13,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from cluster.environment import GRPC_MESSAGE_BYTES
-from cluster.haproxy import MAX_CONNECTIONS, haproxy_environment
+from cluster.resilience import MAX_CONNECTIONS, resilience_environment
 from tests.cluster.crd_schema import find_errors
 from tests.cluster.operator_rules import cluster_spec, find_violations
 
@@ -343,7 +343,7 @@ def test_serving_roles_run_haproxy_and_leave_time_to_drain(role: str) -> None:
     assert settings["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
     assert settings["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] == str(GRPC_MESSAGE_BYTES)
     # A local session may hold fewer connections, by its limit of open files.
-    told = {**haproxy_environment(), "RAY_SERVE_HAPROXY_MAXCONN": str(MAX_CONNECTIONS)}
+    told = {**resilience_environment(), "RAY_SERVE_HAPROXY_MAXCONN": str(MAX_CONNECTIONS)}
     assert {name: settings[name] for name in told} == told
     drain = int(settings["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
     for group in groups(ray_object(role)):

@@ -18,7 +18,7 @@ from cluster.environment import MARK
 from cluster.processes import marked_processes
 
 SECONDS_TO_START = 120.0
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.25
 NAME = "tiny"
 PREFIX = f"/v2/models/{NAME}"
 

@@ -34,7 +34,7 @@ def test_a_label_store_that_hangs_leaves_the_labels_as_they_are(
     bundle = tiny_bundle(tmp_path, kind="dynamic")
     labels = f"{s3_server.make_bucket('fault-labels')}/labels"
     log = open_log(labels, "tiny", open_bundle(bundle).manifest.classes)
-    log.write([Rename(label="good", name="fine")], Author("ann"))
+    log.write([Rename(label="good", name="fine")], Author("ann", "a fault"))
     site.serve({"bundle": bundle, "label_store": labels}, replicas=2)
     assert s3_server.process is not None
     with load(f"{site.url}/classify", photo) as seen:
@@ -45,7 +45,7 @@ def test_a_label_store_that_hangs_leaves_the_labels_as_they_are(
         finally:
             s3_server.process.send_signal(signal.SIGCONT)
         ended = time.monotonic()
-        written = log.write([Rename(label="good", name="sound")], Author("ann")).number
+        written = log.write([Rename(label="good", name="sound")], Author("ann", "a fault")).number
         taken_up = wait_until(
             lambda: {each.revision for each in seen.outcomes[-20:]} == {written},
             lambda: f"still at {seen.outcomes[-1].revision}, expected {written}",
@@ -91,7 +91,7 @@ def test_a_replica_waits_for_a_bundle_store_that_is_down_and_starts_from_its_cac
     )
 
 
-def test_a_full_disk_keeps_the_old_version_serving_until_there_is_room(
+def test_a_full_disk_keeps_the_old_version_serving_and_says_so(
     site: Site, store: Path, tmp_path: Path, photo: bytes, figures: Figures
 ) -> None:
     cache = Path(os.environ["SIGHTLINE_CACHE"])
@@ -103,11 +103,13 @@ def test_a_full_disk_keeps_the_old_version_serving_until_there_is_room(
         fill(filler)
         site.deploy({"bundle": new, "replicas": 1, "start_patience_seconds": 1})
         wait_until(
-            lambda: "the disk is full" in site.status()[1], lambda: f"no reason: {site.status()}"
+            lambda: site.status()[0] == "DEPLOY_FAILED", lambda: f"not given up: {site.status()}"
         )
+        assert "the disk is full" in site.status()[1], site.status()
         assert {replica["pid"] for replica in site.replicas()} == old
         filler.unlink()
         freed = time.monotonic()
+        site.deploy({"bundle": new, "replicas": 1})
         whole = site.wait_until_whole(1, without=old)
         time.sleep(3)
     figures.append(row("disk full in the cache", seen, recovered=whole - freed))

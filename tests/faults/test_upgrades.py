@@ -41,8 +41,7 @@ def test_a_new_version_replaces_the_old_without_losing_a_request(
     assert not [each for each in seen.outcomes if each.answered < began and each.version != 1]
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("fault", ["proof", "bytes"])
+@pytest.mark.parametrize(("fault", "replicas"), [("proof", 1), ("bytes", 2)])
 def test_a_bad_version_leaves_the_old_one_serving_and_is_rolled_back(
     site: Site,
     store: Path,
@@ -85,7 +84,8 @@ def bad_version(good: Path, folder: Path, fault: str) -> str:
     manifest["version"] = 9
     (reference,) = (each for each in manifest["artifacts"] if each["path"] == "reference.npz")
     arrays = dict(np.load(target / "reference.npz"))
-    arrays["probabilities"] = arrays["probabilities"][:, ::-1]
+    # Not the same for both, or the digest of one would be found in the cache of the other.
+    arrays["probabilities"] = np.roll(arrays["probabilities"], {"proof": 1, "bytes": 2}[fault], 0)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     data = buffer.getvalue()
