@@ -18,10 +18,10 @@ from serve_app.errors import RequestError, bad_request
 # The rest of a refused body is not worth reading: the connection ends with the answer.
 CLOSE = {"Connection": "close"}
 MAX_DIGITS = 19  # of a length in a header
-# A body may begin slowly; after that, one that comes more slowly than any network is not meant to
-# arrive. Who sends a byte a second would else be waited for as long as the largest body takes.
-START_SECONDS = 10.0
-SLOWEST = 1000.0  # bytes a second
+# What comes more slowly than any network is not meant to arrive: who sends a byte a second would
+# else be waited for as long as the largest body takes.
+LOOK_SECONDS = 10.0
+SLOWEST = 1000.0  # bytes a second, between two looks
 
 
 async def read_body(
@@ -31,19 +31,22 @@ async def read_body(
     it takes longer to arrive, or comes at less than `SLOWEST`.
     """
     encoding = _encoding(request, known=WINDOWS if may_be_compressed else ())
-    chunks, received = [], 0
-    began = asyncio.get_running_loop().time()
+    chunks, received, seen = [], 0, 0
+    now = asyncio.get_running_loop().time
+    end = now() + seconds
     try:
-        async with asyncio.timeout_at(began + min(seconds, START_SECONDS)) as clock:
+        async with asyncio.timeout_at(min(end, now() + LOOK_SECONDS)) as clock:
             async for chunk in _limited_stream(request, max_bytes):
                 chunks.append(chunk)
                 received += len(chunk)
-                clock.reschedule(began + min(seconds, START_SECONDS + received / SLOWEST))
+                if received - seen >= SLOWEST * LOOK_SECONDS:
+                    seen = received
+                    clock.reschedule(min(end, now() + LOOK_SECONDS))
     except TimeoutError as error:
         raise RequestError(
             408,
             "upload_timeout",
-            f"the body did not arrive within {seconds:g} s, or more slowly than {SLOWEST:,.0f} "
+            f"the body did not arrive within {seconds:g} s, or came at less than {SLOWEST:,.0f} "
             f"bytes a second ({received:,} came); send smaller images, or raise "
             "limits.upload_seconds in the serve file",
             CLOSE,

@@ -15,13 +15,29 @@ from tests.bundles import tiny_bundle
 from tests.faults.report import Row, save, table
 from tests.faults.site import Site
 
-Figures = list[Row]
+
+class Figures(list[Row]):
+    """The rows so far; each is told at once."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        super().__init__()
+        self._config = config
+
+    def append(self, row: Row) -> None:
+        """Keep a row and print it."""
+        super().append(row)
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        assert reporter is not None
+        reporter.ensure_newline()
+        reporter.write_line(str(row))
+
+
 FIGURES = pytest.StashKey[Figures]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the figures until the end."""
-    config.stash[FIGURES] = []
+    config.stash[FIGURES] = Figures(config)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
+from benchmarks.common import OUT, Report, library_versions, machine_facts
 from tests.faults.load import LOST, OK, Seen
 
-OUT = Path(__file__).parents[2] / "benchmarks" / "out" / "faults.json"
 HEAD = (
     f"{'scenario':34} {'sent':>6} {'failed':>7} {'lost':>5} {'failing s':>10} {'recover s':>10} "
     f"{'slowest s':>10}  what failed"
@@ -69,8 +68,17 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def save(rows: Sequence[Row]) -> str:
-    """Write the figures where benchmarks leave theirs; return them as one line of JSON."""
-    line = json.dumps({"benchmark": "faults", "scenarios": [asdict(row) for row in rows]})
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(line + "\n")
-    return line
+    """Write the figures where benchmarks leave theirs, in their form; return them as one line."""
+    report = Report("faults", machine=machine_facts(), versions=library_versions())
+    for each in rows:
+        name = re.sub(r"\W+", "_", each.scenario).strip("_").lower()
+        report.failures[name] = each.failed
+        report.figures[f"{name}_sent"] = each.sent
+        report.figures[f"{name}_lost"] = each.lost
+        report.figures[f"{name}_failing_s"] = each.failing
+        report.figures[f"{name}_slowest_s"] = each.slowest
+        if each.recovered is not None:
+            report.figures[f"{name}_recovered_s"] = each.recovered
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "faults.json").write_text(report.line() + "\n")
+    return report.line()

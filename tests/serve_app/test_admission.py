@@ -126,7 +126,7 @@ def test_unfinished_bodies_hold_no_more_than_they_may(
 def test_a_body_that_comes_a_byte_at_a_time_is_given_up(
     narrow: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve_app.limits, "START_SECONDS", 0.2)
+    monkeypatch.setattr(serve_app.limits, "LOOK_SECONDS", 0.2)
 
     async def run() -> None:
         client = Client(narrow())
@@ -142,7 +142,7 @@ def test_a_body_that_comes_a_byte_at_a_time_is_given_up(
 def test_a_body_that_is_large_and_steady_may_take_its_time(
     narrow: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve_app.limits, "START_SECONDS", 0.05)
+    monkeypatch.setattr(serve_app.limits, "LOOK_SECONDS", 0.05)
 
     async def run() -> None:
         client = Client(narrow())

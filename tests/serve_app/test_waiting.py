@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
 import serve_app.waiting
+from cluster.environment import free_port
 from models.errors import AccessError, NotFoundError, ProofError, StorageError
+from serve_app.config import ServeOptions
+from serve_app.model import open_served
 from serve_app.waiting import open_patiently
+from tests.bundles import tiny_bundle
 
 
 class Store:
@@ -54,3 +59,15 @@ def test_what_waiting_cannot_help_is_told_at_once(error: Exception) -> None:
     with pytest.raises(type(error)):
         open_patiently(store.open, 10)
     assert store.num_asked == 1
+
+
+@pytest.mark.slow
+def test_a_replica_does_not_start_with_old_names_while_the_label_store_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    bundle = tiny_bundle(tmp_path, kind="dynamic")
+    with pytest.raises(StorageError, match=r"s3://labels"):
+        open_served(ServeOptions(bundle=bundle, label_store="s3://labels"))
