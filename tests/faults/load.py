@@ -28,7 +28,7 @@ LOST = (RESET, CUT, SILENT)  # sent, and never answered
 FIRST_PART = 14_000  # bytes: what a TCP connection sends at first
 PAUSE_SECONDS = 0.002
 PATIENCE_SECONDS = 30.0
-RECORDED_HEADERS = ("retry-after", "connection")
+CLIENTS = 12
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ class Seen:
 
 
 @contextmanager
-def load(url: str, body: bytes, *, clients: int = 12, per_second: float = 90) -> Iterator[Seen]:
+def load(
+    url: str, body: bytes, *, clients: int = CLIENTS, per_second: float = 90
+) -> Iterator[Seen]:
     """Keep asking `url` for the length of the context; every request is answered or given up
     before it ends.
     """

@@ -35,13 +35,18 @@ class Row:
     kinds: Mapping[str, int]
     note: str = ""
 
+    @property
+    def facts(self) -> str:
+        """What failed, and what else there is to say."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
+        return "; ".join(filter(None, (kinds, self.note)))
+
     def __str__(self) -> str:
         recovered = "-" if self.recovered is None else f"{self.recovered:.1f}"
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
         return (
             f"{self.scenario:34} {self.sent:>6} {self.failed:>7} {self.lost:>5} "
             f"{self.failing:>10.1f} {recovered:>10} {self.slowest:>10.2f}  "
-            f"{'; '.join(filter(None, (kinds, self.note)))}"
+            f"{self.facts}"
         )
 
 
@@ -79,6 +84,7 @@ def save(rows: Sequence[Row]) -> str:
         report.figures[f"{name}_slowest_s"] = each.slowest
         if each.recovered is not None:
             report.figures[f"{name}_recovered_s"] = each.recovered
+        report.figures[f"{name}_facts"] = each.facts
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "faults.json").write_text(report.line() + "\n")
     return report.line()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.faults.conftest import Figures
-from tests.faults.load import load
+from tests.faults.load import CLIENTS, load
 from tests.faults.memory import memory_limit
 from tests.faults.report import row
 from tests.faults.site import Site, kill
@@ -37,6 +37,23 @@ def test_a_replica_that_is_killed_loses_no_request(
             time.sleep(1)
     figures.append(row("replica killed, 3 times", seen, recovered=whole - killed))
     assert figures[-1].failed == 0
+
+
+def test_a_killed_replica_loses_no_more_than_the_large_bodies_it_has(
+    site: Site, store: Path, figures: Figures
+) -> None:
+    site.serve({"bundle": f"{store}/tiny/1"}, replicas=2)
+    noise = np.random.default_rng(5).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    large = cv2.imencode(".png", noise)[1].tobytes()
+    with load(f"{site.url}/classify", large, per_second=60) as seen:
+        time.sleep(2)
+        pid = site.replicas()[0]["pid"]
+        killed = kill(pid)
+        whole = site.wait_until_whole(2, without=frozenset([pid]))
+    note = f"bodies of {len(large):,} bytes, which HAProxy does not keep"
+    scenario = "replica killed, large bodies"
+    figures.append(row(scenario, seen, recovered=whole - killed, note=note))
+    assert figures[-1].failed <= CLIENTS
 
 
 def test_the_only_replica_killed_makes_requests_wait_for_the_next(
