@@ -60,16 +60,14 @@ def _autoscaling(settings: dict[str, Any]) -> AutoscalingConfig:
 
 
 def _surge_percent(options: ServeOptions) -> int:
-    """Return the share of new replicas that may stand beside the old ones: none where the model
-    fills the cluster as it is, since an update would wait for ever for room.
+    """Return the share of new replicas that may stand beside the old ones: none where no room is
+    free for another one now, since an update would wait for it, for ever if need be.
     """
     if options.max_surge_percent is not None:
         return options.max_surge_percent
-    fills = options.replicas is None and options.autoscaling is None
-    total = ray.cluster_resources() if fills else {}
-    kind, each = ("GPU", options.num_gpus) if options.num_gpus else ("CPU", options.num_cpus)
-    is_full = fills and (_num_fitting(options) + 1) * each > total.get(kind, 0)
-    return 0 if is_full else SURGE_PERCENT
+    free = ray.available_resources()
+    wanted = {"CPU": options.num_cpus, "GPU": options.num_gpus}
+    return SURGE_PERCENT if all(free.get(name, 0) >= wanted[name] for name in wanted) else 0
 
 
 def _num_fitting(options: ServeOptions) -> int:
