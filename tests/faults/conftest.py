@@ -60,7 +60,8 @@ def photo() -> bytes:
     """A JPEG of 40 kB: more than a network sends at once, more than HAProxy's buffer by default."""
     noise = np.random.default_rng(5).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     pixels = noise.repeat(6, axis=0).repeat(6, axis=1)
-    return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=85)
+    encoded: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=85)
+    return encoded
 
 
 @pytest.fixture(scope="session")
