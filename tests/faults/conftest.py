@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,9 @@ class Figures(list[Row]):
     def append(self, row: Row) -> None:
         """Keep a row and print it."""
         super().append(row)
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        assert reporter is not None
-        reporter.ensure_newline()
-        reporter.write_line(str(row))
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            print(f"\n{row}")
 
 
 FIGURES = pytest.StashKey[Figures]()
