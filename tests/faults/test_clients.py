@@ -53,7 +53,8 @@ def test_slow_clients_keep_nobody_out(
                 client.send_a_byte()
             time.sleep(max(0.0, tick + 1 - time.monotonic()))
     ended = Counter(f"{kind}: {client.answer or 'still there'}" for kind, client in slow)
-    figures.append(row("300 slow clients", seen, note="; ".join(map(str, ended.items()))))
+    told = ", ".join(f"{count} of slow {what}" for what, count in ended.items())
+    figures.append(row("300 slow clients", seen, note=told))
     assert figures[-1].failed == 0
     assert all(client.answer == "408" for _, client in slow), ended
 
