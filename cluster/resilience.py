@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import resource
 
-# HAProxy sends a request again only if its buffer holds the whole of it, headers included. It copies
-# the buffer for each request, full or not: 77 us of CPU time with this size, 58 with Ray's 16 KiB,
-# 117 with 256 KiB, 560 with 1 MiB (benchmarks.haproxy_buffer).
+# HAProxy sends a request again only if its buffer holds the whole of it, headers included. It
+# copies the buffer for each request, full or not: 77 us of CPU time with this size, 58 with Ray's
+# 16 KiB, 117 with 256 KiB, 560 with 1 MiB (benchmarks.haproxy_buffer).
 BUFFER_BYTES = 128 << 10
 MAX_CONNECTIONS = 20_000
 # HAProxy does not start where it may not open two and a half files per connection and some more.
