@@ -5,8 +5,10 @@ Pure values: nothing here starts or contacts anything.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import random
 import socket
 import tempfile
 from pathlib import Path
@@ -24,6 +26,7 @@ OBJECT_STORE_LIMIT = 8 << 30
 GRPC_MESSAGE_BYTES = 65 << 20
 # A Unix socket path holds 107 characters; Ray puts about 65 below its temporary folder.
 LONGEST_TEMP_DIR = 40
+FREE_PORTS = range(20_000, 30_000)
 
 
 def serving_environment() -> dict[str, str]:
@@ -108,7 +111,13 @@ def object_store_bytes() -> int:
 
 
 def free_port() -> int:
-    """Return a TCP port that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a TCP port that nothing listens on.
+
+    It lies below those that systems give to connections and Ray to its replicas: one of these may
+    be taken again before it is used, and HAProxy does not start then.
+    """
+    for port in random.sample(FREE_PORTS, len(FREE_PORTS)):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("", port))
+            return port
+    raise OSError(f"every port from {FREE_PORTS[0]} to {FREE_PORTS[-1]} is taken")

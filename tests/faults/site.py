@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import psutil
 
 from cluster.environment import MARK
@@ -57,6 +58,14 @@ class Site:
         """Deploy and wait until that many replicas answer."""
         self.deploy({**args, "replicas": replicas})
         self.wait_until_whole(replicas)
+        wait_until(self.is_ready, lambda: f"nothing answers at {self.url}")
+
+    def is_ready(self) -> bool:
+        """Say whether the model answers through HAProxy."""
+        try:
+            return httpx.get(f"{self.url}/ready", timeout=10).status_code == 200
+        except httpx.TransportError:
+            return False
 
     def application(self) -> dict[str, Any]:
         """Return what Serve says of the model."""

@@ -74,9 +74,11 @@ def test_a_replica_waits_for_a_bundle_store_that_is_down_and_starts_from_its_cac
     assert s3_server.make_bucket("fault-models") == models
     assert tiny_bundle(models, classes=("a", "b", "c")) == bundle
     whole = site.wait_until_whole(1, without=before)
+    wait_until(site.is_ready, lambda: f"nothing answers at {site.url}")
     with load(f"{site.url}/classify", photo, per_second=20) as first:
         time.sleep(1)
     figures.append(row("bundle store down at start", first, recovered=whole - back))
+    assert figures[-1].failed == 0
     s3_server.stop()
     try:
         pid = site.replicas()[0]["pid"]
@@ -90,6 +92,7 @@ def test_a_replica_waits_for_a_bundle_store_that_is_down_and_starts_from_its_cac
     figures.append(
         row("replica killed, bundle store down", seen, recovered=whole - killed, note=note)
     )
+    assert figures[-1].failed == 0
 
 
 def test_a_full_disk_keeps_the_old_version_serving_and_says_so(
