@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -12,7 +13,8 @@ import pytest
 from starlette.types import Message
 
 import serve_app.limits
-from models.predictor import Predictor
+from models.bundle import open_bundle
+from models.predictor import open_predictor
 from serve_app.asgi import build_asgi
 from serve_app.config import Limits, ServeOptions
 from serve_app.model import ServedModel
@@ -25,13 +27,19 @@ Change = Callable[..., ServedModel]
 
 
 @pytest.fixture
-def narrow(predictor: Predictor, options: ServeOptions) -> Change:
-    """Make a model with one place and other settings, on the predictor that all tests share."""
+def narrow(options: ServeOptions, cache: Path) -> Iterator[Change]:
+    """Make a model with one place and other settings."""
+    made: list[ServedModel] = []
 
     def make(**changes: Any) -> ServedModel:
-        return ServedModel(predictor, options.model_copy(update={"max_requests": 1, **changes}))
+        narrowed = options.model_copy(update={"max_requests": 1, **changes})
+        predictor = open_predictor(open_bundle(options.bundle, cache), options.engine_options)
+        made.append(ServedModel(predictor, narrowed))
+        return made[-1]
 
-    return make
+    yield make
+    for model in made:
+        model.close()
 
 
 class Client:
@@ -176,7 +184,7 @@ def test_a_request_that_waits_longer_than_its_deadline_is_dropped_before_it_is_d
         answers = [await client.answer() for client in clients]
         assert {(status, body["code"]) for status, body in answers} == {(503, "deadline")}
         assert model.gate.num_inside == 0
-        await asyncio.to_thread(model.close)
+        await asyncio.to_thread(model.close)  # waits for the thread
 
     asyncio.run(run())
     assert decoded == [1]  # the one that had a thread
