@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-clients check lint types fast-jobs fast-served bench lock clean
+.PHONY: help demo serve test test-clients test-faults check lint types fast-jobs fast-served bench lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -39,6 +39,9 @@ test-clients: $(STAMP)  ## Triton's and KServe's clients, in an environment of t
 	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
 	@$(BIN)/uv pip install --quiet --python $(CLIENTS)/bin/python -r tests/clients/requirements.txt
 	$(BIN)/python -m tests.clients.serve $(CLIENTS)/bin/python
+
+test-faults: $(STAMP)  ## what breaks under load, on purpose: killed processes, upgrades, stores, slow clients
+	$(BIN)/python -m pytest -m faults tests/faults
 
 check: $(STAMP)  ## lint, format, types, drift and the fast tests: under a minute
 	@$(MAKE) --no-print-directory --output-sync --keep-going -j2 fast-jobs types fast-served lint

@@ -5,13 +5,17 @@ Pure values: nothing here starts or contacts anything.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import random
 import socket
 import tempfile
 from pathlib import Path
 
 import psutil
+
+from cluster.resilience import resilience_environment
 
 MARK = "SIGHTLINE_SESSION"
 MIN_LOGICAL_CPUS = 4
@@ -22,6 +26,7 @@ OBJECT_STORE_LIMIT = 8 << 30
 GRPC_MESSAGE_BYTES = 65 << 20
 # A Unix socket path holds 107 characters; Ray puts about 65 below its temporary folder.
 LONGEST_TEMP_DIR = 40
+FREE_PORTS = range(20_000, 30_000)
 
 
 # What every node needs before Ray starts so that Serve is fast; the manifests in kubernetes/ say the
@@ -35,8 +40,6 @@ SERVING = {
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     # HAProxy would write a line per request that its manager reads in Python: 0.3 ms per request.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-    # A photo of 40 kB then passes in one piece instead of three, each of which wakes the replica.
-    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 << 10),
     # The log monitor, which carries what workers print to drivers, lists all files ten times a
     # second unless there are more than this; then only as often as said here.
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
@@ -49,6 +52,7 @@ def serving_environment() -> dict[str, str]:
     return {
         **SERVING,
         "RAY_SERVE_HAPROXY_NBTHREAD": "1" if usable_cores() <= 4 else "4",
+        **resilience_environment(),
         # Two sessions on one machine would collide on the default ports: of HAProxy's own pages,
         # and of the proxy that stands in for replicas that are gone.
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
@@ -120,7 +124,13 @@ def object_store_bytes() -> int:
 
 
 def free_port() -> int:
-    """Return a TCP port that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a TCP port that nothing listens on.
+
+    It lies below those that systems give to connections and Ray to its replicas: one of these may
+    be taken again before it is used, and HAProxy does not start then.
+    """
+    for port in random.sample(FREE_PORTS, len(FREE_PORTS)):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("", port))
+            return port
+    raise OSError(f"every port from {FREE_PORTS[0]} to {FREE_PORTS[-1]} is taken")

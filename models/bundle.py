@@ -15,11 +15,12 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import (
+    AccessError,
     AlreadyExistsError,
     BundleError,
     DigestError,
@@ -27,7 +28,7 @@ from models.errors import (
     StorageError,
 )
 from models.manifest import Artifact, Manifest, check_name, dump_manifest, parse_manifest
-from models.storage import Store, open_store
+from models.storage import Store, is_remote, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +108,28 @@ def open_bundle(uri: str | Path, cache: Path | None = None) -> Bundle:
     Reads the manifest only; artifacts come when asked for. Raises `NotFoundError` for a version
     that does not exist or was never completed, naming the versions there are, and `ManifestError`
     for a manifest that cannot be read.
+
+    A bucket that does not answer is no obstacle where the manifest was read before: it never
+    changes, and the artifacts in the cache are those that it names, or are fetched.
     """
-    store = open_store(uri)
+    store, cache = open_store(uri), cache or default_cache()
+    known = cache / "manifests" / hashlib.sha256(store.uri.encode()).hexdigest()
     try:
         data = store.read(MANIFEST)
     except NotFoundError as error:
         raise NotFoundError(_explain_missing(store)) from error
+    except AccessError:
+        raise
+    except StorageError as error:
+        if not known.is_file():
+            raise
+        logger.warning("opening %s as it was read before: %s", store.uri, error)
+        data = known.read_bytes()
+    else:
+        if is_remote(store.uri):
+            _remember(data, known)
     manifest = parse_manifest(data, f"{store.uri}/{MANIFEST}")
-    return Bundle(store.uri, manifest, cache or default_cache())
+    return Bundle(store.uri, manifest, cache)
 
 
 def list_versions(store_uri: str | Path, name: str) -> list[int]:
@@ -150,6 +165,19 @@ def newest_model(store_uri: str | Path) -> str:
     if not published:
         raise NotFoundError(f"no published model in {store.uri}; train one first")
     return max(published)[1]
+
+
+def _remember(data: bytes, path: Path) -> None:
+    """Keep a copy for when the store does not answer; a disk that takes none is told of later, by
+    the artifacts.
+    """
+    with suppress(OSError):
+        if path.is_file() and path.read_bytes() == data:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}")
+        part.write_bytes(data)
+        part.replace(path)
 
 
 def _publish_as(models: Store, manifest: Manifest, folder: Path) -> Published | None:

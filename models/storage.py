@@ -129,11 +129,14 @@ class Store:
         """Stream the object to a local file and return the number of bytes written."""
         size = 0
         with self._explained("read", key):
-            stream = obstore.get(self._client(), key).stream(min_chunk_size=8 << 20)
-            with path.open("wb") as file:
-                for chunk in stream:
-                    size += file.write(chunk)
-        return size
+            chunks = iter(obstore.get(self._client(), key).stream(min_chunk_size=8 << 20))
+        with path.open("wb") as file:  # whose errors are not the store's
+            while True:
+                with self._explained("read", key):
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return size
+                size += file.write(chunk)
 
     def upload(self, key: str, path: Path) -> None:
         """Stream a local file to the object, replacing what was there."""

@@ -1,31 +1,89 @@
 """How many requests a replica takes at once. Beyond it, 429 at once, before the body is read: a
 request that would wait for long is better sent elsewhere or later.
+
+A request takes its place when the whole of it has come, so clients that send slowly cannot keep
+others out. What unfinished bodies hold is bounded by itself.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from starlette.requests import Request
+from starlette.types import Message
+
+from serve_app.config import ServeOptions
 from serve_app.errors import RequestError
+from serve_app.limits import CLOSE
+from serve_app.replies import Reply
+from serve_app.routing import Handler
 from serve_app.statistics import Statistics
 
 
 class Gate:
     """Lets a bounded number of scoring requests in, and counts what becomes of them."""
 
-    def __init__(
-        self, max_requests: int, retry_after_seconds: float, statistics: Statistics
-    ) -> None:
-        self._max_requests = max_requests
-        self._retry_after = str(max(1, math.ceil(retry_after_seconds)))
+    def __init__(self, options: ServeOptions, statistics: Statistics) -> None:
+        self._max_requests = options.max_requests
+        self._max_upload_bytes = options.limits.max_upload_bytes
+        self._deadline_seconds = options.deadline_seconds
+        self._retry_after = str(max(1, math.ceil(options.retry_after_seconds)))
         self._statistics = statistics
         self.num_inside = 0
+        self.upload_bytes = 0  # of bodies whose end has not come yet
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Hold a place for the request that is answered inside. Raises `RequestError` (429)."""
+        """Hold a place for a request that has come whole. Raises `RequestError` (429)."""
+        self._check_room()
+        self.num_inside += 1
+        try:
+            with self._statistics.request():
+                yield
+        finally:
+            self.num_inside -= 1
+
+    async def answered(self, handler: Handler, request: Request) -> Reply:
+        """Return what the handler answers to a request that is still on its way.
+
+        Raises `RequestError`: 429 where there is no room, before the body is read or after it; 503
+        when the answer is not there in time. What waits for a thread then is never begun.
+        """
+        self._check_room()
+        with self._statistics.request():
+            async with asyncio.timeout(None) as clock:
+                visit = _Visit(self, request, clock)
+                try:
+                    return await handler(Request(request.scope, visit.receive))
+                except asyncio.CancelledError:
+                    # Serve cancels for clients that have left, and this is not one of them.
+                    if clock.expired():
+                        raise self._too_late() from None
+                    raise
+                finally:
+                    visit.leave()
+
+    def check_upload(self) -> None:
+        """Raise `RequestError` (429) where unfinished bodies hold more than they may."""
+        if self.upload_bytes > self._max_upload_bytes:
+            raise RequestError(
+                429,
+                "queue_full",
+                f"bodies that are still arriving hold {self._max_upload_bytes:,} bytes already; "
+                f"try again after {self._retry_after} s",
+                {"Retry-After": self._retry_after, **CLOSE},
+            )
+
+    def enter(self, clock: asyncio.Timeout) -> None:
+        """Take a place for a request whose body has come, and start its clock."""
+        self._check_room()
+        self.num_inside += 1
+        clock.reschedule(asyncio.get_running_loop().time() + self._deadline_seconds)
+
+    def _check_room(self) -> None:
         if self.num_inside >= self._max_requests:
             raise RequestError(
                 429,
@@ -34,9 +92,47 @@ class Gate:
                 f"{self._retry_after} s",
                 {"Retry-After": self._retry_after},
             )
-        self.num_inside += 1
-        try:
-            with self._statistics.request():
-                yield
-        finally:
-            self.num_inside -= 1
+
+    def _too_late(self) -> RequestError:
+        return RequestError(
+            503,
+            "deadline",
+            f"no answer within {self._deadline_seconds:g} s of the request's arrival; send fewer "
+            f"images at once, try again after {self._retry_after} s, or raise deadline_seconds in "
+            "the serve file",
+            {"Retry-After": self._retry_after},
+        )
+
+
+class _Visit:
+    """One request at the gate, from its first header on: it reads the body and sees its end."""
+
+    def __init__(self, gate: Gate, request: Request, clock: asyncio.Timeout) -> None:
+        self._gate = gate
+        self._receive = request.receive
+        self._clock = clock
+        self._upload_bytes = 0
+        self._is_inside = False
+
+    async def receive(self) -> Message:
+        """Return the next part of the request. Raises `RequestError` (429)."""
+        message = await self._receive()
+        if message["type"] != "http.request" or self._is_inside:
+            return message
+        if message.get("more_body", False):
+            self._hold(len(message.get("body", b"")))
+            self._gate.check_upload()
+        else:
+            self._hold(-self._upload_bytes)
+            self._gate.enter(self._clock)
+            self._is_inside = True
+        return message
+
+    def leave(self) -> None:
+        """Give back what is held."""
+        self._hold(-self._upload_bytes)
+        self._gate.num_inside -= self._is_inside
+
+    def _hold(self, num_bytes: int) -> None:
+        self._upload_bytes += num_bytes
+        self._gate.upload_bytes += num_bytes

@@ -18,6 +18,11 @@ from serve_app.replica import Replica
 # there is room for calls that cost nothing, and for refusing.
 ROOM = 1000
 REJECTED = 429
+# By this Serve finds a replica that was killed: with its 10 s, the next one came 12 s later.
+HEALTH_CHECK_SECONDS = 2
+# New replicas that may stand beside the old ones. With none, an update to a bundle that fails its
+# proof would take the last replica first.
+SURGE_PERCENT = 20
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -32,6 +37,8 @@ def build(args: dict[str, Any]) -> serve.Application:
         serve.ingress()(Replica),
         name=DEPLOYMENT,
         **scale,
+        max_surge_percent=_surge_percent(options),
+        health_check_period_s=HEALTH_CHECK_SECONDS,
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         max_ongoing_requests=options.max_requests + ROOM,
         max_queued_requests=ROOM,
@@ -50,6 +57,17 @@ def _autoscaling(settings: dict[str, Any]) -> AutoscalingConfig:
         raise ConfigError(
             f"args of serve_app.app:build: autoscaling = {settings}: {error}"
         ) from error
+
+
+def _surge_percent(options: ServeOptions) -> int:
+    """Return the share of new replicas that may stand beside the old ones: none where no room is
+    free for another one now, since an update would wait for it, for ever if need be.
+    """
+    if options.max_surge_percent is not None:
+        return options.max_surge_percent
+    free = ray.available_resources()
+    wanted = {"CPU": options.num_cpus, "GPU": options.num_gpus}
+    return SURGE_PERCENT if all(free.get(name, 0) >= wanted[name] for name in wanted) else 0
 
 
 def _num_fitting(options: ServeOptions) -> int:

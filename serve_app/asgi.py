@@ -85,7 +85,6 @@ def _guarded(handler: Handler, path: str, keys: Keys, gate: Gate | None = None) 
             keys.require(request.headers, INFER)
         if gate is None:
             return await handler(request)
-        with gate.admitted():
-            return await handler(request)
+        return await gate.answered(handler, request)
 
     return call

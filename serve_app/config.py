@@ -32,6 +32,18 @@ class Limits(_Frozen):
     max_pixels: int = Field(100_000_000, ge=1, description="as the image's header states them")
     max_images: int = Field(64, ge=1, description="in one request")
     upload_seconds: float = Field(60, gt=0, description="for a body to arrive")
+    max_upload_bytes: int = Field(
+        256 * MIB, ge=1, description="held by bodies that are still arriving, per replica"
+    )
+
+    @model_validator(mode="after")
+    def _let_the_largest_body_in(self) -> Limits:
+        if self.max_upload_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_upload_bytes = {self.max_upload_bytes} is less than max_body_bytes = "
+                f"{self.max_body_bytes}, so that the largest body could never arrive"
+            )
+        return self
 
     @property
     def image(self) -> ImageLimits:
@@ -64,7 +76,20 @@ class ServeOptions(_Frozen):
 
     # A replica holds the bodies of all these, so this bounds its memory.
     max_requests: int = Field(96, ge=1, description="at once, per replica; beyond it 429")
-    retry_after_seconds: float = Field(1.0, ge=0, description="told with 429")
+    retry_after_seconds: float = Field(1.0, ge=0, description="told with 429 and 503")
+    deadline_seconds: float = Field(
+        60, gt=0, description="from the end of a request's body to its answer; beyond it 503"
+    )
+
+    start_patience_seconds: float = Field(
+        60, ge=0, description="a replica waits so long for a store that does not answer"
+    )
+    max_surge_percent: int | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="new replicas started before old ones stop; 20 where there is room, if unset",
+    )
 
     limits: Limits = Limits()
 

@@ -18,23 +18,36 @@ from serve_app.errors import RequestError, bad_request
 # The rest of a refused body is not worth reading: the connection ends with the answer.
 CLOSE = {"Connection": "close"}
 MAX_DIGITS = 19  # of a length in a header
+# What comes more slowly than any network is not meant to arrive: who sends a byte a second would
+# else be waited for as long as the largest body takes.
+LOOK_SECONDS = 10.0
+SLOWEST = 1000.0  # bytes a second, between two looks
 
 
 async def read_body(
     request: Request, max_bytes: int, seconds: float, *, may_be_compressed: bool = False
 ) -> bytes:
     """Return the whole body, or raise `RequestError`: 413 when it is larger than allowed, 408 when
-    it takes longer to arrive.
+    it takes longer to arrive, or comes at less than `SLOWEST`.
     """
     encoding = _encoding(request, known=WINDOWS if may_be_compressed else ())
+    chunks, received, seen = [], 0, 0
+    now = asyncio.get_running_loop().time
+    end = now() + seconds
     try:
-        async with asyncio.timeout(seconds):
-            chunks = [chunk async for chunk in _limited_stream(request, max_bytes)]
+        async with asyncio.timeout_at(min(end, now() + LOOK_SECONDS)) as clock:
+            async for chunk in _limited_stream(request, max_bytes):
+                chunks.append(chunk)
+                received += len(chunk)
+                if received - seen >= SLOWEST * LOOK_SECONDS:
+                    seen = received
+                    clock.reschedule(min(end, now() + LOOK_SECONDS))
     except TimeoutError as error:
         raise RequestError(
             408,
             "upload_timeout",
-            f"the body did not arrive within {seconds:g} s; send smaller images, or raise "
+            f"the body did not arrive within {seconds:g} s, or came at less than {SLOWEST:,.0f} "
+            f"bytes a second ({received:,} came); send smaller images, or raise "
             "limits.upload_seconds in the serve file",
             CLOSE,
         ) from error

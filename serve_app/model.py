@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from models.bundle import open_bundle
 from models.errors import ConfigError, EngineError, SightlineError
@@ -24,6 +24,7 @@ from serve_app.errors import RequestError
 from serve_app.feeding import open_feeder
 from serve_app.label_keeper import FixedLabels, LabelKeeper, Labels
 from serve_app.statistics import Statistics
+from serve_app.waiting import FINAL
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class ServedModel:
         self.limits = options.limits
         self.has_docs = options.docs
         self.statistics = Statistics()
-        self.gate = Gate(options.max_requests, options.retry_after_seconds, self.statistics)
+        self.gate = Gate(options, self.statistics)
         # What every answer says of who gave it.
         self.facts: dict[str, object] = {
             "model": self.manifest.name,
@@ -141,4 +142,8 @@ def _open_labels(manifest: Manifest, options: ServeOptions) -> Labels | None:
     if options.label_store is None:
         return None
     log = open_log(options.label_store, manifest.name, manifest.classes)
+    # A store that does not answer is waited for: a replica that began with the model's own names
+    # would answer beside others that use newer ones. What is wrong for good, the keeper tells.
+    with suppress(*FINAL):
+        log.head()
     return LabelKeeper(log, options.label_poll_seconds)

@@ -24,6 +24,7 @@ from serve_app.oip.grpc_calls import GrpcCalls
 from serve_app.routing import Api
 from serve_app.serve_peers import ServePeers
 from serve_app.statistics import Counters
+from serve_app.waiting import open_patiently
 
 logger = logging.getLogger("ray.serve")
 
@@ -81,7 +82,7 @@ class Replica(GrpcCalls):
 
 
 def _open(options: ServeOptions, application: str) -> ServedModel:
-    model = open_served(options)
+    model = open_patiently(lambda: open_served(options), options.start_patience_seconds)
     try:
         check_route(application, model.manifest)
     except ConfigError:

@@ -23,11 +23,34 @@ from tests.bundles import tiny_bundle
 SECONDS_TO_START = 60
 
 
-@dataclass(frozen=True)
+@dataclass
 class S3Server:
-    """A running S3 server; the environment variables of this process point to it."""
+    """An S3 server; the environment variables of this process point to it. It keeps its objects in
+    memory, so they are gone when it is stopped.
+    """
 
-    endpoint: str
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        _wait_for(self.endpoint, self.process)
+
+    def stop(self) -> None:
+        """End it, whatever it is doing."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def make_bucket(self, name: str) -> str:
         """Make a bucket and return its URI."""
@@ -47,10 +70,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """Start moto's server as a process of its own, with credentials in the environment only."""
-    port = free_port()
-    endpoint = f"http://127.0.0.1:{port}"
+    server = S3Server(free_port())
     environment = {
-        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ENDPOINT_URL": server.endpoint,
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_REGION": "us-east-1",
@@ -61,17 +83,11 @@ def s3_server() -> Iterator[S3Server]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
         try:
-            _wait_for(endpoint, server)
-            yield S3Server(endpoint)
+            server.start()
+            yield server
         finally:
-            server.kill()
-            server.wait()
+            server.stop()
 
 
 @pytest.fixture(scope="session")

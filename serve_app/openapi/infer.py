@@ -87,6 +87,7 @@ def infer_operation(model: ServedModel, root: str) -> dict[str, Any]:
             422: ("image_decode",),
             429: ("queue_full",),
             500: ("engine", "internal"),
+            503: ("deadline",),
             **({409: ("label_revision",)} if has_map else {}),
         },
         curl=f"curl -H 'Content-Type: {JSON}' -d '{example}' '{{server}}{root}/infer'",

@@ -40,6 +40,7 @@ IMAGE_CODES: Codes = {
     422: ("image_decode",),
     429: ("queue_full",),
     500: ("engine", "internal"),
+    503: ("deadline",),
 }
 
 

@@ -37,6 +37,7 @@ SENTENCES: Mapping[str, str] = {
     "content_encoding": "the body is compressed with 'br'; send it as it is",
     "declarative": "cannot unload 'elpv': what is served stands in the serve file",
     "engine": "the server failed; the reason is in its log",
+    "deadline": "no answer within 60 s of the request's arrival; try again after 1 s",
     "forbidden": "the key 'line-4' has not the scope 'admin'",
     "image_decode": "damaged JPEG: image file is truncated",
     "image_too_large": "the image has 20,000 x 20,000 pixels (400 million), more than the limit",
@@ -73,7 +74,7 @@ STATUS_WORDS: Mapping[int, str] = {
     429: "Busy: try again after the time told",
     500: "The server failed",
     501: "Not offered here",
-    503: "Not ready, or what is needed does not answer",
+    503: "Not ready, too busy to answer in time, or what is needed does not answer",
 }
 STATUS_HEADERS: Mapping[int, tuple[str, str]] = {
     401: ("WWW-Authenticate", "Bearer"),

@@ -13,6 +13,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from cluster.environment import SERVING
+from cluster.resilience import MAX_CONNECTIONS, resilience_environment
 from tests.cluster.crd_schema import find_errors
 from tests.cluster.operator_rules import cluster_spec, find_violations
 
@@ -339,6 +340,9 @@ def test_serving_roles_run_haproxy_and_leave_time_to_drain(role: str) -> None:
     (settings,) = [item["data"] for item in build(BASE / role) if item["kind"] == "ConfigMap"]
 
     assert settings.items() >= SERVING.items()
+    # A local session may hold fewer connections, by its limit of open files.
+    told = {**resilience_environment(), "RAY_SERVE_HAPROXY_MAXCONN": str(MAX_CONNECTIONS)}
+    assert {name: settings[name] for name in told} == told
     drain = int(settings["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
     for group in groups(ray_object(role)):
         # 35 s is the least that Serve gives a replica to finish in HAProxy mode.

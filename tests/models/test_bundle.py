@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.environment import free_port
 from models.bundle import (
     MANIFEST,
     Published,
@@ -23,7 +24,7 @@ from models.bundle import (
     open_bundle,
     publish,
 )
-from models.errors import BundleError, DigestError, ManifestError, NotFoundError
+from models.errors import BundleError, DigestError, ManifestError, NotFoundError, StorageError
 from models.manifest import Manifest
 from models.storage import open_store
 from tests.conftest import S3Server
@@ -75,6 +76,21 @@ def test_it_works_the_same_in_a_bucket(s3_server: S3Server, tmp_path: Path) -> N
     assert list_versions(store, "part") == [1, 2]
     bundle = open_bundle(f"{store}/part/2", cache=tmp_path / "cache")
     assert bundle.path("model.onnx").read_bytes() == b"two"
+
+
+def test_a_bucket_that_does_not_answer_opens_as_it_was_read_before(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, cache = s3_server.make_bucket("down") + "/models", tmp_path / "cache"
+    known = publish_draft(store, tmp_path / "draft", b"one").uri
+    other = publish_draft(store, tmp_path / "draft", b"two").uri
+    open_bundle(known, cache).path("model.onnx")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    assert open_bundle(known, cache).path("model.onnx").read_bytes() == b"one"
+    with pytest.raises(StorageError):
+        open_bundle(known, cache).path("card.md")  # which was not fetched in time
+    with pytest.raises(StorageError):
+        open_bundle(other, cache)
 
 
 def test_versions_count_up_and_the_newest_is_found(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""Replicas that die under load: killed, and out of memory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+
+from tests.faults.conftest import Figures
+from tests.faults.load import CLIENTS, load
+from tests.faults.memory import memory_limit
+from tests.faults.report import row
+from tests.faults.site import Site, kill
+
+pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(240)]
+
+LIMIT_BYTES = 48 << 20
+# Decoded it takes 3 bytes a pixel, which is more than the limit. A PNG, since a JPEG would be
+# shrunk while it is decoded.
+SIDE = 6000
+
+
+def test_a_replica_that_is_killed_loses_no_request(
+    site: Site, store: Path, photo: bytes, figures: Figures
+) -> None:
+    site.serve({"bundle": f"{store}/tiny/1"}, replicas=2)
+    with load(f"{site.url}/classify", photo) as seen:
+        time.sleep(2)
+        for _ in range(3):
+            pid = site.replicas()[0]["pid"]
+            killed = kill(pid)
+            whole = site.wait_until_whole(2, without=frozenset([pid]))
+            time.sleep(1)
+    figures.append(row("replica killed, 3 times", seen, recovered=whole - killed))
+    assert figures[-1].failed == 0
+
+
+def test_a_killed_replica_loses_no_more_than_the_large_bodies_it_has(
+    site: Site, store: Path, figures: Figures
+) -> None:
+    site.serve({"bundle": f"{store}/tiny/1"}, replicas=2)
+    noise = np.random.default_rng(5).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    large = cv2.imencode(".png", noise)[1].tobytes()
+    with load(f"{site.url}/classify", large, per_second=60) as seen:
+        time.sleep(2)
+        pid = site.replicas()[0]["pid"]
+        killed = kill(pid)
+        whole = site.wait_until_whole(2, without=frozenset([pid]))
+    note = f"bodies of {len(large):,} bytes, which HAProxy does not keep"
+    scenario = "replica killed, large bodies"
+    figures.append(row(scenario, seen, recovered=whole - killed, note=note))
+    assert figures[-1].failed <= CLIENTS
+
+
+def test_the_only_replica_killed_makes_requests_wait_for_the_next(
+    site: Site, store: Path, photo: bytes, figures: Figures
+) -> None:
+    site.serve({"bundle": f"{store}/tiny/1"}, replicas=1)
+    with load(f"{site.url}/classify", photo) as seen:
+        time.sleep(2)
+        pid = site.replicas()[0]["pid"]
+        killed = kill(pid)
+        whole = site.wait_until_whole(1, without=frozenset([pid]))
+        time.sleep(3)
+    figures.append(row("the only replica killed", seen, recovered=whole - killed))
+    assert figures[-1].failed == 0
+
+
+def test_a_replica_out_of_memory_loses_no_request_and_is_replaced(
+    site: Site, store: Path, photo: bytes, figures: Figures
+) -> None:
+    site.serve({"bundle": f"{store}/tiny/1"}, replicas=2)
+    large = cv2.imencode(".png", np.zeros((SIDE, SIDE, 3), np.uint8))[1].tobytes()
+    pid = site.replicas()[0]["pid"]
+    with (
+        memory_limit(pid, LIMIT_BYTES),
+        load(f"{site.url}/classify", photo, per_second=30) as seen,
+        httpx.Client(timeout=60) as client,
+    ):
+        time.sleep(1)
+        began = time.monotonic()
+        statuses: list[int] = []
+        while pid in {replica["pid"] for replica in site.replicas()}:
+            statuses.append(client.post(f"{site.url}/classify", content=large).status_code)
+            assert time.monotonic() - began < 60, "the limit has not been reached"
+        whole = site.wait_until_whole(2, without=frozenset([pid]))
+    note = f"{len(statuses)} large images, {statuses.count(200)} of them answered"
+    figures.append(row("replica out of memory", seen, recovered=whole - began, note=note))
+    assert figures[-1].failed == 0
+    assert set(statuses) == {200}

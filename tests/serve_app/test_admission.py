@@ -1,0 +1,208 @@
+"""Who is let in, who waits and who is refused: places are for requests that have come whole."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from starlette.types import Message
+
+import serve_app.limits
+from models.bundle import open_bundle
+from models.predictor import open_predictor
+from serve_app.asgi import build_asgi
+from serve_app.config import Limits, ServeOptions
+from serve_app.model import ServedModel
+from tests.serve_app.conftest import ROOT, encode
+
+PATIENCE = 20.0
+IMAGE = encode()
+
+Change = Callable[..., ServedModel]
+
+
+@pytest.fixture
+def narrow(options: ServeOptions, cache: Path) -> Iterator[Change]:
+    """Make a model with one place and other settings."""
+    made: list[ServedModel] = []
+
+    def make(**changes: Any) -> ServedModel:
+        narrowed = options.model_copy(update={"max_requests": 1, **changes})
+        predictor = open_predictor(open_bundle(options.bundle, cache), options.engine_options)
+        made.append(ServedModel(predictor, narrowed))
+        return made[-1]
+
+    yield make
+    for model in made:
+        model.close()
+
+
+class Client:
+    """One request that is sent in parts."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self._parts: asyncio.Queue[Message] = asyncio.Queue()
+        self._told: list[Message] = []
+        self._answer = asyncio.create_task(
+            build_asgi(model)(
+                {
+                    "type": "http",
+                    "method": "POST",
+                    "path": f"{ROOT}/classify",
+                    "root_path": ROOT,
+                    "query_string": b"",
+                    "headers": [],
+                },
+                self._parts.get,
+                self._collect,
+            )
+        )
+
+    async def send(self, part: bytes, *, is_last: bool = False) -> None:
+        """Send a part of the body, and let the server look at it."""
+        self._parts.put_nowait({"type": "http.request", "body": part, "more_body": not is_last})
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def answer(self) -> tuple[int, Any]:
+        """Return status and body."""
+        await asyncio.wait_for(self._answer, PATIENCE)
+        return self._told[0]["status"], orjson.loads(self._told[1]["body"])
+
+    def leave(self) -> None:
+        """Do what Serve does when a client has gone."""
+        self._answer.cancel()
+
+    async def _collect(self, message: Message) -> None:
+        self._told.append(message)
+
+
+def test_a_body_that_is_still_coming_takes_nobodys_place(narrow: Change) -> None:
+    async def run() -> None:
+        model = narrow()
+        slow, quick = Client(model), Client(model)
+        await slow.send(IMAGE[:100])
+        assert (model.gate.num_inside, model.gate.upload_bytes) == (0, 100)
+        await quick.send(IMAGE, is_last=True)
+        assert (await quick.answer())[0] == 200
+        await slow.send(IMAGE[100:], is_last=True)
+        assert (await slow.answer())[0] == 200
+        assert (model.gate.num_inside, model.gate.upload_bytes) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_a_body_that_ends_when_all_places_are_taken_is_refused(narrow: Change) -> None:
+    async def run() -> None:
+        model = narrow()
+        late = Client(model)
+        await late.send(IMAGE[:100])
+        with model.gate.admitted():
+            await late.send(IMAGE[100:], is_last=True)
+            status, body = await late.answer()
+        assert (status, body["code"]) == (429, "queue_full")
+        assert (model.gate.num_inside, model.gate.upload_bytes) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_unfinished_bodies_hold_no_more_than_they_may(
+    narrow: Change, options: ServeOptions
+) -> None:
+    async def run() -> None:
+        limits = options.limits.model_copy(update={"max_upload_bytes": 1000})
+        model = narrow(limits=limits)
+        first, second = Client(model), Client(model)
+        await first.send(IMAGE[:900])
+        await second.send(IMAGE[:200])
+        status, body = await second.answer()
+        assert (status, body["code"]) == (429, "queue_full")
+        assert "1,000 bytes" in body["error"]
+        assert model.gate.upload_bytes == 900
+        first.leave()
+        await asyncio.sleep(0.01)
+        assert model.gate.upload_bytes == 0
+
+    asyncio.run(run())
+
+
+def test_a_body_that_comes_a_byte_at_a_time_is_given_up(
+    narrow: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_app.limits, "LOOK_SECONDS", 0.2)
+
+    async def run() -> None:
+        client = Client(narrow())
+        for _ in range(20):
+            await client.send(b"x")
+            await asyncio.sleep(0.02)
+        status, body = await client.answer()
+        assert (status, body["code"]) == (408, "upload_timeout")
+
+    asyncio.run(run())
+
+
+def test_a_body_that_is_large_and_steady_may_take_its_time(
+    narrow: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_app.limits, "LOOK_SECONDS", 0.05)
+
+    async def run() -> None:
+        client = Client(narrow())
+        for start in range(0, 1000, 100):
+            await client.send(IMAGE[start : start + 100])
+            await asyncio.sleep(0.02)
+        await client.send(IMAGE[1000:], is_last=True)
+        assert (await client.answer())[0] == 200
+
+    asyncio.run(run())
+
+
+def test_a_request_that_waits_longer_than_its_deadline_is_dropped_before_it_is_decoded(
+    narrow: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+
+    async def run() -> None:
+        model = narrow(max_requests=8, deadline_seconds=0.2)
+        prepare = model.predictor.prepare
+
+        def slowly(*arguments: Any) -> Any:
+            time.sleep(0.5)
+            decoded.append(1)
+            return prepare(*arguments)
+
+        monkeypatch.setattr(model.predictor, "prepare", slowly)
+        clients = [Client(model) for _ in range(4)]
+        for client in clients:
+            await client.send(IMAGE, is_last=True)
+        answers = [await client.answer() for client in clients]
+        assert {(status, body["code"]) for status, body in answers} == {(503, "deadline")}
+        assert model.gate.num_inside == 0
+        await asyncio.to_thread(model.close)  # waits for the thread
+
+    asyncio.run(run())
+    assert decoded == [1]  # the one that had a thread
+
+
+def test_a_request_whose_client_has_left_gives_its_place_back(narrow: Change) -> None:
+    async def run() -> None:
+        model = narrow()
+        client = Client(model)
+        await client.send(IMAGE, is_last=True)
+        assert model.gate.num_inside == 1
+        client.leave()
+        await asyncio.sleep(0.01)
+        assert model.gate.num_inside == 0
+
+    asyncio.run(run())
+
+
+def test_limits_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_upload_bytes = 10 is less than max_body_bytes"):
+        Limits(max_upload_bytes=10)
