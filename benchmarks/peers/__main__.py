@@ -17,7 +17,8 @@ from pathlib import Path
 from benchmarks.common import print_table
 from benchmarks.fixtures import collect_images, find_bundle
 from benchmarks.load import Load, Rate, generator_name
-from benchmarks.peers.peer import Peer, PeerFailure, Reference, open_reference, serving_peer
+from benchmarks.peers.peer import Peer, serving_peer
+from benchmarks.peers.reference import PeerFailure, Reference, open_reference
 from benchmarks.peers.scoring import MODES
 from benchmarks.peers.table import PEERS
 
@@ -57,11 +58,14 @@ def measure_peers(
 ) -> list[Outcome]:
     """Measure each peer in each mode, alone. A peer that fails is in the list with its reason."""
     reference = open_reference(bundle, images)
-    return [
-        measure_peer(name, mode, bundle, images, reference, seconds=seconds, shares=shares)
-        for name in names
-        for mode in modes
-    ]
+    outcomes = []
+    for name in names:
+        for mode in modes:
+            outcomes.append(
+                measure_peer(name, mode, bundle, images, reference, seconds=seconds, shares=shares)
+            )
+            print(f"{name} {mode}: {' '.join(_row(outcomes[-1])[1:])}", file=sys.stderr)
+    return outcomes
 
 
 def measure_peer(

@@ -6,6 +6,7 @@ import base64
 import email.parser
 import email.policy
 import json
+import signal
 import struct
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from benchmarks.peers.forms import (
     triton_raw,
     v2_base64,
 )
-from benchmarks.peers.peer import PeerFailure, compare
+from benchmarks.peers.peer import ending_by_exception
+from benchmarks.peers.reference import PeerFailure, compare
 from benchmarks.peers.scoring import MODES, torchvision_transform
 from benchmarks.peers.table import PEERS, find_peer
 from models.preprocess import PreprocessSpec, prepare
@@ -126,6 +128,13 @@ def test_the_documented_way_sees_nearly_the_same_pixels() -> None:
 def test_a_rule_without_a_transform_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot do 'pad' to 224 x 224"):
         torchvision_transform(PreprocessSpec(resize="pad"))
+
+
+def test_a_request_to_end_is_an_exception_so_that_peers_are_stopped() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit), ending_by_exception():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_environment_that_cannot_be_made_says_why(tmp_path: Path) -> None:
