@@ -197,7 +197,8 @@ class _OpenLoop:
         admitted = self._tally.ok + unanswered
         return Rate(
             offered_per_second=per_second,
-            ok_per_second=len(self._tally.ok) / seconds,
+            # Answers in the grace period count, so its seconds do as well.
+            ok_per_second=len(self._tally.ok) / max(seconds, now - started),
             p50_ms=percentile_ms(admitted, 0.5),
             p99_ms=percentile_ms(admitted, 0.99),
             refused_p50_ms=percentile_ms(self._tally.refused, 0.5),

@@ -121,21 +121,29 @@ def main() -> int:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--bundle")
     parser.add_argument("--images", type=Path)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each run of load")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=5.0,
+        help="of each run of load; at least 10 where batches take seconds",
+    )
+    parser.add_argument("--shares", nargs="*", type=float, default=SHARES, help="of the capacity")
     options = parser.parse_args()
     bundle = find_bundle(options.bundle)
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder)
         collect_images(options.images, images)
         names = options.names or list(PEERS)
-        outcomes = measure_peers(names, options.modes, bundle, images, seconds=options.seconds)
+        outcomes = measure_peers(
+            names, options.modes, bundle, images, seconds=options.seconds, shares=options.shares
+        )
     columns = [
         *(
             "peer",
             *(f"images/s, {count}" for count in CONNECTIONS),
             f"p50/p99 ms, {CONNECTIONS[0]}",
         ),
-        *(f"p50/p99 ms at {share:.0%}" for share in SHARES),
+        *(f"p50/p99 ms at {share:.0%}" for share in options.shares),
         *("start s", "MiB"),
     ]
     print_table(f"peers ({generator_name()})", columns, [_row(each) for each in outcomes])

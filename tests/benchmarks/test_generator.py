@@ -98,6 +98,13 @@ def test_latency_counts_from_the_schedule_and_not_from_the_sending() -> None:
     assert rate.p99_ms > 800
 
 
+def test_a_server_is_not_called_faster_for_what_it_answers_afterwards() -> None:
+    with tiny_server(lambda number: (200, 0.05)) as server:
+        rate = open_loop(server, per_second=60, seconds=1.0, connections=1)
+    assert rate.num_ok > 40  # within the grace period
+    assert rate.ok_per_second <= 20
+
+
 def test_what_is_never_answered_counts_with_the_time_it_has_waited() -> None:
     with tiny_server(lambda number: (200, 0.0 if number < 10 else 60.0)) as server:
         rate = open_loop(server, per_second=20, seconds=1.0, connections=4)
@@ -113,7 +120,7 @@ def test_refused_requests_are_counted_apart_from_admitted_ones() -> None:
     assert rate.num_other == rate.num_unanswered == 0
     assert rate.p50_ms >= 60
     assert rate.refused_p50_ms < 50
-    assert rate.ok_per_second == pytest.approx(30)
+    assert rate.ok_per_second == pytest.approx(30, rel=0.15)
 
 
 def test_an_open_loop_outlives_connections_that_break() -> None:

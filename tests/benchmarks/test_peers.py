@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.common import ending_by_exception
 from benchmarks.environments import EnvironmentFailure, make_environment
 from benchmarks.peers.forms import (
     base64_json,
@@ -23,7 +24,6 @@ from benchmarks.peers.forms import (
     triton_raw,
     v2_base64,
 )
-from benchmarks.peers.peer import ending_by_exception
 from benchmarks.peers.reference import PeerFailure, compare
 from benchmarks.peers.scoring import MODES, torchvision_transform
 from benchmarks.peers.table import PEERS, find_peer
