@@ -266,7 +266,6 @@ def peer_environment(name: str, folder: Path = ENVIRONMENTS) -> PackageEnvironme
         entry.package,
         *entry.requirements,
         *pinned_here(shared),
-        *entry.not_pinned,
         *UNPINNED,
     ]
     try:

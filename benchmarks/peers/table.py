@@ -102,6 +102,8 @@ PEERS: dict[str, PeerEntry] = {
         same=triton_raw,
         own=triton_raw,
         read=read_v2_binary,
+        # Without the bound on numpy, an old PyTriton that states none is chosen instead.
+        requirements=("numpy<2", "opencv-python-headless<4.12"),
         not_pinned=("numpy", "opencv-python-headless"),
         # The interpreter inside Triton is older than 3.11.6, whose multiprocessing does not run
         # in it.
