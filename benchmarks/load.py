@@ -1,38 +1,39 @@
-"""A closed loop of HTTP requests: each connection sends an image, waits for the answer, sends the
-next.
+"""Ask a server over HTTP, in a closed loop or at a fixed rate.
 
-`wrk` does it where it is installed (`apt install wrk`): it costs next to nothing of the CPU that is
-being measured. Else the generator in this module does, a process of its own with one selector and
-no HTTP library; which of the two it was stands in the report.
+In a closed loop each connection sends a request, waits for the answer, sends the next: `wrk` does
+it where it is installed (`apt install wrk`), since it costs next to nothing of the CPU that is
+being measured; else `benchmarks.generator` does, a process of its own. Which of the two it was
+stands in the report. A fixed rate is always the bundled generator's: wrk has no open loop.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
-import selectors
 import shutil
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.ceiling import read_images
+from benchmarks.generator import Load, Rate
+from benchmarks.wire import Request, raw_requests, write_requests
 
+MAX_CONNECTIONS = 512  # of an open loop
+
+# Statuses are counted by each thread and added up at the end.
 WRK_SCRIPT = """
-local requests, count, position = {}, 0, 0
+local requests, count, position, threads = {}, 0, 0, {}
+num_ok, num_429, num_other = 0, 0, 0
+function setup(thread)
+  threads[#threads + 1] = thread
+end
 function init(args)
   for path in io.lines("FILES") do
     local file = io.open(path, "rb")
     count = count + 1
-    requests[count] = wrk.format("POST", nil, {["Content-Type"] = "image/jpeg"}, file:read("*a"))
+    requests[count] = file:read("*a")
     file:close()
   end
 end
@@ -40,153 +41,119 @@ function request()
   position = position % count + 1
   return requests[position]
 end
+function response(status)
+  if status == 200 then num_ok = num_ok + 1
+  elseif status == 429 then num_429 = num_429 + 1
+  else num_other = num_other + 1 end
+end
+function done(summary, latency, requests)
+  local ok, refused, other, errors = 0, 0, 0, summary.errors
+  for _, thread in ipairs(threads) do
+    ok = ok + thread:get("num_ok")
+    refused = refused + thread:get("num_429")
+    other = other + thread:get("num_other")
+  end
+  other = other + errors.connect + errors.read + errors.write + errors.timeout
+  io.write(string.format(
+    '\\n{"per_second": %f, "p50_ms": %f, "p99_ms": %f, ' ..
+    '"num_ok": %d, "num_429": %d, "num_other": %d}\\n',
+    ok * 1e6 / summary.duration, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+    ok, refused, other))
+end
 """
-UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
-
-@dataclass(frozen=True)
-class Load:
-    """What one run of load met."""
-
-    per_second: float
-    p50_ms: float
-    p99_ms: float
-    num_failed: int
+__all__ = ["Load", "Rate", "generator_name", "run_load", "run_rate", "run_requests"]
 
 
 def generator_name() -> str:
-    """Return which generator this machine uses."""
+    """Return which generator this machine uses in a closed loop."""
     return "wrk" if shutil.which("wrk") else "bundled"
 
 
 def run_load(
     url: str, images: Path, *, connections: int, seconds: float, environment: Mapping[str, str]
 ) -> Load:
-    """Send the images of a folder to `url` in a closed loop."""
-    if shutil.which("wrk"):
-        return _run_wrk(url, images, connections, seconds, environment)
-    command = [
-        *(sys.executable, "-m", "benchmarks.load", "--url", url, "--images", str(images)),
-        *("--connections", str(connections), "--seconds", str(seconds)),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return Load(**json.loads(result.stdout))
-
-
-def _run_wrk(
-    url: str, images: Path, connections: int, seconds: float, environment: Mapping[str, str]
-) -> Load:
-    with tempfile.TemporaryDirectory() as folder:
-        files = Path(folder) / "files.txt"
-        files.write_text("".join(f"{path.absolute()}\n" for path in sorted(images.iterdir())))
-        script = Path(folder) / "script.lua"
-        script.write_text(WRK_SCRIPT.replace("FILES", str(files)))
-        command = [
-            *("wrk", "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--latency"),
-            *("--timeout", "60s", "-s", str(script), url),
-        ]
-        result = subprocess.run(
-            command, capture_output=True, text=True, check=True, env=environment
-        )
-    return parse_wrk(result.stdout)
-
-
-def parse_wrk(text: str) -> Load:
-    """Read what wrk prints."""
-
-    def find(pattern: str) -> tuple[str, ...]:
-        found = re.search(pattern, text)
-        return found.groups() if found else ()
-
-    refused = find(r"Non-2xx or 3xx responses: (\d+)")
-    broken = find(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)")
-    (rate,) = find(r"Requests/sec:\s+([\d.]+)")
-    p50, p99 = (find(rf"{share}%\s+([\d.]+)(us|ms|s|m)\b") for share in (50, 99))
-    return Load(
-        per_second=float(rate),
-        p50_ms=float(p50[0]) * UNITS[p50[1]],
-        p99_ms=float(p99[0]) * UNITS[p99[1]],
-        num_failed=sum(map(int, (*refused, *broken))),
+    """Send the images of a folder to `url` as raw bodies, in a closed loop."""
+    requests = raw_requests(urlsplit(url).path, images)
+    return run_requests(
+        url, requests, connections=connections, seconds=seconds, environment=environment
     )
 
 
-class _Connection:
-    """One connection of the bundled generator."""
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.socket = socket.create_connection(address)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._received = b""
-        self._expected = 0
-        self.started = 0.0
-
-    def send(self, request: bytes) -> None:
-        self.started = time.perf_counter()
-        self._received, self._expected = b"", 0
-        self.socket.sendall(request)
-
-    def receive(self) -> bool | None:
-        """Read what is there. None while the answer is incomplete, else whether it was a 200."""
-        chunk = self.socket.recv(65536)
-        if not chunk:
-            raise ConnectionError("the server closed the connection")
-        self._received += chunk
-        if not self._expected:
-            head, end, _ = self._received.partition(b"\r\n\r\n")
-            if not end:
-                return None
-            length = re.search(rb"(?i)content-length: *(\d+)", head)
-            self._expected = len(head) + 4 + (int(length[1]) if length else 0)
-        if len(self._received) < self._expected:
-            return None
-        return self._received.startswith(b"HTTP/1.1 200")
+def run_requests(
+    url: str,
+    requests: Sequence[Request],
+    *,
+    connections: int,
+    seconds: float,
+    environment: Mapping[str, str],
+) -> Load:
+    """Send prepared requests to the host of `url` in turns, in a closed loop."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_requests(requests, urlsplit(url).netloc, Path(folder))
+        if not shutil.which("wrk"):
+            output = _run_bundled(url, Path(folder), connections, seconds, environment)
+        else:
+            output = _run_wrk(url, files, connections, seconds, environment)
+    return Load(**json.loads(output))
 
 
-def generate(url: str, images: Path, connections: int, seconds: float) -> Load:
-    """Run the bundled generator in this process."""
+def run_rate(
+    url: str,
+    requests: Sequence[Request],
+    *,
+    per_second: float,
+    seconds: float,
+    environment: Mapping[str, str],
+    max_connections: int = MAX_CONNECTIONS,
+) -> Rate:
+    """Send prepared requests to the host of `url` at a fixed rate, whatever becomes of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_requests(requests, urlsplit(url).netloc, Path(folder))
+        extra = ("--per-second", str(per_second))
+        output = _run_bundled(url, Path(folder), max_connections, seconds, environment, *extra)
+    return Rate(**json.loads(output))
+
+
+def _run_bundled(
+    url: str,
+    folder: Path,
+    connections: int,
+    seconds: float,
+    environment: Mapping[str, str],
+    *extra: str,
+) -> str:
     parts = urlsplit(url)
-    address = (parts.hostname or "127.0.0.1", parts.port or 80)
-    head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: image/jpeg\r\n"
-    requests = [
-        f"{head}Content-Length: {len(image)}\r\n\r\n".encode() + image
-        for image in read_images(images)
+    command = [
+        *(sys.executable, "-m", "benchmarks.generator"),
+        *("--host", parts.hostname or "127.0.0.1", "--port", str(parts.port or 80)),
+        *("--requests", str(folder), "--connections", str(connections)),
+        *("--seconds", str(seconds), *extra),
     ]
-    latencies: list[float] = []
-    num_failed = position = 0
-    started = time.perf_counter()
-    with selectors.DefaultSelector() as selector:
-        for _ in range(connections):
-            connection = _Connection(address)
-            selector.register(connection.socket, selectors.EVENT_READ, connection)
-            connection.send(requests[position % len(requests)])
-            position += 1
-        while time.perf_counter() < started + seconds:
-            for key, _ in selector.select(timeout=1.0):
-                connection = key.data
-                is_good = connection.receive()
-                if is_good is None:
-                    continue
-                latencies.append(time.perf_counter() - connection.started)
-                num_failed += not is_good
-                connection.send(requests[position % len(requests)])
-                position += 1
-    elapsed = time.perf_counter() - started
-    cuts = statistics.quantiles(latencies, n=100)
-    return Load(len(latencies) / elapsed, cuts[49] * 1e3, cuts[98] * 1e3, num_failed)
+    return _last_line(command, environment)
 
 
-def main() -> int:
-    """Be the bundled generator and print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", required=True)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--connections", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    options = parser.parse_args()
-    load = generate(options.url, options.images, options.connections, options.seconds)
-    print(json.dumps(vars(load)))
-    return 0
+def _run_wrk(
+    url: str,
+    files: Sequence[Path],
+    connections: int,
+    seconds: float,
+    environment: Mapping[str, str],
+) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder) / "files.txt"
+        listed.write_text("".join(f"{path.absolute()}\n" for path in files))
+        script = Path(folder) / "script.lua"
+        script.write_text(WRK_SCRIPT.replace("FILES", str(listed)))
+        command = [
+            *("wrk", "-t1", f"-c{connections}", f"-d{round(seconds)}s"),
+            *("--timeout", "60s", "-s", str(script), url),
+        ]
+        return _last_line(command, environment)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _last_line(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if result.returncode:
+        raise RuntimeError(f"{command[0]} failed: {result.stderr[-1000:]}")
+    return result.stdout.strip().splitlines()[-1]

@@ -1,0 +1,1 @@
+"""Other serving libraries, measured as a user would run them; `table` lists them."""
