@@ -46,7 +46,7 @@ class Labels(Protocol):
 
     @property
     def num_failures(self) -> int:
-        """How many looks for new revisions have failed."""
+        """How often the store did not answer, or held a revision that cannot be read."""
         ...
 
     def status(self) -> dict[str, Any]:
@@ -238,6 +238,7 @@ class LabelKeeper:
                 revision = self.log.read(number)
                 entry = (_when(revision), Reading(revision.map, self.log.classes, number))
             except (LabelMapError, NotFoundError) as error:
+                self.num_failures += 1
                 broken = broken or str(error)
                 continue
             fresh.append(entry)

@@ -81,7 +81,9 @@ UNKNOWN = Metric("unknown_total", "counter", "Images answered with the label map
 CONFIDENCE = Metric("confidence", "histogram", "The probability of the winning label, 0 to 1")
 REVISION = Metric("label_revision", "gauge", "The label revision that counts in this replica")
 REFRESH_FAILURES = Metric(
-    "label_refresh_failures_total", "counter", "Looks into the label store that failed"
+    "label_refresh_failures_total",
+    "counter",
+    "Failed looks into the label store, and unreadable revisions",
 )
 ENGINE = Metric(
     "engine_info", "gauge", "1; the tags say what runs", ("engine", "precision", "device", "bundle")
