@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from logging.handlers import MemoryHandler, RotatingFileHandler
@@ -37,9 +37,11 @@ Lines = list[dict[str, Any]]
 
 
 @contextmanager
-def logging_to(lines: list[str], watch: Watch, sample: float = 1.0, **about: Any) -> Iterator[None]:
+def logging_to(
+    lines: list[str], watch: Watch, sample: float = 1.0, about: Mapping[str, object] | None = None
+) -> Iterator[None]:
     """Log to a list, which is whole after the `with`."""
-    watch.access_log = AccessLog(lambda text: lines.extend(text.splitlines()), sample, about)
+    watch.access_log = AccessLog(lambda text: lines.extend(text.splitlines()), sample, about or {})
     yield
     watch.access_log.close()
     watch.access_log = None
@@ -58,7 +60,7 @@ def logged(options: ServeOptions) -> Iterator[Callable[..., Lines]]:
             TestClient(
                 app, base_url=f"http://test{ROOT}", root_path=ROOT, headers=headers
             ) as client,
-            logging_to(lines, model.watch, sample, **model.facts),
+            logging_to(lines, model.watch, sample, model.facts),
         ):
             ask(client)
         return [json.loads(line) for line in lines]
@@ -178,7 +180,7 @@ def test_the_revision_of_the_labels_stands_in_it(tmp_path: Path) -> None:
 def test_calls_over_grpc_are_written_in_the_same_words(options: ServeOptions) -> None:
     model, lines = open_served(options), list[str]()
     request = image_request(encode(1), encode(2))
-    with logging_to(lines, model.watch, **model.facts):
+    with logging_to(lines, model.watch, about=model.facts):
         for address in serve(model, Keys(LINE_ROW)):
             client = GrpcClient(address, {"x-api-key": LINE, "x-request-id": "g"})
             client.call("ModelInfer", request)
