@@ -29,8 +29,8 @@ LONGEST_TEMP_DIR = 40
 FREE_PORTS = range(20_000, 30_000)
 
 
-# What every node needs before Ray starts so that Serve is fast; the manifests in kubernetes/ say the
-# same. Each is explained by a measurement in ARCHITECTURE.md.
+# What every node needs before Ray starts so that Serve is fast; the manifests in kubernetes/ say
+# the same. Each is explained by a measurement in ARCHITECTURE.md.
 SERVING = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

@@ -42,10 +42,12 @@ def classify(model: ServedModel) -> Handler:
         upload = await read_upload(request, model.limits)
         labels = model.labels
         reading = await labels.at_least(min_revision) if min_revision else labels.current()
+        model.note_reading(reading)
 
         def entry(prediction: Prediction) -> Entry:
             assert prediction.probabilities is not None  # else the kind has no such call
             answer = reading.read(prediction.probabilities[0], top_k=top_k, scores=scores)
+            model.note_answer(answer, reading)
             return _label_entry(answer, scores)
 
         return await _answer(model, upload, entry, labels.facts(reading))
@@ -92,7 +94,11 @@ async def _answer(
             result: Entry = {"index": index}
             if upload.files:
                 result["file"] = upload.files[index]
-            result |= explain(one) if isinstance(one, SightlineError) else entry(one)
+            if isinstance(one, SightlineError):
+                model.note_image_error(one)
+                result |= explain(one)
+            else:
+                result |= entry(one)
             results.append(result)
         return json_reply({"results": results, **model.facts, **facts})
 

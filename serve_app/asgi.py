@@ -6,6 +6,8 @@ Every call stands below the model's path and, with the same meaning, below `/ver
 
 from __future__ import annotations
 
+import re
+
 from starlette.requests import Request
 
 from serve_app.admission import Gate
@@ -24,6 +26,9 @@ from serve_app.shown import shown
 VERSIONS = "/versions/"
 OPEN = ("ready", "live", "openapi.json")  # last parts of paths that need no key
 INFER_CALL = "infer"
+# A view is a server of its own, with the model below it.
+IN_VIEW = re.compile(r"^/views/[^/]+(/v2/models/[^/]+(/versions/[^/]+)?|/v2/health)?")
+NAMES = {"": "metadata", "/v2": "server"}
 
 
 def build_asgi(model: ServedModel, keys: Keys | None = None, peers: Peers | None = None) -> Api:
@@ -65,7 +70,15 @@ def build_asgi(model: ServedModel, keys: Keys | None = None, peers: Peers | None
             for last in (path.rpartition("/")[2],)
         },
         rewrite=without_version,
+        watch=model.watch,
+        name_call=call_name,
     )
+
+
+def call_name(path: str) -> str:
+    """Return the name that a model's route has in metrics: the same in all views."""
+    below = IN_VIEW.sub("", path).removesuffix("/*")
+    return NAMES.get(below) or below.lstrip("/").replace("/", "_")
 
 
 def guarded(routes: Routes, keys: Keys) -> Routes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from reprlib import repr as shown
 from typing import Any
 
@@ -23,7 +24,9 @@ from serve_app.replies import Reply, json_reply
 from serve_app.routing import Api, Routes
 from serve_app.serve_peers import COUNT_SECONDS, Replicas
 from serve_app.statistics import Counters, model_statistics
+from serve_app.trace import mark_records
 from serve_app.uploads import parse_json
+from serve_app.watch import Watch
 
 # What Triton offers under these paths and we do not.
 EXTENSIONS_OF_OTHERS = (
@@ -45,6 +48,9 @@ class Catalog(CatalogCalls):
         self._has_docs = options.docs
         self._directory = Directory()
         self._replicas: dict[str, Replicas] = {}  # by application
+        mark_records(logging.getLogger("ray.serve"))
+        self._seeing = Watch()  # nothing but ids: who asks for a model is counted there
+        self._seeing.is_echoed = True  # by Serve, over HTTP
 
     def __serve_build_asgi_app__(self) -> Api:
         """Return the HTTP application; Serve asks for it once, after the constructor."""
@@ -61,7 +67,8 @@ class Catalog(CatalogCalls):
             f"{REPOSITORY}/*/load": {"POST": self.post_load},
             f"{REPOSITORY}/*/unload": {"POST": self.post_unload},
         }
-        return Api({**open_to_all, **guarded(keyed, self._keys)}, rewrite=_refuse_models)
+        routes = {**open_to_all, **guarded(keyed, self._keys)}
+        return Api(routes, rewrite=_refuse_models, watch=self._seeing)
 
     async def get_server(self, request: Request) -> Reply:
         """Answer who this is."""

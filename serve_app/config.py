@@ -74,6 +74,14 @@ class ServeOptions(_Frozen):
     keys_file: str | None = Field(None, description="who may call, beside SIGHTLINE_KEYS")
     docs: bool = Field(True, description="whether /openapi.json is answered")
 
+    metrics: bool = Field(True, description="through Ray's agent, to Prometheus")
+    access_log: Literal["file", "stderr", "off"] = Field(
+        "file", description="beside the replica's log in Ray's log folder"
+    )
+    access_log_sample: float = Field(
+        0.01, ge=0, le=1, description="share of the requests without an error that are logged"
+    )
+
     # A replica holds the bodies of all these, so this bounds its memory.
     max_requests: int = Field(96, ge=1, description="at once, per replica; beyond it 429")
     retry_after_seconds: float = Field(1.0, ge=0, description="told with 429 and 503")

@@ -19,6 +19,7 @@ from models.errors import (
     SightlineError,
 )
 from serve_app.replies import Reply, json_reply
+from serve_app.trace import current
 
 logger = logging.getLogger("ray.serve")  # the one logger that Serve writes to the replica's file
 
@@ -71,14 +72,23 @@ def status_of(error: Exception) -> int:
 
 def told(error: Exception) -> tuple[int, dict[str, object]]:
     """Return the status of an error and what a client is told of it; logs those that are the
-    server's fault.
+    server's fault, and notes the code for whoever watches the request.
     """
-    status = status_of(error)
-    if isinstance(error, RequestError) or (isinstance(error, SightlineError) and status < 500):
-        return status, explain(error)
+    status, form = status_of(error), _form(error)
+    trace = current.get()
+    if trace is not None:
+        trace.code = str(form["code"])
+    return status, form
+
+
+def _form(error: Exception) -> dict[str, object]:
+    if isinstance(error, RequestError) or (
+        isinstance(error, SightlineError) and status_of(error) < 500
+    ):
+        return explain(error)
     logger.error("a request failed", exc_info=error)
     code = error.code if isinstance(error, EngineError) else SightlineError.code
-    return status, {"error": "the server failed; the reason is in its log", "code": code}
+    return {"error": "the server failed; the reason is in its log", "code": code}
 
 
 def error_reply(error: Exception) -> Reply:

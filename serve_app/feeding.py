@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from models.decoders import ImageLimits
 from models.predictor import Prediction, Predictor
 from models.preprocess import Image
 from serve_app.statistics import Statistics
+from serve_app.trace import Trace, current
 
 
 class Feeder(Protocol):
@@ -55,12 +57,15 @@ class StreamFeeder:
     async def score(self, data: bytes) -> Prediction:
         """Decode and run one encoded image as one job."""
         loop, asked = asyncio.get_running_loop(), time.perf_counter_ns()
-        return await loop.run_in_executor(self._pool, self._score, data, asked)
+        # In a copy of this context, by which the run finds the trace of its request.
+        job = copy_context()
+        return await loop.run_in_executor(self._pool, job.run, self._score, data, asked)
 
     async def run(self, image: Image) -> Prediction:
         """Run one image that is ready."""
         loop, asked = asyncio.get_running_loop(), time.perf_counter_ns()
-        return await loop.run_in_executor(self._pool, self._run, image, asked)
+        job = copy_context()
+        return await loop.run_in_executor(self._pool, job.run, self._run, image, asked)
 
     def close(self) -> None:
         """End the threads."""
@@ -88,6 +93,7 @@ class _Waiting:
     arrived: int  # nanoseconds, as all times here
     queue_ns: int  # spent waiting for a thread to decode on
     input_ns: int  # spent decoding
+    trace: Trace | None  # of its request
 
 
 class BatchFeeder:
@@ -130,7 +136,8 @@ class BatchFeeder:
         if self._gathering is None:
             self._gathering = loop.create_task(self._gather_forever())
         now = time.perf_counter_ns()
-        waiting = _Waiting(image, loop.create_future(), now, queue_ns, input_ns)
+        future = loop.create_future()
+        waiting = _Waiting(image, future, now, queue_ns, input_ns, current.get())
         self._queue.put_nowait(waiting)
         return await waiting.answer
 
@@ -188,6 +195,9 @@ class BatchFeeder:
         input_ns = sum(entry.input_ns for entry in batch)
         # As Triton counts: every image of a batch took as long as the batch.
         self._statistics.add_run(len(batch), queue_ns, input_ns, spent * len(batch))
+        for entry in batch:
+            waited = entry.queue_ns + started - entry.arrived
+            self._statistics.note(entry.trace, 1, waited, entry.input_ns, spent)
         return prediction
 
 

@@ -28,6 +28,7 @@ from typing import Protocol
 
 from models.errors import ConfigError
 from serve_app.errors import RequestError
+from serve_app.trace import current
 
 logger = logging.getLogger("ray.serve")
 
@@ -124,6 +125,9 @@ class Keys:
             raise RequestError(
                 403, "forbidden", f"the key {key.name!r} has not the scope {scope!r}"
             )
+        trace = current.get()
+        if trace is not None:
+            trace.key = key.name
         return key.name
 
     def _find(self, given: str) -> Key | None:

@@ -44,6 +44,11 @@ class Labels(Protocol):
         """Return what an answer says of the reading it was made with."""
         ...
 
+    @property
+    def num_failures(self) -> int:
+        """How often the store did not answer, or held a revision that cannot be read."""
+        ...
+
     def status(self) -> dict[str, Any]:
         """Return where this replica stands, for `/config`; nothing where labels do not change."""
         ...
@@ -59,6 +64,8 @@ class Labels(Protocol):
 
 class FixedLabels:
     """The classes of the model itself, which never change."""
+
+    num_failures = 0
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
@@ -96,6 +103,7 @@ class LabelKeeper:
         """Load what is there; a log that cannot be read leaves the model's own classes."""
         self.log = log
         self._head = 0
+        self.num_failures = 0
         self._unreachable, self._broken = "", ""
         self._write_problem: str | None = None  # "" where the store was tried and is sound
         # (when, reading) by rising revision; the last one whose time has come counts.
@@ -208,6 +216,7 @@ class LabelKeeper:
                     self._take_up(head)
                 self._unreachable = ""
             except SightlineError as error:
+                self.num_failures += 1
                 self._unreachable = str(error)
             if self._problem() not in ("", before):
                 logger.warning("labels of %s: %s", self.log.model, self._problem())
@@ -229,6 +238,7 @@ class LabelKeeper:
                 revision = self.log.read(number)
                 entry = (_when(revision), Reading(revision.map, self.log.classes, number))
             except (LabelMapError, NotFoundError) as error:
+                self.num_failures += 1
                 broken = broken or str(error)
                 continue
             fresh.append(entry)
@@ -253,6 +263,7 @@ class LabelKeeper:
                 self.refresh()
             # this thread has to live as long as the replica; the labels stay as they are
             except Exception:
+                self.num_failures += 1
                 logger.exception("labels of %s: looking for a new revision failed", self.log.model)
 
 

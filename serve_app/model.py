@@ -14,7 +14,8 @@ from models.bundle import open_bundle
 from models.errors import ConfigError, EngineError, SightlineError
 from models.kinds import find_kind
 from models.label_log import open_log
-from models.label_map import first_reading
+from models.label_map import Reading, first_reading
+from models.labels import Answer
 from models.manifest import Manifest
 from models.predictor import Prediction, Predictor, open_predictor, prove
 from models.preprocess import Image
@@ -23,8 +24,11 @@ from serve_app.config import ServeOptions
 from serve_app.errors import RequestError
 from serve_app.feeding import open_feeder
 from serve_app.label_keeper import FixedLabels, LabelKeeper, Labels
+from serve_app.meters import MAX_LABELS, Meters
 from serve_app.statistics import Statistics
+from serve_app.trace import current
 from serve_app.waiting import FINAL
+from serve_app.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,9 @@ class ServedModel:
         self.kind = predictor.kind
         self.limits = options.limits
         self.has_docs = options.docs
-        self.statistics = Statistics()
+        has_few = len(predictor.manifest.classes) <= MAX_LABELS
+        self.watch = Watch(Meters(has_labels=has_few) if options.metrics else None)
+        self.statistics = Statistics(self.watch.meters)
         self.gate = Gate(options, self.statistics)
         # What every answer says of who gave it.
         self.facts: dict[str, object] = {
@@ -102,9 +108,28 @@ class ServedModel:
     def close(self) -> None:
         """End the threads and free the engine."""
         self._is_closed = True
+        self.watch.close()
         self.labels.close()
         self._feeder.close()
         self.predictor.close()
+
+    def note_answer(self, answer: Answer, reading: Reading) -> None:
+        """Count the label that an image was answered with."""
+        meters = self.watch.meters
+        if meters is not None:
+            is_unknown = self.kind.has_label_map and answer.label == reading.label_map.unknown
+            meters.add_prediction(answer.label, answer.confidence, is_unknown=is_unknown)
+
+    def note_image_error(self, error: SightlineError) -> None:
+        """Count an image that has an error beside others that were scored."""
+        if self.watch.meters is not None:
+            self.watch.meters.add_image_error(error.code)
+
+    def note_reading(self, reading: Reading) -> None:
+        """Let the access log know which labels a request is answered with."""
+        trace = current.get()
+        if trace is not None and self.kind.has_label_map:
+            trace.revision = reading.revision
 
     @contextmanager
     def _counting_failures(self) -> Iterator[None]:

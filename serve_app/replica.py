@@ -15,15 +15,19 @@ import time
 from ray import serve
 
 from models.errors import ConfigError
+from serve_app.access_log import AccessLog, beside, to_stderr
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
 from serve_app.directory import check_route
 from serve_app.keys import open_keys
+from serve_app.metrics import Exporter
 from serve_app.model import ServedModel, open_served
 from serve_app.oip.grpc_calls import GrpcCalls
+from serve_app.ray_metrics import RaySink
 from serve_app.routing import Api
 from serve_app.serve_peers import ServePeers
 from serve_app.statistics import Counters
+from serve_app.trace import mark_records
 from serve_app.waiting import open_patiently
 
 logger = logging.getLogger("ray.serve")
@@ -40,6 +44,7 @@ class Replica(GrpcCalls):
         # In a thread: Serve asks a starting replica how it is on this event loop.
         self._model = await asyncio.to_thread(_open, options, application)
         self._peers = ServePeers(application, self._model)
+        self._exporter = self._begin_watching(options)
         predictor = self._model.predictor
         logger.info(
             "%s is ready on %s %s (%s, %s) after %.2f s; proof: %s",
@@ -75,8 +80,24 @@ class Replica(GrpcCalls):
         """Return what this replica has done so far."""
         return self._model.statistics.counters()
 
+    def _begin_watching(self, options: ServeOptions) -> Exporter | None:
+        """Let requests be logged and counted; return what hands the counts to Ray."""
+        mark_records(logger)
+        context = serve.get_replica_context()
+        watch = self._model.watch
+        watch.is_echoed = True  # by Serve, over HTTP
+        if options.access_log != "off":
+            name = f"access_{context.app_name}_{context.replica_tag}.log"
+            write = beside(logger, name) if options.access_log == "file" else to_stderr
+            about = {**self._model.facts, "replica": context.replica_tag}
+            watch.access_log = AccessLog(write, options.access_log_sample, about)
+        return Exporter(self._model, RaySink()) if options.metrics else None
+
     def __del__(self) -> None:
         # The constructor may have failed before there was a model.
+        exporter: Exporter | None = getattr(self, "_exporter", None)
+        if exporter is not None:
+            exporter.close()
         if hasattr(self, "_model"):
             self._model.close()
 

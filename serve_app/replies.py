@@ -13,8 +13,11 @@ from typing import Any
 import orjson
 from starlette.types import Send
 
+from serve_app.trace import KEY
+
 JSON = "application/json"
 BINARY = "application/octet-stream"
+REQUEST_ID = KEY.encode()
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None 
     return Reply(body, status, headers=headers or {})
 
 
-async def send_reply(reply: Reply, send: Send) -> None:
-    """Send the answer as ASGI messages."""
+async def send_reply(reply: Reply, send: Send, request_id: str = "") -> None:
+    """Send the answer as ASGI messages, with the id of its request where one is given."""
     # A 304 would have to tell the length of the answer that it stands for (RFC 9110, 8.6).
     length = [] if reply.status == 304 else [(b"content-length", str(len(reply.body)).encode())]
     headers = [
@@ -42,5 +45,7 @@ async def send_reply(reply: Reply, send: Send) -> None:
         *length,
         *((name.lower().encode(), value.encode()) for name, value in reply.headers.items()),
     ]
+    if request_id:
+        headers.append((REQUEST_ID, request_id.encode()))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

@@ -7,29 +7,49 @@ too. It knows nothing of models.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import RequestError, error_reply
-from serve_app.replies import Reply, send_reply
+from serve_app.limits import parse_whole
+from serve_app.replies import REQUEST_ID, Reply, send_reply
 from serve_app.shown import shown
+from serve_app.trace import Trace
+from serve_app.watch import Watch
 
 Handler = Callable[[Request], Awaitable[Reply]]
 MAX_PARTS = 12  # of a path that is looked up with a star
 MAX_PARTS_TOLD = 3  # of a path that a 404 names
+CLIENT_GONE = 499
 
 # Path below the mount point -> method -> handler; `*` stands for any part, at one place of a path.
 Routes = Mapping[str, Mapping[str, Handler]]
 
 
+GONE = Reply(b"", CLIENT_GONE)
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
 class Api:
     """An ASGI application made of a table of routes."""
 
-    def __init__(self, routes: Routes, *, rewrite: Callable[[str], str] | None = None) -> None:
-        """`rewrite` may change a path before it is looked up, or refuse it with an error."""
+    def __init__(
+        self,
+        routes: Routes,
+        *,
+        rewrite: Callable[[str], str] | None = None,
+        watch: Watch | None = None,
+        name_call: Callable[[str], str] = str,
+    ) -> None:
+        """`rewrite` may change a path before it is looked up, or refuse it with an error;
+        `name_call` makes the name that a route has in metrics.
+        """
         self.routes = routes
+        self._watch = watch or Watch()
+        self._names = {path: name_call(path) for path in routes}
         self._has_stars = any("*" in path for path in routes)
         self._rewrite = rewrite
 
@@ -39,31 +59,48 @@ class Api:
             return await _live(receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1003})
+        given = _header(scope, REQUEST_ID)
+        trace = self._watch.begin(given, "http")
+        reply = GONE
         try:
-            reply = await self._find(scope)(Request(scope, receive))
-        except ClientDisconnect:
-            reply = error_reply(RequestError(499, "client_gone", "the client left while sending"))
-        # a request may fail, the server may not; `error_reply` tells the two apart
-        except Exception as error:
-            reply = error_reply(error)
-        await send_reply(reply, send)
+            reply = await self._answer(scope, receive, trace)
+            is_echoed = self._watch.is_echoed and given == trace.request_id
+            await send_reply(reply, send, "" if is_echoed else trace.request_id)
+        except asyncio.CancelledError:  # Serve ends the task of a client that has left
+            reply, trace.code = GONE, "client_gone"
+            raise
+        finally:
+            self._watch.end(trace, reply.status, lambda: _details(scope, reply))
         return None
 
-    def _find_starred(self, path: str) -> Mapping[str, Handler] | None:
+    async def _answer(self, scope: Scope, receive: Receive, trace: Trace) -> Reply:
+        try:
+            return await self._find(scope, trace)(Request(scope, receive))
+        except ClientDisconnect:
+            return error_reply(
+                RequestError(CLIENT_GONE, "client_gone", "the client left while sending")
+            )
+        # a request may fail, the server may not; `error_reply` tells the two apart
+        except Exception as error:
+            return error_reply(error)
+
+    def _find_starred(self, path: str) -> str | None:
         if not self._has_stars or path.count("/") > MAX_PARTS:
             return None
-        return next((self.routes[p] for p in _star_out(path) if p in self.routes), None)
+        return next((starred for starred in _star_out(path) if starred in self.routes), None)
 
-    def _find(self, scope: Scope) -> Handler:
+    def _find(self, scope: Scope, trace: Trace) -> Handler:
         path = _local_path(scope)
         path = self._rewrite(path) if self._rewrite else path
-        methods = self.routes.get(path) or self._find_starred(path)
-        if methods is None:
+        route = path if path in self.routes else self._find_starred(path)
+        if route is None:
             short = (name for name in self.routes if name.count("/") <= MAX_PARTS_TOLD)
             known = ", ".join(name or "(nothing)" for name in short)
             raise RequestError(
                 404, "not_found", f"nothing answers at {shown(scope['path'])}; known here: {known}"
             )
+        trace.call, trace.path = self._names[route], scope.get("root_path", "") + route
+        methods = self.routes[route]
         method = scope["method"]
         # HEAD is GET whose body the server drops.
         handler = methods.get("GET" if method == "HEAD" else method)
@@ -83,6 +120,25 @@ def _star_out(path: str) -> Iterator[str]:
     parts = path.split("/")
     for at in range(len(parts) - 1, 0, -1):
         yield "/".join((*parts[:at], "*", *parts[at + 1 :]))
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    for each, value in scope["headers"]:
+        if each == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
+def _details(scope: Scope, reply: Reply) -> dict[str, object]:
+    """Return what the access log says of a request over HTTP alone."""
+    declared = parse_whole(_header(scope, b"content-length") or "")
+    method = scope["method"]
+    return {
+        "method": method if method in METHODS else "other",
+        "bytes_in": declared,  # unknown of a body that comes in chunks
+        "bytes_out": len(reply.body),
+    }
 
 
 def _local_path(scope: Scope) -> str:

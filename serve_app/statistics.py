@@ -14,6 +14,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from serve_app.meters import Meters
+from serve_app.trace import Trace, current
+
 Counters = dict[str, Any]
 
 REQUEST_PARTS = ("success", "fail")
@@ -25,8 +28,10 @@ BATCH_PARTS = ("compute_input", "compute_infer", "compute_output")
 class Statistics:
     """Counters that many threads add to."""
 
-    def __init__(self) -> None:
+    def __init__(self, meters: Meters | None = None) -> None:
+        """Runs are counted in `meters` as well."""
         self._lock = threading.Lock()
+        self._meters = meters
         self._parts = {part: [0, 0] for part in PARTS}  # count, nanoseconds
         self._num_images = 0
         self._num_runs = 0
@@ -35,7 +40,12 @@ class Statistics:
         self._batches: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
 
     def add_run(self, batch: int, queue_ns: int, input_ns: int, infer_ns: int) -> None:
-        """Count one run of the engine on a batch of images; times are summed over its images."""
+        """Count one run of the engine on a batch of images; times are summed over its images, and
+        noted in the trace of the request whose context this is.
+        """
+        if self._meters is not None:
+            self._meters.add_run(batch, queue_ns, input_ns, infer_ns)
+        self.note(current.get(), batch, queue_ns, input_ns, infer_ns)
         with self._lock:
             self._num_runs += 1
             self._num_images += batch
@@ -47,6 +57,18 @@ class Statistics:
             runs[0] += 1
             runs[1] += input_ns
             runs[2] += infer_ns
+
+    def note(
+        self, trace: Trace | None, images: int, queue_ns: int, input_ns: int, infer_ns: int
+    ) -> None:
+        """Note in a request's trace what was spent on some of its images."""
+        if trace is None:
+            return
+        with self._lock:  # other images of the request may be done on other threads
+            trace.images += images
+            trace.queue_ns += queue_ns
+            trace.input_ns += input_ns
+            trace.infer_ns += infer_ns
 
     @contextmanager
     def request(self) -> Iterator[None]:

@@ -1,11 +1,7 @@
 """The calls of `inference.GRPCInferenceService`, as methods that Serve finds on a replica by name.
 
-The Open Inference Protocol over gRPC, for one model. An error becomes a gRPC code and our sentence;
-its word is in the trailing metadata `sightline-code`. What a call answers is the same JSON value
-that HTTP sends, put into a message.
-
-Errors are set on the context and not raised: Serve would write a traceback to the log for each
-mistake of a client.
+The Open Inference Protocol over gRPC, for one model. How an error is told is in `grpc_watch`. What
+a call answers is the same JSON value that HTTP sends, put into a message.
 """
 
 from __future__ import annotations
@@ -15,13 +11,13 @@ from functools import cached_property
 from reprlib import repr as shown
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
 from google.protobuf import json_format  # type: ignore[import-untyped]
 
-from serve_app.errors import RequestError, bad_request, told
+from serve_app.errors import RequestError, bad_request
 from serve_app.keys import ADMIN, INFER, Keys
 from serve_app.model import ServedModel
 from serve_app.oip.grpc_service import Unreadable
+from serve_app.oip.grpc_watch import Watched
 from serve_app.oip.identity import declared, server_metadata
 from serve_app.oip.infer import infer
 from serve_app.oip.infer_messages import infer_response, parse_request
@@ -29,23 +25,14 @@ from serve_app.oip.messages import CALLS, message
 from serve_app.oip.routes import VIEWS, statistics_of
 from serve_app.oip.signature import View, config_of, metadata_of, views_of
 from serve_app.peers import Peers
+from serve_app.watch import Watch
 
-CODE_KEY = "sightline-code"
+STREAM = "ModelStreamInfer"
+UNSEEN = Watch()  # gives ids, and counts nothing
+MEMORY = "shared memory"
+TRACING = "trace settings; Ray Serve's own tracing is set where Ray starts"
+LOGGING = "log settings; `logging_config` in the serve file has them"
 OPEN = ""  # the scope of calls that need no key
-CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    409: grpc.StatusCode.FAILED_PRECONDITION,
-    # Not RESOURCE_EXHAUSTED, which asks to be tried again: too large stays too large.
-    413: grpc.StatusCode.INVALID_ARGUMENT,
-    415: grpc.StatusCode.INVALID_ARGUMENT,
-    422: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    501: grpc.StatusCode.UNIMPLEMENTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-}
 
 Answer = Callable[[Any, Any], Awaitable[Any]]
 Call = Callable[[Any, Any, Any], Awaitable[Any]]
@@ -60,13 +47,14 @@ def rpc(scope: str) -> Callable[[Answer], Call]:
 
         # Serve looks for an argument of this name.
         async def call(self: Any, request: Any, grpc_context: Any) -> Any:
-            try:
-                _require(self._keys, grpc_context, scope)
-                return await answer(self, _read(request))
-            # a call may fail, the server may not; `told` tells the two apart
-            except Exception as error:
-                _tell(error, grpc_context)
-                return empty()
+            with Watched(self.watch, name, grpc_context) as watched:
+                try:
+                    _require(self._keys, grpc_context, scope)
+                    return watched.answered(request, await answer(self, _read(request)))
+                # a call may fail, the server may not; `told` tells the two apart
+                except Exception as error:
+                    watched.refused(error)
+                    return empty()
 
         call.__name__, call.__doc__ = name, answer.__doc__
         return call
@@ -74,27 +62,31 @@ def rpc(scope: str) -> Callable[[Answer], Call]:
     return made
 
 
-def _not_offered(what: str) -> Call:
-    async def call(self: Any, request: Any, grpc_context: Any) -> Any:
+def _not_offered(name: str, what: str) -> Call:
+    async def answer(self: Any, request: Any) -> Any:
         """Refuse an extension of Triton's."""
-        error = RequestError(501, "not_offered", f"this server does not offer {what}")
-        _tell(error, grpc_context)
-        return message("Unread")()
+        raise RequestError(501, "not_offered", f"this server does not offer {what}")
 
-    return call
+    answer.__name__ = name
+    return rpc(OPEN)(answer)
 
 
 class NotOffered:
     """The calls of Triton's that no application here answers."""
 
-    SystemSharedMemoryStatus = _not_offered("shared memory")
-    SystemSharedMemoryRegister = _not_offered("shared memory")
-    SystemSharedMemoryUnregister = _not_offered("shared memory")
-    CudaSharedMemoryStatus = _not_offered("shared memory")
-    CudaSharedMemoryRegister = _not_offered("shared memory")
-    CudaSharedMemoryUnregister = _not_offered("shared memory")
-    TraceSetting = _not_offered("trace settings; Ray Serve's own tracing is set where Ray starts")
-    LogSettings = _not_offered("log settings; `logging_config` in the serve file has them")
+    @property
+    def watch(self) -> Watch:
+        """What sees the requests; nothing does, where there is no model."""
+        return UNSEEN
+
+    SystemSharedMemoryStatus = _not_offered("SystemSharedMemoryStatus", MEMORY)
+    SystemSharedMemoryRegister = _not_offered("SystemSharedMemoryRegister", MEMORY)
+    SystemSharedMemoryUnregister = _not_offered("SystemSharedMemoryUnregister", MEMORY)
+    CudaSharedMemoryStatus = _not_offered("CudaSharedMemoryStatus", MEMORY)
+    CudaSharedMemoryRegister = _not_offered("CudaSharedMemoryRegister", MEMORY)
+    CudaSharedMemoryUnregister = _not_offered("CudaSharedMemoryUnregister", MEMORY)
+    TraceSetting = _not_offered("TraceSetting", TRACING)
+    LogSettings = _not_offered("LogSettings", LOGGING)
 
 
 class GrpcCalls(NotOffered):
@@ -103,6 +95,11 @@ class GrpcCalls(NotOffered):
     _model: ServedModel
     _keys: Keys
     _peers: Peers
+
+    @property
+    def watch(self) -> Watch:
+        """What sees the requests."""
+        return self._model.watch
 
     @rpc(OPEN)
     async def ServerLive(self, request: Any) -> Any:
@@ -162,16 +159,19 @@ class GrpcCalls(NotOffered):
         try:
             _require(self._keys, grpc_context, INFER)
         except RequestError as error:
-            _tell(error, grpc_context)
+            with Watched(self.watch, STREAM, grpc_context) as watched:
+                watched.refused(error)
             return
         async for request in request_stream:
             response = message("ModelStreamInferResponse")()
-            try:
-                with self._model.gate.admitted():
-                    response.infer_response.CopyFrom(await self._infer(_read(request)))
-            except Exception as error:  # the same border as in `rpc`
-                response.error_message = str(told(error)[1]["error"])
-                response.infer_response.id = getattr(request, "id", "")
+            with Watched(self.watch, STREAM, grpc_context) as watched:
+                try:
+                    with self._model.gate.admitted():
+                        response.infer_response.CopyFrom(await self._infer(_read(request)))
+                    watched.answered(request, response)
+                except Exception as error:  # the same border as in `rpc`
+                    response.error_message = str(watched.failed(error)["error"])
+                    response.infer_response.id = getattr(request, "id", "")
             yield response
 
     @rpc(INFER)
@@ -253,14 +253,6 @@ def _read(request: Any) -> Any:
     if isinstance(request, Unreadable):
         raise bad_request(request.reason, "bad_message")
     return request
-
-
-def _tell(error: Exception, grpc_context: Any) -> None:
-    """Set the code, the sentence and the word of an error."""
-    status, form = told(error)
-    grpc_context.set_code(CODES.get(status, grpc.StatusCode.INTERNAL))
-    grpc_context.set_details(str(form["error"]))
-    grpc_context.set_trailing_metadata([(CODE_KEY, str(form["code"]))])
 
 
 def filled(name: str, value: Any) -> Any:

@@ -5,7 +5,7 @@ Both wires of the Open Inference Protocol end here, so they cannot answer differ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -13,10 +13,13 @@ import numpy.typing as npt
 
 from models.errors import SightlineError
 from models.label_map import Reading
+from models.labels import Answer, Scores
 from models.predictor import Prediction
 from serve_app.errors import RequestError, status_of
 from serve_app.model import ServedModel
 from serve_app.oip.tensors import Answered, Asked, Images, Tensor, Wanted
+
+LABEL = "label"
 
 Written = TypeVar("Written")
 
@@ -28,9 +31,11 @@ async def infer(model: ServedModel, asked: Asked, write: Callable[[Answered], Wr
     labels = model.labels
     least = asked.min_revision
     reading = await labels.at_least(least) if least else labels.current()
+    model.note_reading(reading)
     predictions = await _predict(model, asked.images)
     with model.statistics.output():
-        tensors = [_output(reading, predictions, wanted) for wanted in asked.wanted]
+        answers = _answers(model, reading, predictions, asked.wanted)
+        tensors = [_output(reading, predictions, answers, wanted) for wanted in asked.wanted]
         return write(Answered(asked.id, tensors, labels.facts(reading)))
 
 
@@ -46,38 +51,51 @@ async def _predict(model: ServedModel, images: Images) -> Sequence[Prediction]:
     return [entry for entry in scored if isinstance(entry, Prediction)]
 
 
-def _output(reading: Reading, predictions: Sequence[Prediction], wanted: Wanted) -> Tensor:
+def _answers(
+    model: ServedModel,
+    reading: Reading,
+    predictions: Sequence[Prediction],
+    outputs: Sequence[Wanted],
+) -> Sequence[Answer]:
+    """Return the answer for each image, where an output names labels; listing as many as any of the
+    outputs asks for.
+    """
+    counts = [
+        wanted.num_classes for wanted in outputs if wanted.num_classes or wanted.name == LABEL
+    ]
+    if not counts:
+        return ()
+    most = max(counts)
+    scores: Scores = "top" if most else "none"
+    answers = [reading.read(row, top_k=most, scores=scores) for row in _rows(predictions)]
+    for answer in answers:
+        model.note_answer(answer, reading)
+    return answers
+
+
+def _output(
+    reading: Reading,
+    predictions: Sequence[Prediction],
+    answers: Sequence[Answer],
+    wanted: Wanted,
+) -> Tensor:
     if wanted.num_classes:
-        return _classification(reading, predictions, wanted)
-    return WRITERS[wanted.name](reading, predictions, wanted.name)
+        count = min(wanted.num_classes, reading.num_listed)
+        return _classification(answers, wanted.name, count)
+    if wanted.name == LABEL:
+        return Tensor(LABEL, [answer.label for answer in answers], (len(answers),))
+    values = np.concatenate([getattr(entry, wanted.name) for entry in predictions])
+    return Tensor(wanted.name, values, values.shape)
 
 
-def _floats(reading: Reading, predictions: Sequence[Prediction], name: str) -> Tensor:
-    values = np.concatenate([getattr(entry, name) for entry in predictions])
-    return Tensor(name, values, values.shape)
-
-
-def _labels(reading: Reading, predictions: Sequence[Prediction], name: str) -> Tensor:
-    labels = [reading.read(row, scores="none").label for row in _rows(predictions)]
-    return Tensor(name, labels, (len(labels),))
-
-
-def _classification(reading: Reading, predictions: Sequence[Prediction], wanted: Wanted) -> Tensor:
-    count = min(wanted.num_classes, reading.num_listed)
+def _classification(answers: Sequence[Answer], name: str, count: int) -> Tensor:
     lines = [
         f"{score.probability:.6f}:{score.index}:{score.label}"
-        for row in _rows(predictions)
-        for score in reading.read(row, top_k=count).scores
+        for answer in answers
+        for score in answer.scores[:count]
     ]
-    return Tensor(wanted.name, lines, (len(predictions), count))
+    return Tensor(name, lines, (len(answers), count))
 
 
 def _rows(predictions: Sequence[Prediction]) -> list[npt.NDArray[np.float32]]:
     return [entry.probabilities[0] for entry in predictions if entry.probabilities is not None]
-
-
-WRITERS: Mapping[str, Callable[[Reading, Sequence[Prediction], str], Tensor]] = {
-    "probabilities": _floats,
-    "embedding": _floats,
-    "label": _labels,
-}

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.oip.identity import server_metadata
+from serve_app.trace import HEADER, LONGEST_ID
 
 Schema = dict[str, Any]
 Codes = Mapping[int, Sequence[str]]  # status -> the codes that it comes with
 
 OPENAPI = "3.1.0"
 JSON, BINARY = "application/json", "application/octet-stream"
+REQUEST_ID = "RequestId"  # the component
 SERVER = "http://localhost:8000"  # in examples; the page puts its own address there
 
 # One pixel, as a PNG: the smallest image that can be sent as it stands.
@@ -163,10 +165,11 @@ def operation(
         found["parameters"] = list(parameters)
     if request is not None:
         found["requestBody"] = request
-    found["responses"] = {
+    responses = {
         **{str(status): each for status, each in answers.items()},
         **{str(status): error_answer(status, every[status]) for status in sorted(every)},
     }
+    found["responses"] = {status: _with_id(each) for status, each in responses.items()}
     found["x-codeSamples"] = [
         {"lang": "Shell", "label": "curl", "source": curl.replace("{server}", SERVER)}
     ]
@@ -204,6 +207,7 @@ def document(
         "paths": paths,
         "components": {
             "schemas": {"Error": _error_schema(), **schemas},
+            "headers": {REQUEST_ID: _request_id()},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -221,6 +225,21 @@ def halves(count: int) -> list[float]:
 def unit_vector(width: int) -> list[float]:
     """Return an embedding for an example."""
     return [round(width**-0.5, 4)] * width
+
+
+def _with_id(found: dict[str, Any]) -> dict[str, Any]:
+    header = {HEADER: {"$ref": f"#/components/headers/{REQUEST_ID}"}}
+    return {**found, "headers": {**header, **found.get("headers", {})}}
+
+
+def _request_id() -> dict[str, Any]:
+    return {
+        "description": "The id of the request, as the logs have it: the one that was sent in a "
+        f"header of this name, if it is at most {LONGEST_ID} printable ASCII characters without "
+        "spaces, else a new one",
+        "schema": {"type": "string", "pattern": f"^[!-~]{{1,{LONGEST_ID}}}$"},
+        "example": "0d7c2b4e-6f7f-4c3f-9d0c-6a4f6f0f5a11",
+    }
 
 
 def _error_schema() -> Schema:

@@ -50,12 +50,20 @@ class Document:
         assert content_type in content, f"{where} as {content_type}"
         for name, header in promised.get("headers", {}).items():
             if name in answer.headers:
-                wrong = self.errors(header["schema"], answer.headers[name])
+                wrong = self.errors(self._header(header)["schema"], answer.headers[name])
                 assert not wrong, f"{where}, header {name}: {wrong}"
+        assert {"X-Request-Id"} <= set(promised["headers"])
+        assert "x-request-id" in answer.headers, where
         schema = content[content_type].get("schema")
         if content_type == "application/json" and schema is not None:
             wrong = self.errors(schema, answer.json())
             assert not wrong, f"{where}: {wrong}"
+
+    def _header(self, promised: dict[str, Any]) -> dict[str, Any]:
+        """Return a header, which may stand among the components."""
+        name = promised.get("$ref", "").rpartition("/")[2]
+        found: dict[str, Any] = self.value["components"]["headers"][name] if name else promised
+        return found
 
     def errors(self, schema: dict[str, Any], value: Any) -> list[str]:
         """Return what is wrong with a value."""

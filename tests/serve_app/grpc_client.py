@@ -36,6 +36,17 @@ class GrpcClient:
         request = message(asked)(**fields) if request is None else request
         return ask(request, timeout=SECONDS, metadata=self._metadata)
 
+    def trailing(self, name: str, request: Any) -> dict[str, str]:
+        """Call and return the trailing metadata, whatever the answer is."""
+        asked = self._channel.unary_unary(
+            f"/{SERVICE}/{name}", request_serializer=lambda each: each.SerializeToString()
+        )
+        try:
+            _, call = asked.with_call(request, timeout=SECONDS, metadata=self._metadata)
+        except grpc.RpcError as error:
+            call = error
+        return dict(call.trailing_metadata() or ())
+
     def stream(self, requests: Sequence[Any]) -> Iterator[Any]:
         """Send requests through one stream and yield what comes back."""
         _, answered = STREAM_CALLS["ModelStreamInfer"]
