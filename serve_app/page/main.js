@@ -28,4 +28,4 @@ function take(files) {
 takeImages(take);
 offerCamera((file) => take([file]));
 offerForgetting();
-new Models(use).refresh();
+new Models(use, (isPicking) => results.hold(isPicking)).refresh();

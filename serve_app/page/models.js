@@ -5,10 +5,14 @@ import { counted, find, make, say } from "./dom.js";
 
 const LOOK_AGAIN_MS = 3000; // while a model is loading, or none is ready
 
-/** The list of models. `onPick(model)` hears of the picked one. */
+/**
+ * The list of models. `onPick(model)` hears of the picked one; before, `onPicking(true)` that there
+ * will be one, and `onPicking(false)` if it cannot be used.
+ */
 export class Models {
-  constructor(onPick) {
+  constructor(onPick, onPicking) {
     this.onPick = onPick;
+    this.onPicking = onPicking;
     this.entries = [];
     this.picked = ""; // the path of the picked model
     this.used = null; // the picked model, described
@@ -63,6 +67,7 @@ export class Models {
     this.isFirst = false;
     find("model").value = path;
     find("model-facts").textContent = "…";
+    this.onPicking(true);
     try {
       const { body } = await call("GET", `${path}/config`);
       if (this.picked !== path) return; // another one was picked meanwhile
@@ -75,6 +80,7 @@ export class Models {
       say(find("model-problem"), `${name} cannot be used: ${error.message}`);
       this.picked = this.used?.path ?? ""; // images still go to that one
       find("model").value = this.picked;
+      this.onPicking(false);
     }
     find("model-facts").textContent = this.used?.facts ?? "";
   }

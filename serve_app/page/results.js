@@ -23,6 +23,7 @@ export class Results {
     this.numLetGo = this.numRefused = 0;
     this.byKey = new Map();
     this.early = []; // files that came before a model was picked
+    this.isHeld = false; // another model is being picked, and what comes in is meant for it
     this.neighbours = new Neighbours((key) => this.byKey.get(key)?.refresh());
     const options = { atOnce: AT_ONCE, longest: MAX_WAITING, onChange: () => this.showState() };
     this.queue = new Queue((item, signal) => this.score(item, signal), options);
@@ -42,7 +43,13 @@ export class Results {
     }
     this.model = model;
     this.usePublished(model.revision ?? 0, false);
-    this.add(this.early.splice(0));
+    this.hold(false);
+  }
+
+  /** Keep the images that come in from now on, or score those that were kept. */
+  hold(isHeld) {
+    this.isHeld = isHeld;
+    if (!isHeld) this.add(this.early.splice(0));
   }
 
   /** Hear of a label revision; answers made with older ones say so from now on. */
@@ -60,7 +67,7 @@ export class Results {
   /** Score images that came in. */
   add(files) {
     if (!files.length) return;
-    if (!this.model) return this.early.push(...files.slice(0, MAX_WAITING));
+    if (!this.model || this.isHeld) return this.early.push(...files.slice(0, MAX_WAITING));
     this.numRefused = files.length - this.queue.add(files.map((file) => ({ file })));
     this.showState();
   }

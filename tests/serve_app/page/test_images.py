@@ -111,6 +111,21 @@ def test_every_image_chosen_has_its_label_bars_and_facts_and_a_broken_one_its_er
         expect(row.locator("td.number")).to_have_text(str(labels.count(label)))
 
 
+def test_images_that_come_while_a_model_is_being_picked_are_scored_by_that_model(
+    page: Page,
+) -> None:
+    expect(page.locator("#model-facts")).to_contain_text("kind")
+    held: list[Any] = []
+    page.route(f"**/{PLAIN}/versions/1/config", lambda route: held.append(route))
+    pick(page, PLAIN)
+    choose(page, {"early.jpg": FIVE["cell-0.jpg"]})
+    expect(page.locator("#model-facts")).to_have_text("…")
+    expect(status(page)).to_have_text("No image yet.")
+    held.pop().continue_()
+    expect(status(page)).to_have_text("1 image answered.")
+    expect(card(page, "early.jpg")).to_contain_text(f"{PLAIN} 1")
+
+
 def test_the_newest_result_is_first_and_clear_removes_them_all(page: Page) -> None:
     choose(page, {"first.jpg": FIVE["cell-0.jpg"]})
     expect(status(page)).to_have_text("1 image answered.")
@@ -247,6 +262,7 @@ def test_answers_of_another_model_say_so_until_they_are_scored_again(
 
 
 def test_a_model_without_its_key_is_not_used_and_nobody_is_asked_twice(page: Page) -> None:
+    expect(page.locator("#model-facts")).to_contain_text("kind")
     pick(page, LOOKS)
     expect(page.get_by_role("dialog", name="Access key")).to_be_visible()
     page.keyboard.press("Escape")
