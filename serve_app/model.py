@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from models.bundle import open_bundle
 from models.errors import ConfigError, EngineError, SightlineError
@@ -27,7 +27,6 @@ from serve_app.label_keeper import FixedLabels, LabelKeeper, Labels
 from serve_app.meters import MAX_LABELS, Meters
 from serve_app.statistics import Statistics
 from serve_app.trace import current
-from serve_app.waiting import FINAL
 from serve_app.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -167,8 +166,4 @@ def _open_labels(manifest: Manifest, options: ServeOptions) -> Labels | None:
     if options.label_store is None:
         return None
     log = open_log(options.label_store, manifest.name, manifest.classes)
-    # A store that does not answer is waited for: a replica that began with the model's own names
-    # would answer beside others that use newer ones. What is wrong for good, the keeper tells.
-    with suppress(*FINAL):
-        log.head()
     return LabelKeeper(log, options.label_poll_seconds)
