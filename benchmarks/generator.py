@@ -3,7 +3,9 @@
 Two ways to send. A closed loop sends the next request of a connection when its answer is there, so
 a slow server is asked less often. An open loop sends by a schedule, whatever the server does, and
 counts latency from the scheduled time: a request that had to wait for a connection has waited, too.
-Arrivals are evenly spaced; connections are opened as they are needed, up to a limit.
+Arrivals are a Poisson process, as of many clients that know nothing of each other (and as in
+MLPerf's server scenario), the same one in every run; connections are opened as they are needed, up
+to a limit.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import contextlib
 import json
 import math
+import random
 import select
 import selectors
 import sys
@@ -97,12 +100,23 @@ class _Tally:
     def num_other(self) -> int:
         return len(self.refused) - self.num_429 + self.num_broken
 
+    @property
+    def num_all(self) -> int:
+        return len(self.ok) + len(self.refused) + self.num_broken
+
 
 def run_closed(
-    address: Address, requests: Sequence[bytes], connections: int, seconds: float
+    address: Address,
+    requests: Sequence[bytes],
+    connections: int,
+    seconds: float = math.inf,
+    num_requests: int | None = None,
 ) -> Load:
-    """Run a closed loop in this process."""
+    """Run a closed loop in this process: for some seconds, or to the last answer of so many
+    requests.
+    """
     tally = _Tally()
+    most = math.inf if num_requests is None else num_requests
     position = 0
     with selectors.DefaultSelector() as selector:
         started = time.perf_counter()
@@ -110,6 +124,10 @@ def run_closed(
 
         def send(connection: Connection | None) -> None:
             nonlocal position
+            if position >= most:
+                if connection is not None:
+                    connection.close()
+                return
             try:
                 connection = connection or Connection(address, selector)
                 connection.send(requests[position % len(requests)], time.perf_counter())
@@ -121,7 +139,7 @@ def run_closed(
                     connection.close()
 
         waiting: deque[float] = deque([started] * connections)  # when to connect
-        while (now := time.perf_counter()) < end:
+        while (now := time.perf_counter()) < end and tally.num_all < most:
             while waiting and waiting[0] <= now:
                 waiting.popleft()
                 send(None)
@@ -180,17 +198,14 @@ class _OpenLoop:
 
     def run(self, per_second: float, seconds: float) -> Rate:
         started = time.perf_counter()
-        num_due = max(1, round(per_second * seconds))
+        due = deque(started + each for each in arrivals(per_second, seconds))
         end = started + seconds + SECONDS_OF_GRACE
-        position = 0
         while (now := time.perf_counter()) < end:
-            while position < num_due and started + position / per_second <= now:
-                self._offer(started + position / per_second, now)
-                position += 1
-            if position == num_due and not self._busy and not self._waiting:
+            while due and due[0] <= now:
+                self._offer(due.popleft(), now)
+            if not due and not self._busy and not self._waiting:
                 break
-            due = started + position / per_second if position < num_due else end
-            self._receive(max(0.0, due - time.perf_counter()))
+            self._receive(max(0.0, (due[0] if due else end) - time.perf_counter()))
         now = time.perf_counter()
         unanswered = [now - each.due for each in self._busy]
         unanswered += [now - due for due in self._waiting]
@@ -270,6 +285,15 @@ class _OpenLoop:
                 self._waiting.popleft()
 
 
+def arrivals(per_second: float, seconds: float) -> list[float]:
+    """Return when requests are due, in seconds from the start: a Poisson process of exactly so many
+    arrivals as the rate has, which is as many uniform points in time, sorted.
+    """
+    chance = random.Random(0)
+    num_due = max(1, round(per_second * seconds))
+    return sorted(chance.uniform(0, seconds) for _ in range(num_due))
+
+
 def percentile_ms(seconds: Sequence[float], share: float) -> float:
     """Return a percentile in milliseconds (the nearest rank), not-a-number of nothing."""
     if not seconds:
@@ -289,7 +313,8 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--requests", type=Path, required=True, help="folder, a request per file")
     parser.add_argument("--connections", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--count", type=int, help="a closed loop of so many requests")
     parser.add_argument("--per-second", type=float, help="an open loop at this rate")
     options = parser.parse_args()
     requests = [file.read_bytes() for file in sorted(options.requests.iterdir())]
@@ -297,7 +322,7 @@ def main() -> int:
     count, seconds = options.connections, options.seconds
     result: Load | Rate
     if options.per_second is None:
-        result = run_closed(address, requests, count, seconds)
+        result = run_closed(address, requests, count, seconds, options.count)
     else:
         result = run_open(address, requests, options.per_second, seconds, count)
     print(json.dumps(asdict(result)))

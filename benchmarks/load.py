@@ -62,7 +62,7 @@ function done(summary, latency, requests)
 end
 """
 
-__all__ = ["Load", "Rate", "generator_name", "run_load", "run_rate", "run_requests"]
+__all__ = ["Load", "Rate", "generator_name", "run_count", "run_load", "run_rate", "run_requests"]
 
 
 def generator_name() -> str:
@@ -98,6 +98,24 @@ def run_requests(
     return Load(**json.loads(output))
 
 
+def run_count(
+    url: str,
+    requests: Sequence[Request],
+    *,
+    connections: int,
+    num_requests: int,
+    environment: Mapping[str, str],
+) -> Load:
+    """Send prepared requests in a closed loop until so many are answered: the bundled generator's,
+    since wrk knows only times.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_requests(requests, urlsplit(url).netloc, Path(folder))
+        extra = ("--count", str(num_requests))
+        output = _run_bundled(url, Path(folder), connections, None, environment, *extra)
+    return Load(**json.loads(output))
+
+
 def run_rate(
     url: str,
     requests: Sequence[Request],
@@ -119,7 +137,7 @@ def _run_bundled(
     url: str,
     folder: Path,
     connections: int,
-    seconds: float,
+    seconds: float | None,
     environment: Mapping[str, str],
     *extra: str,
 ) -> str:
@@ -128,7 +146,8 @@ def _run_bundled(
         *(sys.executable, "-m", "benchmarks.generator"),
         *("--host", parts.hostname or "127.0.0.1", "--port", str(parts.port or 80)),
         *("--requests", str(folder), "--connections", str(connections)),
-        *("--seconds", str(seconds), *extra),
+        *(() if seconds is None else ("--seconds", str(seconds))),
+        *extra,
     ]
     return _last_line(command, environment)
 

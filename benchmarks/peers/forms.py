@@ -23,7 +23,7 @@ JSON = (("Content-Type", "application/json"),)
 
 def raw(path: str, image: Path) -> Request:
     """The file is the body."""
-    return Request(path, image.read_bytes(), (("Content-Type", _media_type(image)),))
+    return Request(path, image.read_bytes(), (("Content-Type", media_type(image)),))
 
 
 def triton_raw(path: str, image: Path) -> Request:
@@ -42,7 +42,7 @@ def multipart(field: str) -> Form:
         head = (
             f"--{BOUNDARY}\r\n"
             f'Content-Disposition: form-data; name="{field}"; filename="{image.name}"\r\n'
-            f"Content-Type: {_media_type(image)}\r\n\r\n"
+            f"Content-Type: {media_type(image)}\r\n\r\n"
         )
         body = head.encode() + image.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
         return Request(path, body, (("Content-Type", f"multipart/form-data; boundary={BOUNDARY}"),))
@@ -99,5 +99,6 @@ def _base64(image: Path) -> str:
     return base64.b64encode(image.read_bytes()).decode()
 
 
-def _media_type(image: Path) -> str:
+def media_type(image: Path) -> str:
+    """Return what the name of an image file says that it is."""
     return mimetypes.guess_type(image.name)[0] or "application/octet-stream"

@@ -1,25 +1,21 @@
-"""One peer in one mode, as a thing that starts, answers load, can be paused, and stops.
+"""One peer in one mode: a server that is installed, started and stopped here.
 
-A paused peer keeps its memory and takes no CPU, so several can stay loaded while one is measured in
-turns with others. Nothing counts before its answers agree with the network's own.
+Nothing counts before its answers agree with the network's own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import psutil
 
 from benchmarks.common import ending_by_exception
 from benchmarks.environments import (
@@ -29,12 +25,11 @@ from benchmarks.environments import (
     pinned_here,
 )
 from benchmarks.fixtures import ROOT, STATE
-from benchmarks.load import Load, Rate, run_rate, run_requests
 from benchmarks.peers.reference import PeerFailure, Reference, compare, open_reference
 from benchmarks.peers.table import SHARED, UNPINNED, PeerEntry, find_peer
-from benchmarks.wire import Request
+from benchmarks.server import Server, ask
 from cluster.environment import MARK, free_port, usable_cores
-from cluster.processes import end_marked, marked_processes
+from cluster.processes import end_marked
 
 ENVIRONMENTS = STATE / "peers"
 SECONDS_TO_START = 180
@@ -47,38 +42,23 @@ HOPELESS = (405, 415, 422)
 TOLERANCE = {"same": 0.01, "own": 0.08}
 LOG_LINES = 12
 WARM_UP = (16, 2.0)  # connections, seconds
-NUM_PROBES = 5
-SECONDS_TO_DRAIN = 60.0
 
 
-class Peer:
+class Peer(Server):
     """A serving library in its own environment. `start` before anything else, `stop` at last."""
 
     def __init__(
         self, name: str, mode: str, bundle: str, images: Path, reference: Reference
     ) -> None:
-        self.name = name
         self.mode = mode
         self.entry: PeerEntry = find_peer(name)
         self.versions: dict[str, str] = {}
-        self.start_up_seconds = 0.0  # from the start of its first process to its first answer
-        self.url = ""
         form = self.entry.form(mode)
-        self.requests: list[Request] = [
-            form(self.entry.path, file) for file in sorted(images.iterdir())
-        ]
-        self.mark = f"peer-{secrets.token_hex(8)}"
+        super().__init__(name, [form(self.entry.path, file) for file in sorted(images.iterdir())])
         self._bundle = str(Path(bundle).absolute()) if "://" not in bundle else bundle
         self._reference = reference
-        self._environment = {k: v for k, v in os.environ.items() if k != MARK}
-        self._idle_seconds = 0.0  # what one request takes when there is no other
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def processes(self) -> list[psutil.Process]:
-        """Every process that it started."""
-        return marked_processes(self.mark)
 
     def start(self) -> None:
         """Make its environment, start it, wait until it answers, and compare its answers.
@@ -99,50 +79,12 @@ class Peer:
                 warmed.touch()
             self._launch(environment)
             self._check()
-            self._idle_seconds = min(self._probe() for _ in range(NUM_PROBES))
+            self.learn_idle()
             self.load(*WARM_UP)
         except (PeerFailure, OSError, httpx.HTTPError, RuntimeError) as error:
             reason = f"{error}{self._log_tail()}"
             self.stop()
             raise PeerFailure(reason) from error
-
-    def load(self, connections: int, seconds: float) -> Load:
-        """Run a closed loop over its images, once what was asked before is done."""
-        self._drain()
-        return run_requests(
-            self.url,
-            self.requests,
-            connections=connections,
-            seconds=seconds,
-            environment=self._environment,
-        )
-
-    def rate(self, per_second: float, seconds: float) -> Rate:
-        """Run an open loop over its images, once what was asked before is done."""
-        self._drain()
-        return run_rate(
-            self.url,
-            self.requests,
-            per_second=per_second,
-            seconds=seconds,
-            environment=self._environment,
-        )
-
-    def memory_mib(self) -> float:
-        """Return the proportional memory of all its processes: shared pages count once."""
-        total = 0
-        for process in self.processes:
-            with contextlib.suppress(psutil.Error):
-                total += process.memory_full_info().pss
-        return total / (1 << 20)
-
-    def pause(self) -> None:
-        """Stop all its processes where they are (SIGSTOP)."""
-        self._signal(signal.SIGSTOP, self.processes)
-
-    def resume(self) -> None:
-        """Let them go on. Children first: a parent that finds its child silent may restart it."""
-        self._signal(signal.SIGCONT, sorted(self.processes, key=lambda each: -each.pid))
 
     def stop(self) -> None:
         """End every process that it started and remove what it wrote."""
@@ -198,7 +140,7 @@ class Peer:
                         answer = client.get(self.entry.ready_path)
                         is_ready = answer.status_code == 200
                     if is_ready:
-                        answer = _ask(client, self.requests[0])
+                        answer = ask(client, self.requests[0])
                         if answer.status_code == 200:
                             return
                         if answer.status_code in HOPELESS:
@@ -219,35 +161,10 @@ class Peer:
             for file, row in zip(
                 self._reference.images, self._reference.probabilities, strict=True
             ):
-                answer = _ask(client, form(self.entry.path, file))
+                answer = ask(client, form(self.entry.path, file))
                 if answer.status_code != 200:
                     raise PeerFailure(f"{file.name}: {answer.status_code}: {answer.text[:200]}")
                 compare(self.entry.read(answer.content), row, tolerance, file.name)
-
-    def _probe(self) -> float:
-        """Return the seconds that one request takes now."""
-        with httpx.Client(base_url=self.url, timeout=SECONDS_TO_DRAIN) as client:
-            started = time.perf_counter()
-            _ask(client, self.requests[0])
-            return time.perf_counter() - started
-
-    def _drain(self) -> None:
-        """Wait until a request takes what it takes alone, twice in a row.
-
-        A load generator leaves with requests under way, which a server works off regardless; the
-        next run would wait behind them. Measured: a p99 of 437 ms at half the load, not 43 ms.
-        """
-        deadline = time.perf_counter() + SECONDS_TO_DRAIN
-        num_quick = 0
-        while num_quick < 2:
-            num_quick = num_quick + 1 if self._probe() < 2 * self._idle_seconds + 0.01 else 0
-            if time.perf_counter() > deadline:
-                raise PeerFailure(f"it still worked off requests after {SECONDS_TO_DRAIN} s")
-
-    def _signal(self, number: int, processes: Sequence[psutil.Process]) -> None:
-        for process in processes:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(number)
 
     def _log_tail(self) -> str:
         if self._folder is None:
@@ -289,9 +206,3 @@ def serving_peer(
             yield peer
         finally:
             peer.stop()
-
-
-def _ask(client: httpx.Client, request: Request) -> httpx.Response:
-    return client.request(
-        request.method, request.path, content=request.body, headers=dict(request.headers)
-    )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import socket
+import statistics
 from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks.generator import Rate, percentile_ms, run_closed, run_open
+from benchmarks.generator import Rate, arrivals, percentile_ms, run_closed, run_open
 from benchmarks.wire import Address, Request
 from tests.benchmarks.tiny_server import TinyServer, tiny_server
 
@@ -134,3 +136,20 @@ def test_a_percentile_is_the_nearest_rank() -> None:
     assert percentile_ms([0.003, 0.001, 0.002], 0.5) == 2
     assert percentile_ms([0.001], 0.99) == 1
     assert math.isnan(percentile_ms([], 0.5))
+
+
+def test_a_counted_loop_ends_with_the_last_answer() -> None:
+    with tiny_server(lambda number: (200, 0.05)) as server:
+        requests = [REQUEST.encode("here")]
+        load = run_closed(address(server.url), requests, 2, num_requests=7)
+    assert len(server.bodies) == load.num_ok == 7
+    assert load.per_second == pytest.approx(7 / 0.2, rel=0.3)  # four turns of two
+
+
+def test_arrivals_are_those_of_many_clients_and_the_same_every_time() -> None:
+    due = arrivals(per_second=500, seconds=4)
+    assert due == arrivals(per_second=500, seconds=4) == sorted(due)
+    assert len(due) == 2000
+    gaps = [b - a for a, b in itertools.pairwise(due)]
+    # Of a Poisson process the gaps spread as much as their mean; of a metronome, not at all.
+    assert statistics.stdev(gaps) == pytest.approx(statistics.mean(gaps), rel=0.15)

@@ -1,0 +1,1 @@
+"""Sightline against the machine and against its peers: `python -m benchmarks.serving`."""
