@@ -10,6 +10,7 @@ import json
 import platform
 import signal
 import statistics
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from pathlib import Path
 import psutil
 
 OUT = Path(__file__).parent / "out"
+COLUMNS_WITHOUT_TERMINAL = 160
 # What decides how fast a network runs on a CPU.
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 LIBRARIES = ("ray", "openvino", "torch", "numpy", "simplejpeg", "opencv-python-headless", "uvicorn")
@@ -82,7 +84,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(column, justify="right" if position else "left")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else COLUMNS_WITHOUT_TERMINAL).print(table)
 
 
 def save_bars(name: str, unit: str, series: Mapping[str, Sequence[float]]) -> Path:

@@ -172,11 +172,14 @@ def run_open(
     per_second: float,
     seconds: float,
     max_connections: int,
+    warm_up_seconds: float = 0.0,
 ) -> Rate:
-    """Run an open loop in this process."""
+    """Run an open loop in this process. What is due in the warm-up, before those seconds, is sent
+    but not counted.
+    """
     loop = _OpenLoop(address, requests, max_connections)
     try:
-        return loop.run(per_second, seconds)
+        return loop.run(per_second, seconds, warm_up_seconds)
     finally:
         loop.close()
 
@@ -194,12 +197,14 @@ class _OpenLoop:
         self._waiting: deque[float] = deque()  # due times
         self._tally = _Tally()
         self._late: list[float] = []
-        self._num_sent = self._most_connections = 0
+        self._num_sent = self._num_not_counted = self._most_connections = 0
+        self._counts_from = 0.0
 
-    def run(self, per_second: float, seconds: float) -> Rate:
+    def run(self, per_second: float, seconds: float, warm_up_seconds: float) -> Rate:
         started = time.perf_counter()
-        due = deque(started + each for each in arrivals(per_second, seconds))
-        end = started + seconds + SECONDS_OF_GRACE
+        self._counts_from = started + warm_up_seconds
+        due = deque(started + each for each in arrivals(per_second, warm_up_seconds + seconds))
+        end = self._counts_from + seconds + SECONDS_OF_GRACE
         while (now := time.perf_counter()) < end:
             while due and due[0] <= now:
                 self._offer(due.popleft(), now)
@@ -207,18 +212,18 @@ class _OpenLoop:
                 break
             self._receive(max(0.0, (due[0] if due else end) - time.perf_counter()))
         now = time.perf_counter()
-        unanswered = [now - each.due for each in self._busy]
-        unanswered += [now - due for due in self._waiting]
+        left = [*(each.due for each in self._busy), *self._waiting]
+        unanswered = [now - due for due in left if due >= self._counts_from]
         admitted = self._tally.ok + unanswered
         return Rate(
             offered_per_second=per_second,
             # Answers in the grace period count, so its seconds do as well.
-            ok_per_second=len(self._tally.ok) / max(seconds, now - started),
+            ok_per_second=len(self._tally.ok) / max(seconds, now - self._counts_from),
             p50_ms=percentile_ms(admitted, 0.5),
             p99_ms=percentile_ms(admitted, 0.99),
             refused_p50_ms=percentile_ms(self._tally.refused, 0.5),
             refused_p99_ms=percentile_ms(self._tally.refused, 0.99),
-            num_sent=self._num_sent,
+            num_sent=self._num_sent - self._num_not_counted,
             num_ok=len(self._tally.ok),
             num_429=self._tally.num_429,
             num_other=self._tally.num_other,
@@ -235,7 +240,7 @@ class _OpenLoop:
         """Send what is due now, or let it wait for a connection."""
         if self._waiting or not self._send(due):
             self._waiting.append(due)
-        else:
+        elif due >= self._counts_from:
             self._late.append(now - due)
 
     def _send(self, due: float) -> bool:
@@ -252,15 +257,20 @@ class _OpenLoop:
                 if connection is not None:
                     connection.close()
                 if is_new:
-                    self._num_sent += 1
-                    self._tally.add(BROKEN, 0.0)
+                    self._note_sent(due)
+                    if due >= self._counts_from:
+                        self._tally.add(BROKEN, 0.0)
                     return True
                 continue  # an idle connection that the server has closed meanwhile
-            self._num_sent += 1
+            self._note_sent(due)
             self._busy.add(connection)
             self._most_connections = max(self._most_connections, len(self._busy) + len(self._idle))
             return True
         return False
+
+    def _note_sent(self, due: float) -> None:
+        self._num_sent += 1
+        self._num_not_counted += due < self._counts_from
 
     def _receive(self, seconds: float) -> None:
         # The selector waits in whole milliseconds; its own descriptor can be waited on for less.
@@ -275,7 +285,8 @@ class _OpenLoop:
             status = connection.progress(events)
             if status is None:
                 continue
-            self._tally.add(status, time.perf_counter() - connection.due)
+            if connection.due >= self._counts_from:
+                self._tally.add(status, time.perf_counter() - connection.due)
             self._busy.remove(connection)
             if connection.is_reusable:
                 self._idle.append(connection)
@@ -316,6 +327,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--count", type=int, help="a closed loop of so many requests")
     parser.add_argument("--per-second", type=float, help="an open loop at this rate")
+    parser.add_argument("--warm-up-seconds", type=float, default=0.0, help="of an open loop")
     options = parser.parse_args()
     requests = [file.read_bytes() for file in sorted(options.requests.iterdir())]
     address = (options.host, options.port)
@@ -324,7 +336,8 @@ def main() -> int:
     if options.per_second is None:
         result = run_closed(address, requests, count, seconds, options.count)
     else:
-        result = run_open(address, requests, options.per_second, seconds, count)
+        warm_up = options.warm_up_seconds
+        result = run_open(address, requests, options.per_second, seconds, count, warm_up)
     print(json.dumps(asdict(result)))
     return 0
 

@@ -124,11 +124,14 @@ def run_rate(
     seconds: float,
     environment: Mapping[str, str],
     max_connections: int = MAX_CONNECTIONS,
+    warm_up_seconds: float = 0.0,
 ) -> Rate:
-    """Send prepared requests to the host of `url` at a fixed rate, whatever becomes of them."""
+    """Send prepared requests to the host of `url` at a fixed rate, whatever becomes of them. What
+    is due in the warm-up is not counted.
+    """
     with tempfile.TemporaryDirectory() as folder:
         write_requests(requests, urlsplit(url).netloc, Path(folder))
-        extra = ("--per-second", str(per_second))
+        extra = ("--per-second", str(per_second), "--warm-up-seconds", str(warm_up_seconds))
         output = _run_bundled(url, Path(folder), max_connections, seconds, environment, *extra)
     return Rate(**json.loads(output))
 

@@ -75,7 +75,7 @@ class Server:
             environment=self._environment,
         )
 
-    def rate(self, per_second: float, seconds: float) -> Rate:
+    def rate(self, per_second: float, seconds: float, warm_up_seconds: float = 0.0) -> Rate:
         """Run an open loop over its images, once what was asked before is done."""
         self._drain()
         return run_rate(
@@ -84,6 +84,7 @@ class Server:
             per_second=per_second,
             seconds=seconds,
             environment=self._environment,
+            warm_up_seconds=warm_up_seconds,
         )
 
     def memory_mib(self) -> float:

@@ -22,6 +22,7 @@ class Pace:
     ceiling_seconds: float
     load_seconds: float
     own_seconds: float  # their batches take seconds
+    rate_warm_up: float  # seconds: until the queue of an overloaded server is as long as it gets
     rate_seconds: float
     rate_repetitions: int  # of Sightline; peers are asked once
     connections: tuple[int, ...]
@@ -29,8 +30,8 @@ class Pace:
     is_whole: bool  # with every call and kind, other photos, and peers at fixed rates
 
 
-QUICK = Pace(5, 2, 1, 2, 2, 2, 6, 2, (16,), (32,), is_whole=False)
-FULL = Pace(5, 5, 3, 4, 5, 6, 8, 3, (16, 32), (16, 32), is_whole=True)
+QUICK = Pace(5, 2, 1, 2, 2, 2, 3, 5, 1, (16,), (32,), is_whole=False)
+FULL = Pace(5, 5, 3, 4, 5, 6, 5, 8, 3, (16, 32), (16, 32), is_whole=True)
 
 
 @dataclass(frozen=True)

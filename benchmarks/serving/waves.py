@@ -308,7 +308,8 @@ class Waves:
                         self.steps.add(("memory", wave, name), {"mib": server.memory_mib()})
                     for key in keys:
                         rate = float(key[3]) * capacity(self.steps, wave, name)
-                        self.steps.add(key, asdict(server.rate(rate, self.pace.rate_seconds)))
+                        found = server.rate(rate, self.pace.rate_seconds, self.pace.rate_warm_up)
+                        self.steps.add(key, asdict(found))
             except FAILURES as error:
                 self.steps.add((FAILED, wave, name), {"reason": str(error)})
 

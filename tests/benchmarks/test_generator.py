@@ -153,3 +153,13 @@ def test_arrivals_are_those_of_many_clients_and_the_same_every_time() -> None:
     gaps = [b - a for a, b in itertools.pairwise(due)]
     # Of a Poisson process the gaps spread as much as their mean; of a metronome, not at all.
     assert statistics.stdev(gaps) == pytest.approx(statistics.mean(gaps), rel=0.15)
+
+
+def test_the_warm_up_of_an_open_loop_is_sent_but_not_counted() -> None:
+    with tiny_server(lambda number: (200, 0.0) if number >= 20 else (429, 0.0)) as server:
+        requests = [REQUEST.encode("here")]
+        rate = run_open(address(server.url), requests, 40, 0.5, 8, warm_up_seconds=0.5)
+    assert len(server.bodies) == 40
+    assert 10 < rate.num_sent == rate.num_ok + rate.num_429 < 30
+    assert rate.num_429 < 10
+    assert rate.ok_per_second == pytest.approx(rate.num_ok / 0.5, rel=0.1)
