@@ -126,7 +126,7 @@ def calls_us(sample: float | None, count: int = 50_000) -> float:
     meters and a log where `sample` is None, which leaves the request ids.
     """
     meters = None if sample is None else Meters()
-    watch, counts = Watch(meters), Statistics(meters)
+    watch, counts = Watch(meters), Statistics()
     if sample is not None:
         watch.access_log = AccessLog(lambda lines: None, sample, {"model": "tiny"})
     given = SCOPE["headers"][0][1].decode()

@@ -206,6 +206,11 @@ class Reading:
             ]
         )
         self._is_active = np.array([label.status == "active" for label in self._labels])
+        # As Python has them, for one image at a time: a label or two are no work for NumPy.
+        self._names = [label.name for label in self._labels]
+        self._least: list[float] = self._thresholds.tolist()
+        self._shows: list[bool] = self._is_active.tolist()
+        self._shows_all = all(self._shows)
 
     @property
     def num_listed(self) -> int:
@@ -238,14 +243,18 @@ class Reading:
         listed among the scores.
         """
         sums = self.sums(probabilities)
-        order = np.argsort(-sums, kind="stable")
-        wanted = {"top": top_k, "all": len(order), "none": 0}[scores]
-        shown = order[self._is_active[order]][:wanted].tolist()
-        listed = tuple(Score(self._labels[i].name, float(sums[i]), i) for i in shown)
-        best = int(order[0])
-        is_known = self._is_active[best] and sums[best] >= self._thresholds[best]
-        name = self._labels[best].name if is_known else self.label_map.unknown
-        return Answer(name, float(sums[best]), listed)
+        values: list[float] = sums.tolist()
+        best = int(sums.argmax())
+        listed: tuple[Score, ...] = ()
+        if scores != "none":
+            order: list[int] = (-sums).argsort(kind="stable").tolist()
+            shown = order if self._shows_all else [i for i in order if self._shows[i]]
+            most = top_k if scores == "top" else len(shown)
+            listed = tuple(Score(self._names[i], values[i], i) for i in shown[:most])
+        is_known = self._shows[best] and values[best] >= self._least[best]
+        return Answer(
+            self._names[best] if is_known else self.label_map.unknown, values[best], listed
+        )
 
 
 def first_reading(classes: Sequence[OutputClass]) -> Reading:

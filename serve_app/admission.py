@@ -12,13 +12,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from starlette.requests import Request
 from starlette.types import Message
 
+from serve_app.alarm import Alarm
 from serve_app.config import ServeOptions
 from serve_app.errors import RequestError
 from serve_app.limits import CLOSE
 from serve_app.replies import Reply
+from serve_app.request import Request
 from serve_app.routing import Handler
 from serve_app.statistics import Statistics
 
@@ -53,18 +54,17 @@ class Gate:
         when the answer is not there in time. What waits for a thread then is never begun.
         """
         self._check_room()
-        with self._statistics.request():
-            async with asyncio.timeout(None) as clock:
-                visit = _Visit(self, request, clock)
-                try:
-                    return await handler(Request(request.scope, visit.receive))
-                except asyncio.CancelledError:
-                    # Serve cancels for clients that have left, and this is not one of them.
-                    if clock.expired():
-                        raise self._too_late() from None
-                    raise
-                finally:
-                    visit.leave()
+        with self._statistics.request(), Alarm() as alarm:
+            visit = _Visit(self, request, alarm)
+            try:
+                return await handler(request)
+            except asyncio.CancelledError:
+                # Serve cancels for clients that have left, and this is not one of them.
+                if alarm.has_rung:
+                    raise self._too_late() from None
+                raise
+            finally:
+                visit.leave()
 
     def check_upload(self) -> None:
         """Raise `RequestError` (429) where unfinished bodies hold more than they may."""
@@ -77,11 +77,11 @@ class Gate:
                 {"Retry-After": self._retry_after, **CLOSE},
             )
 
-    def enter(self, clock: asyncio.Timeout) -> None:
-        """Take a place for a request whose body has come, and start its clock."""
+    def enter(self, alarm: Alarm) -> None:
+        """Take a place for a request whose body has come, and set its alarm."""
         self._check_room()
         self.num_inside += 1
-        clock.reschedule(asyncio.get_running_loop().time() + self._deadline_seconds)
+        alarm.set(self._deadline_seconds)
 
     def _check_room(self) -> None:
         if self.num_inside >= self._max_requests:
@@ -105,12 +105,15 @@ class Gate:
 
 
 class _Visit:
-    """One request at the gate, from its first header on: it reads the body and sees its end."""
+    """One request at the gate, from its first header on: it sees the body come, and its end."""
 
-    def __init__(self, gate: Gate, request: Request, clock: asyncio.Timeout) -> None:
+    __slots__ = ("_alarm", "_gate", "_is_inside", "_receive", "_upload_bytes")
+
+    def __init__(self, gate: Gate, request: Request, alarm: Alarm) -> None:
         self._gate = gate
         self._receive = request.receive
-        self._clock = clock
+        request.receive = self.receive
+        self._alarm = alarm
         self._upload_bytes = 0
         self._is_inside = False
 
@@ -124,7 +127,7 @@ class _Visit:
             self._gate.check_upload()
         else:
             self._hold(-self._upload_bytes)
-            self._gate.enter(self._clock)
+            self._gate.enter(self._alarm)
             self._is_inside = True
         return message
 

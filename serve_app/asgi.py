@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-from starlette.requests import Request
-
 from serve_app.admission import Gate
 from serve_app.api import CALLS
 from serve_app.errors import RequestError
@@ -20,6 +18,7 @@ from serve_app.oip.routes import oip_routes
 from serve_app.openapi.docs import model_docs
 from serve_app.peers import Alone, Peers
 from serve_app.replies import Reply
+from serve_app.request import Request
 from serve_app.routing import Api, Handler, Routes
 from serve_app.shown import shown
 

@@ -8,7 +8,6 @@ from reprlib import repr as shown
 from typing import Any
 
 from ray import serve
-from starlette.requests import Request
 
 from serve_app.asgi import guarded
 from serve_app.config import CatalogOptions, parse_options
@@ -21,6 +20,7 @@ from serve_app.oip.identity import declared, server_metadata
 from serve_app.openapi.docs import catalog_docs
 from serve_app.pages import page_routes
 from serve_app.replies import Reply, json_reply
+from serve_app.request import Request
 from serve_app.routing import Api, Routes
 from serve_app.serve_peers import COUNT_SECONDS, Replicas
 from serve_app.statistics import Counters, model_statistics

@@ -3,7 +3,7 @@
 `streams`: one job per image decodes and runs it, on a few threads; both steps release the
 interpreter lock, and handing an image from a decoding thread to a running thread would only cost.
 `batches`: images are decoded on threads and gathered; while one batch runs, the next one is decoded
-and grows. It knows nothing of HTTP.
+and grows. It knows nothing of HTTP, nor of how an image is decoded.
 
 A job whose caller has gone is dropped before it is run.
 """
@@ -12,29 +12,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from models.decoders import ImageLimits
 from models.predictor import Prediction, Predictor
 from models.preprocess import Image
 from serve_app.statistics import Statistics
+from serve_app.threads import Threads
 from serve_app.trace import Trace, current
+
+# Makes an image (H, W, 3) ready, on a thread; whatever it raises is the answer for that image.
+Prepare = Callable[[], Image]
 
 
 class Feeder(Protocol):
     """What turns one image into a prediction of one row."""
 
-    async def score(self, data: bytes) -> Prediction:
-        """Decode and run one encoded image. Raises `ImageError` for what cannot be decoded."""
+    def score(self, prepare: Prepare) -> Awaitable[Prediction]:
+        """Make one image ready and run it; raises what making it ready raises."""
         ...
 
-    async def run(self, image: Image) -> Prediction:
+    def run(self, image: Image) -> Awaitable[Prediction]:
         """Run one image (H, W, 3) that is ready."""
         ...
 
@@ -46,35 +48,29 @@ class Feeder(Protocol):
 class StreamFeeder:
     """For engines that take single images on several streams."""
 
-    def __init__(
-        self, predictor: Predictor, limits: ImageLimits, num_threads: int, statistics: Statistics
-    ) -> None:
+    def __init__(self, predictor: Predictor, num_threads: int, statistics: Statistics) -> None:
         self._predictor = predictor
-        self._limits = limits
         self._statistics = statistics
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="score")
+        self._threads = Threads(num_threads, "score")
 
-    async def score(self, data: bytes) -> Prediction:
-        """Decode and run one encoded image as one job."""
-        loop, asked = asyncio.get_running_loop(), time.perf_counter_ns()
+    def score(self, prepare: Prepare) -> Awaitable[Prediction]:
+        """Make one image ready and run it as one job."""
         # In a copy of this context, by which the run finds the trace of its request.
-        job = copy_context()
-        return await loop.run_in_executor(self._pool, job.run, self._score, data, asked)
+        context, asked = copy_context(), time.perf_counter_ns()
+        return self._threads.run(context.run, self._score, prepare, asked)
 
-    async def run(self, image: Image) -> Prediction:
+    def run(self, image: Image) -> Awaitable[Prediction]:
         """Run one image that is ready."""
-        loop, asked = asyncio.get_running_loop(), time.perf_counter_ns()
-        job = copy_context()
-        return await loop.run_in_executor(self._pool, job.run, self._run, image, asked)
+        context, asked = copy_context(), time.perf_counter_ns()
+        return self._threads.run(context.run, self._run, image, asked)
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
 
-    def _score(self, data: bytes, asked: int) -> Prediction:
+    def _score(self, prepare: Prepare, asked: int) -> Prediction:
         started = time.perf_counter_ns()
-        image = self._predictor.prepare(data, self._limits)
-        return self._run(image, asked, started)
+        return self._run(prepare(), asked, started)
 
     def _run(self, image: Image, asked: int, started: int | None = None) -> Prediction:
         """Run an image that was asked for, and whose decoding began, at those nanoseconds."""
@@ -106,25 +102,23 @@ class BatchFeeder:
     def __init__(
         self,
         predictor: Predictor,
-        limits: ImageLimits,
         num_threads: int,
         wait_seconds: float,
         statistics: Statistics,
     ) -> None:
         self._predictor = predictor
-        self._limits = limits
         self._wait_ns = int(wait_seconds * 1e9)
         self._statistics = statistics
         self._max_batch = predictor.engine.feeding.max_batch
-        self._decoding = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
-        self._running = ThreadPoolExecutor(1, thread_name_prefix="run")
+        self._decoding = Threads(num_threads, "decode")
+        self._running = Threads(1, "run")
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._gathering: asyncio.Task[None] | None = None
 
-    async def score(self, data: bytes) -> Prediction:
-        """Decode one encoded image and let it join a batch."""
-        loop, asked = asyncio.get_running_loop(), time.perf_counter_ns()
-        image, started, ready = await loop.run_in_executor(self._decoding, self._decode, data)
+    async def score(self, prepare: Prepare) -> Prediction:
+        """Make one image ready and let it join a batch."""
+        asked = time.perf_counter_ns()
+        image, started, ready = await self._decoding.run(_timed, prepare)
         return await self._join(image, started - asked, ready - started)
 
     async def run(self, image: Image) -> Prediction:
@@ -145,17 +139,16 @@ class BatchFeeder:
         """End the threads and the gathering."""
         if self._gathering is not None and not self._gathering.get_loop().is_closed():
             self._gathering.cancel()
-        self._decoding.shutdown(wait=True, cancel_futures=True)
-        self._running.shutdown(wait=True, cancel_futures=True)
+        self._decoding.close()
+        self._running.close()
 
     async def _gather_forever(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             batch = [entry for entry in await self._next_batch() if not entry.answer.done()]
             if not batch:
                 continue
             try:
-                whole = await loop.run_in_executor(self._running, self._run, batch)
+                whole = await self._running.run(self._run, batch)
             # one failed batch must not end the loop that all later requests need
             except Exception as error:
                 for entry in batch:
@@ -182,11 +175,6 @@ class BatchFeeder:
                 break
         return batch
 
-    def _decode(self, data: bytes) -> tuple[Image, int, int]:
-        started = time.perf_counter_ns()
-        image = self._predictor.prepare(data, self._limits)
-        return image, started, time.perf_counter_ns()
-
     def _run(self, batch: Sequence[_Waiting]) -> Prediction:
         started = time.perf_counter_ns()
         prediction = self._predictor.predict(np.stack([entry.image for entry in batch]))
@@ -203,7 +191,6 @@ class BatchFeeder:
 
 def open_feeder(
     predictor: Predictor,
-    limits: ImageLimits,
     *,
     num_threads: int,
     wait_seconds: float,
@@ -211,8 +198,14 @@ def open_feeder(
 ) -> Feeder:
     """Return the feeder that the engine asks for."""
     if predictor.engine.feeding.mode == "streams":
-        return StreamFeeder(predictor, limits, num_threads, statistics)
-    return BatchFeeder(predictor, limits, num_threads, wait_seconds, statistics)
+        return StreamFeeder(predictor, num_threads, statistics)
+    return BatchFeeder(predictor, num_threads, wait_seconds, statistics)
+
+
+def _timed(prepare: Prepare) -> tuple[Image, int, int]:
+    started = time.perf_counter_ns()
+    image = prepare()
+    return image, started, time.perf_counter_ns()
 
 
 def _row(prediction: Prediction, position: int) -> Prediction:

@@ -12,7 +12,6 @@ from reprlib import repr as shown
 from typing import Any
 
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
-from starlette.requests import Request
 
 from models.label_edits import parse_edits
 from models.label_map import parse_map
@@ -20,6 +19,7 @@ from models.label_revision import Author, Change
 from serve_app.errors import bad_request
 from serve_app.limits import parse_whole, read_body
 from serve_app.queries import check_query
+from serve_app.request import Request
 from serve_app.uploads import parse_json
 
 MAX_BODY_BYTES = 4 << 20  # a whole map of 10,000 labels has 2 MiB
@@ -63,7 +63,7 @@ async def read_rollback(request: Request, key: str) -> Write:
 
 
 async def _read_object(request: Request, known: tuple[str, ...]) -> Mapping[str, Any]:
-    check_query(request.query_params, ("dry_run",))
+    check_query(request.query, ("dry_run",))
     body = await read_body(request, MAX_BODY_BYTES, UPLOAD_SECONDS)
     value = parse_json(body, MAX_JSON_VALUES)
     if not isinstance(value, dict):
@@ -100,7 +100,7 @@ def _base(value: Mapping[str, Any], if_match: str | None) -> int | None:
 
 
 def _is_dry_run(request: Request) -> bool:
-    text = request.query_params.get("dry_run", "false").lower()
+    text = request.query.get("dry_run", "false").lower()
     if text not in TRUTH:
         raise bad_request(f"dry_run must be true or false, got {shown(text)}", "bad_parameter")
     return TRUTH[text]

@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
-from starlette.requests import Request
-
 from models.errors import (
     AlreadyExistsError,
     EditError,
@@ -38,6 +36,7 @@ from serve_app.model import ServedModel
 from serve_app.peers import Peers
 from serve_app.queries import check_query, whole_number
 from serve_app.replies import Reply, json_reply
+from serve_app.request import Request
 from serve_app.routing import Routes
 
 STORE_THREADS = 4
@@ -70,7 +69,7 @@ class _LabelCalls:
         self._threads = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="label-calls")
 
     async def get_labels(self, request: Request) -> Reply:
-        check_query(request.query_params, ())
+        check_query(request.query, ())
         try:
             revision, problem = await self._in_thread(self._newest)
         except RequestError as error:  # a store that does not answer: what this replica has
@@ -98,8 +97,8 @@ class _LabelCalls:
         return await self._answer(await _told(read_rollback(request, key)))
 
     async def get_revisions(self, request: Request) -> Reply:
-        check_query(request.query_params, ("limit",))
-        limit = whole_number(request.query_params, "limit", least=1, most=MAX_LISTED)
+        check_query(request.query, ("limit",))
+        limit = whole_number(request.query, "limit", least=1, most=MAX_LISTED)
 
         def read() -> list[dict[str, Any]]:
             self._newest()
@@ -114,7 +113,7 @@ class _LabelCalls:
         return json_reply({"model": self._model.manifest.name, "revisions": listed})
 
     async def get_revision(self, request: Request) -> Reply:
-        check_query(request.query_params, ())
+        check_query(request.query, ())
         word = request.scope["path"].rstrip("/").rpartition("/")[2]
         if not word.isascii() or not word.isdecimal() or len(word) > 12:
             raise bad_request(f"a revision is a number, got {word[:50]!r}", "bad_parameter")
@@ -122,9 +121,9 @@ class _LabelCalls:
         return json_reply({**_listed(revision), "map": revision.map.model_dump()})
 
     async def get_diff(self, request: Request) -> Reply:
-        check_query(request.query_params, ("since", "to"))
-        to = whole_number(request.query_params, "to")
-        since = whole_number(request.query_params, "since")
+        check_query(request.query, ("since", "to"))
+        to = whole_number(request.query, "to")
+        since = whole_number(request.query, "since")
 
         def read() -> tuple[Revision, Revision]:
             after = self._log.read(to) if to is not None else self._newest()[0]

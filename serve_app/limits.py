@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import reprlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 
-from starlette.requests import Request
-
+from serve_app.alarm import Alarm
 from serve_app.compression import WINDOWS, unpack
 from serve_app.errors import RequestError, bad_request
+from serve_app.request import Request
 
+CLIENT_GONE = 499  # nginx's status; nobody reads it but the access log
 # The rest of a refused body is not worth reading: the connection ends with the answer.
 CLOSE = {"Connection": "close"}
 MAX_DIGITS = 19  # of a length in a header
@@ -28,20 +29,29 @@ async def read_body(
     request: Request, max_bytes: int, seconds: float, *, may_be_compressed: bool = False
 ) -> bytes:
     """Return the whole body, or raise `RequestError`: 413 when it is larger than allowed, 408 when
-    it takes longer to arrive, or comes at less than `SLOWEST`.
+    it takes longer to arrive, or comes at less than `SLOWEST`, 499 when the client leaves.
     """
     encoding = _encoding(request, known=WINDOWS if may_be_compressed else ())
-    chunks, received, seen = [], 0, 0
+    _check_declared_length(request, max_bytes)
+    chunks: list[bytes] = []
+    received, seen, is_whole = 0, 0, False
     now = asyncio.get_running_loop().time
     end = now() + seconds
     try:
-        async with asyncio.timeout_at(min(end, now() + LOOK_SECONDS)) as clock:
-            async for chunk in _limited_stream(request, max_bytes):
-                chunks.append(chunk)
+        with Alarm() as alarm:
+            alarm.set(min(seconds, LOOK_SECONDS))
+            while not is_whole:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise RequestError(CLIENT_GONE, "client_gone", "the client left while sending")
+                chunk, is_whole = message.get("body", b""), not message.get("more_body", False)
                 received += len(chunk)
-                if received - seen >= SLOWEST * LOOK_SECONDS:
+                if received > max_bytes:
+                    raise _too_large(f"more than {max_bytes:,}", max_bytes)
+                chunks.append(chunk)
+                if received - seen >= SLOWEST * LOOK_SECONDS and not is_whole:
                     seen = received
-                    clock.reschedule(min(end, now() + LOOK_SECONDS))
+                    alarm.set(min(end - now(), LOOK_SECONDS))
     except TimeoutError as error:
         raise RequestError(
             408,
@@ -53,18 +63,6 @@ async def read_body(
         ) from error
     body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     return await unpack(body, encoding, max_bytes) if encoding else body
-
-
-async def _limited_stream(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    _check_declared_length(request, max_bytes)
-    received = 0
-    async for chunk in request.stream():
-        if not chunk:
-            continue
-        received += len(chunk)
-        if received > max_bytes:
-            raise _too_large(f"more than {max_bytes:,}", max_bytes)
-        yield chunk
 
 
 def check_count(num_images: int, max_images: int) -> None:

@@ -1,65 +1,23 @@
-"""Counts and distributions that a replica keeps of itself for metrics.
+"""Counts of requests and answers that a replica keeps for metrics; what its engine did is counted
+in `statistics`.
 
 They are kept in this process, since handing one value to Ray costs 5 to 8 microseconds, and are
-handed over every few seconds (`metrics`). Distributions have fixed buckets, as Prometheus wants
-them. Times come in nanoseconds. It knows nothing of Ray, HTTP or models.
+handed over every few seconds (`metrics`). Times come in nanoseconds. It knows nothing of Ray, HTTP
+or models.
 """
 
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-NS = 1_000_000_000
-SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+from serve_app.histograms import NS, SECONDS, Distribution, Histogram
+
 CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 MAX_LABELS = 1000  # labels that are counted one by one
 OTHER_LABELS = "(other)"
-
-
-class Histogram:
-    """How many values fell into each bucket, and their sum."""
-
-    __slots__ = ("bounds", "counts", "scale", "total")
-
-    def __init__(self, bounds: Sequence[float], scale: float = 1.0) -> None:
-        """`bounds` are the upper ends, inclusive; values come `scale` times larger."""
-        self.bounds = [bound * scale for bound in bounds]
-        self.counts = [0] * (len(bounds) + 1)
-        self.scale = scale
-        self.total: float = 0
-
-    def add(self, value: float, count: int = 1) -> None:
-        """Add a value that occurred `count` times."""
-        self.counts[bisect_left(self.bounds, value)] += count
-        self.total += value * count
-
-    def frozen(self) -> Distribution:
-        """Return it as it is now, in the unit of its bounds."""
-        rising, so_far = [], 0
-        for count in self.counts:
-            so_far += count
-            rising.append(so_far)
-        bounds = tuple(bound / self.scale for bound in self.bounds)
-        return Distribution(bounds, tuple(rising), self.total / self.scale)
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """A histogram at one moment: how many values were at most each bound, the last without any."""
-
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]  # rising; one more than there are bounds
-    total: float
-
-    @property
-    def count(self) -> int:
-        """How many values there were."""
-        return self.counts[-1]
 
 
 Calls = tuple[str, str]  # call, protocol
@@ -72,7 +30,6 @@ class Counted:
     requests: dict[Calls, int]
     errors: dict[tuple[str, str, str], int]  # call, protocol, code
     request_seconds: dict[Calls, Distribution]  # of scoring calls
-    stages: dict[str, Distribution]  # queue, decode, infer; one value per image
     image_errors: dict[str, int]
     predictions: dict[str, int]
     unknown: int
@@ -89,7 +46,6 @@ class Meters:
         self._requests: dict[Calls, int] = defaultdict(int)
         self._errors: dict[tuple[str, str, str], int] = defaultdict(int)
         self._request_ns: dict[Calls, Histogram] = defaultdict(lambda: Histogram(SECONDS, NS))
-        self._queue, self._decode, self._infer = (Histogram(SECONDS, NS) for _ in range(3))
         self._image_errors: dict[str, int] = defaultdict(int)
         self._predictions: dict[str, int] = defaultdict(int)
         self._unknown = 0
@@ -105,16 +61,6 @@ class Meters:
                 self._errors[call, protocol, code] += 1
             if spent_ns is not None:
                 self._request_ns[call, protocol].add(spent_ns)
-
-    def add_run(self, batch: int, queue_ns: int, input_ns: int, infer_ns: int) -> None:
-        """Count a run of the engine; times are summed over the images of the batch, of which each
-        counts with its share.
-        """
-        with self._lock:
-            self._queue.add(queue_ns / batch, batch)
-            if input_ns:  # else they came as pixels
-                self._decode.add(input_ns / batch, batch)
-            self._infer.add(infer_ns / batch, batch)
 
     def add_image_error(self, code: str) -> None:
         """Count an image that could not be scored beside others that were."""
@@ -132,13 +78,11 @@ class Meters:
 
     def counted(self) -> Counted:
         """Return all of it as it is now."""
-        stages = {"queue": self._queue, "decode": self._decode, "infer": self._infer}
         with self._lock:
             return Counted(
                 dict(self._requests),
                 dict(self._errors),
                 {calls: each.frozen() for calls, each in self._request_ns.items()},
-                {stage: each.frozen() for stage, each in stages.items()},
                 dict(self._image_errors),
                 dict(self._predictions),
                 self._unknown,

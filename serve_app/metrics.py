@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from models.manifest import Manifest
-from serve_app.meters import Counted, Distribution, batch_sizes
+from serve_app.histograms import Distribution
+from serve_app.meters import Counted, batch_sizes
 from serve_app.model import ServedModel
 
 logger = logging.getLogger("ray.serve")
@@ -170,6 +171,8 @@ def figures_of(model: ServedModel) -> list[Figure]:
     found = [*_of_state(model)]
     if meters is not None:
         found += _of_requests(meters.counted())
+        for stage, distribution in model.statistics.stages().items():
+            found += _distribution(STAGES[stage], distribution)
     runs = model.statistics.counters()["batches"]
     sizes = {size: count for size, (count, *_) in runs.items()}
     found += _distribution(BATCH, batch_sizes(sizes))
@@ -206,8 +209,6 @@ def _of_requests(counted: Counted) -> Iterator[Figure]:
         yield _figure(ERRORS, count, *error)
     for calls, distribution in counted.request_seconds.items():
         yield from _distribution(REQUEST, distribution, *calls)
-    for stage, distribution in counted.stages.items():
-        yield from _distribution(STAGES[stage], distribution)
     for code, count in counted.image_errors.items():
         yield _figure(IMAGE_ERRORS, count, code)
     for label, count in counted.predictions.items():

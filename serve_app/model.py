@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Sequence
+from functools import partial
 
 from models.bundle import open_bundle
 from models.errors import ConfigError, EngineError, SightlineError
@@ -22,7 +22,7 @@ from models.preprocess import Image
 from serve_app.admission import Gate
 from serve_app.config import ServeOptions
 from serve_app.errors import RequestError
-from serve_app.feeding import open_feeder
+from serve_app.feeding import Prepare, open_feeder
 from serve_app.label_keeper import FixedLabels, LabelKeeper, Labels
 from serve_app.meters import MAX_LABELS, Meters
 from serve_app.statistics import Statistics
@@ -49,7 +49,7 @@ class ServedModel:
         self.has_docs = options.docs
         has_few = len(predictor.manifest.classes) <= MAX_LABELS
         self.watch = Watch(Meters(has_labels=has_few) if options.metrics else None)
-        self.statistics = Statistics(self.watch.meters)
+        self.statistics = Statistics()
         self.gate = Gate(options, self.statistics)
         # What every answer says of who gave it.
         self.facts: dict[str, object] = {
@@ -60,7 +60,6 @@ class ServedModel:
         }
         self._feeder = open_feeder(
             predictor,
-            options.limits.image,
             num_threads=options.decode_threads or options.engine_options.num_threads,
             wait_seconds=options.batch_wait_ms / 1000,
             statistics=self.statistics,
@@ -70,20 +69,34 @@ class ServedModel:
 
     async def score(self, data: bytes) -> Prediction:
         """Score one encoded image. Raises `ImageError` for what cannot be decoded."""
-        with self._counting_failures():
-            return await self._feeder.score(data)
+        try:
+            return await self._feeder.score(partial(self._decode, data))
+        except EngineError:
+            self._num_failures += 1
+            raise
 
     async def score_each(self, images: Sequence[bytes | SightlineError]) -> list[Scored]:
         """Score several images; one that cannot be read has its error in its place.
 
         An error that is not about one image is raised.
         """
-        return list(await asyncio.gather(*(self._score_or_error(image) for image in images)))
+        asked = [
+            self._feeder.score(partial(self._decode, image))
+            for image in images
+            if not isinstance(image, SightlineError)
+        ]
+        scored = iter(await self._all(asked))
+        return [image if isinstance(image, SightlineError) else next(scored) for image in images]
 
-    async def run_each(self, images: Sequence[Image]) -> list[Prediction]:
+    async def run_each(self, images: Sequence[Image]) -> list[Scored]:
         """Run images (H, W, 3) that are ready."""
-        with self._counting_failures():
-            return list(await asyncio.gather(*(self._feeder.run(image) for image in images)))
+        return await self._all([self._feeder.run(image) for image in images])
+
+    async def prepare_each(self, images: Sequence[Prepare]) -> list[Scored]:
+        """Run images that are made ready on the threads that run them; one for which that raises a
+        `SightlineError` has it in its place.
+        """
+        return await self._all([self._feeder.score(image) for image in images])
 
     async def check(self) -> None:
         """Raise if the model cannot be trusted to answer.
@@ -130,23 +143,19 @@ class ServedModel:
         if trace is not None and self.kind.has_label_map:
             trace.revision = reading.revision
 
-    @contextmanager
-    def _counting_failures(self) -> Iterator[None]:
-        try:
-            yield
-        except EngineError:
-            self._num_failures += 1
-            raise
+    def _decode(self, data: bytes) -> Image:
+        return self.predictor.prepare(data, self.limits.image)
 
-    async def _score_or_error(self, image: bytes | SightlineError) -> Scored:
-        if isinstance(image, SightlineError):
-            return image
-        try:
-            return await self.score(image)
-        except EngineError:
-            raise
-        except SightlineError as error:
-            return error
+    async def _all(self, asked: Sequence[Awaitable[Prediction]]) -> list[Scored]:
+        """Wait for all of them. An error that is not about one image is raised."""
+        found: list[Scored] = []
+        for each in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(each, EngineError):
+                self._num_failures += 1
+            if isinstance(each, EngineError) or not isinstance(each, Scored):
+                raise each
+            found.append(each)
+        return found
 
 
 def open_served(options: ServeOptions) -> ServedModel:

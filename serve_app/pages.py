@@ -10,9 +10,8 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from starlette.requests import Request
-
 from serve_app.replies import Reply
+from serve_app.request import Request
 from serve_app.routing import Handler, Routes
 
 FOLDER = Path(__file__).parent / "page"

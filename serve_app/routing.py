@@ -10,20 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import RequestError, error_reply
-from serve_app.limits import parse_whole
-from serve_app.replies import REQUEST_ID, Reply, send_reply
+from serve_app.limits import CLIENT_GONE, parse_whole
+from serve_app.replies import Reply, send_reply
+from serve_app.request import Request
 from serve_app.shown import shown
-from serve_app.trace import Trace
+from serve_app.trace import KEY, Trace
 from serve_app.watch import Watch
 
 Handler = Callable[[Request], Awaitable[Reply]]
 MAX_PARTS = 12  # of a path that is looked up with a star
 MAX_PARTS_TOLD = 3  # of a path that a 404 names
-CLIENT_GONE = 499
 
 # Path below the mount point -> method -> handler; `*` stands for any part, at one place of a path.
 Routes = Mapping[str, Mapping[str, Handler]]
@@ -59,27 +58,24 @@ class Api:
             return await _live(receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1003})
-        given = _header(scope, REQUEST_ID)
+        request = Request(scope, receive)
+        given = request.headers.get(KEY)
         trace = self._watch.begin(given, "http")
         reply = GONE
         try:
-            reply = await self._answer(scope, receive, trace)
+            reply = await self._answer(request, trace)
             is_echoed = self._watch.is_echoed and given == trace.request_id
             await send_reply(reply, send, "" if is_echoed else trace.request_id)
         except asyncio.CancelledError:  # Serve ends the task of a client that has left
             reply, trace.code = GONE, "client_gone"
             raise
         finally:
-            self._watch.end(trace, reply.status, lambda: _details(scope, reply))
+            self._watch.end(trace, reply.status, lambda: _details(request, reply))
         return None
 
-    async def _answer(self, scope: Scope, receive: Receive, trace: Trace) -> Reply:
+    async def _answer(self, request: Request, trace: Trace) -> Reply:
         try:
-            return await self._find(scope, trace)(Request(scope, receive))
-        except ClientDisconnect:
-            return error_reply(
-                RequestError(CLIENT_GONE, "client_gone", "the client left while sending")
-            )
+            return await self._find(request.scope, trace)(request)
         # a request may fail, the server may not; `error_reply` tells the two apart
         except Exception as error:
             return error_reply(error)
@@ -122,18 +118,10 @@ def _star_out(path: str) -> Iterator[str]:
         yield "/".join((*parts[:at], "*", *parts[at + 1 :]))
 
 
-def _header(scope: Scope, name: bytes) -> str | None:
-    for each, value in scope["headers"]:
-        if each == name:
-            text: str = value.decode("latin-1")
-            return text
-    return None
-
-
-def _details(scope: Scope, reply: Reply) -> dict[str, object]:
+def _details(request: Request, reply: Reply) -> dict[str, object]:
     """Return what the access log says of a request over HTTP alone."""
-    declared = parse_whole(_header(scope, b"content-length") or "")
-    method = scope["method"]
+    declared = parse_whole(request.headers.get("content-length", ""))
+    method = request.scope["method"]
     return {
         "method": method if method in METHODS else "other",
         "bytes_in": declared,  # unknown of a body that comes in chunks

@@ -10,11 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
-from serve_app.meters import Meters
+from serve_app.histograms import NS, SECONDS, Distribution, Histogram
 from serve_app.trace import Trace, current
 
 Counters = dict[str, Any]
@@ -26,15 +25,15 @@ BATCH_PARTS = ("compute_input", "compute_infer", "compute_output")
 
 
 class Statistics:
-    """Counters that many threads add to."""
+    """Counters that many threads add to: the one owner of what was run, for `/stats` and for
+    metrics.
+    """
 
-    def __init__(self, meters: Meters | None = None) -> None:
-        """Runs are counted in `meters` as well."""
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._meters = meters
-        self._parts = {part: [0, 0] for part in PARTS}  # count, nanoseconds
-        self._num_images = 0
-        self._num_runs = 0
+        # Count and nanoseconds of what is no run.
+        self._others = {part: [0, 0] for part in (*REQUEST_PARTS, "compute_output")}
+        self._queue, self._decode, self._infer = (Histogram(SECONDS, NS) for _ in range(3))
         self._last = 0.0
         # By batch size: runs, nanoseconds of decoding, nanoseconds of running.
         self._batches: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
@@ -43,66 +42,98 @@ class Statistics:
         """Count one run of the engine on a batch of images; times are summed over its images, and
         noted in the trace of the request whose context this is.
         """
-        if self._meters is not None:
-            self._meters.add_run(batch, queue_ns, input_ns, infer_ns)
-        self.note(current.get(), batch, queue_ns, input_ns, infer_ns)
+        trace, now = current.get(), time.time()
         with self._lock:
-            self._num_runs += 1
-            self._num_images += batch
-            self._last = time.time()
-            for part, spent in zip(IMAGE_PARTS, (queue_ns, input_ns, infer_ns), strict=True):
-                self._parts[part][0] += batch
-                self._parts[part][1] += spent
+            self._last = now
+            self._queue.add_sum(queue_ns, batch)
+            if input_ns:  # else they came as pixels
+                self._decode.add_sum(input_ns, batch)
+            self._infer.add_sum(infer_ns, batch)
             runs = self._batches[batch]
             runs[0] += 1
             runs[1] += input_ns
             runs[2] += infer_ns
+            if trace is not None:
+                _note(trace, batch, queue_ns, input_ns, infer_ns)
 
     def note(
         self, trace: Trace | None, images: int, queue_ns: int, input_ns: int, infer_ns: int
     ) -> None:
         """Note in a request's trace what was spent on some of its images."""
-        if trace is None:
-            return
-        with self._lock:  # other images of the request may be done on other threads
-            trace.images += images
-            trace.queue_ns += queue_ns
-            trace.input_ns += input_ns
-            trace.infer_ns += infer_ns
+        if trace is not None:
+            with self._lock:  # other images of the request may be done on other threads
+                _note(trace, images, queue_ns, input_ns, infer_ns)
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
+    def request(self) -> Timed:
         """Count the request that is answered inside, as a success unless it raises."""
-        started, part = time.perf_counter_ns(), "fail"
-        try:
-            yield
-            part = "success"
-        finally:
-            self._add(part, started)
+        return Timed(self, "success", "fail")
 
-    @contextmanager
-    def output(self) -> Iterator[None]:
+    def output(self) -> Timed:
         """Count an answer that is written inside."""
-        started = time.perf_counter_ns()
-        yield
-        self._add("compute_output", started)
+        return Timed(self, "compute_output", None)
+
+    def add(self, part: str, spent_ns: int) -> None:
+        """Count something that is no run."""
+        with self._lock:
+            counted = self._others[part]
+            counted[0] += 1
+            counted[1] += spent_ns
+
+    def stages(self) -> dict[str, Distribution]:
+        """Return the seconds that images waited and took to decode and to run."""
+        with self._lock:
+            return {
+                "queue": self._queue.frozen(),
+                "decode": self._decode.frozen(),
+                "infer": self._infer.frozen(),
+            }
 
     def counters(self) -> Counters:
         """Return all counters as plain values, to be sent to whoever adds them up."""
         with self._lock:
-            return {
-                "parts": {part: tuple(pair) for part, pair in self._parts.items()},
-                "images": self._num_images,
-                "runs": self._num_runs,
-                "last_ms": int(self._last * 1000),
-                "batches": {size: tuple(runs) for size, runs in self._batches.items()},
-            }
+            batches = {size: tuple(runs) for size, runs in self._batches.items()}
+            others = {part: tuple(pair) for part, pair in self._others.items()}
+            queue_ns, last_ms = int(self._queue.total), int(self._last * 1000)
+        images = sum(size * runs for size, (runs, *_) in batches.items())
+        spent = (
+            queue_ns,
+            sum(input_ns for _, input_ns, _ in batches.values()),
+            sum(infer_ns for *_, infer_ns in batches.values()),
+        )
+        of_images = {part: (images, ns) for part, ns in zip(IMAGE_PARTS, spent, strict=True)}
+        return {
+            "parts": {part: (0, 0) for part in PARTS} | others | of_images,
+            "images": images,
+            "runs": sum(runs for runs, *_ in batches.values()),
+            "last_ms": last_ms,
+            "batches": batches,
+        }
 
-    def _add(self, part: str, started: int) -> None:
-        spent = time.perf_counter_ns() - started
-        with self._lock:
-            self._parts[part][0] += 1
-            self._parts[part][1] += spent
+
+class Timed:
+    """Counts what happens inside with the time it took; nothing where it raises and there is no
+    name for that. A class, because a generator would take three times as long.
+    """
+
+    __slots__ = ("_if_raised", "_part", "_started", "_statistics")
+
+    def __init__(self, statistics: Statistics, part: str, if_raised: str | None) -> None:
+        self._statistics, self._part, self._if_raised = statistics, part, if_raised
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter_ns()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        part = self._part if kind is None else self._if_raised
+        if part is not None:
+            self._statistics.add(part, time.perf_counter_ns() - self._started)
+
+
+def _note(trace: Trace, images: int, queue_ns: int, input_ns: int, infer_ns: int) -> None:
+    trace.images += images
+    trace.queue_ns += queue_ns
+    trace.input_ns += input_ns
+    trace.infer_ns += infer_ns
 
 
 def model_statistics(name: str, version: str, replicas: Iterable[Counters]) -> dict[str, Any]:

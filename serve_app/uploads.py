@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from starlette.requests import Request
 
 from models.errors import SightlineError
 from serve_app.config import Limits
 from serve_app.errors import bad_request
 from serve_app.limits import check_count, read_body
 from serve_app.multipart import read_parts
+from serve_app.request import Request
 
 KEYS = ("image", "images")
 MAX_JSON_VALUES = 10_000  # beside pixels: lists, objects and commas

@@ -41,14 +41,19 @@ async def infer(model: ServedModel, asked: Asked, write: Callable[[Answered], Wr
 
 async def _predict(model: ServedModel, images: Images) -> Sequence[Prediction]:
     if images.pixels:
-        return await model.run_each(images.pixels)
-    scored = await model.score_each(images.encoded)
+        scored = await model.run_each(images.pixels)
+    elif images.unready:
+        scored = await model.prepare_each(images.unready)
+    else:
+        scored = await model.score_each(images.encoded)
     # The protocol has no errors per image, so the first bad one is the request's.
+    predictions = []
     for index, entry in enumerate(scored):
         if isinstance(entry, SightlineError):
             where = f"image {index}: " if len(scored) > 1 else ""
             raise RequestError(status_of(entry), entry.code, f"{where}{entry}")
-    return [entry for entry in scored if isinstance(entry, Prediction)]
+        predictions.append(entry)
+    return predictions
 
 
 def _answers(

@@ -10,6 +10,7 @@ In JSON an encoded image is a base64 string, because JSON has no bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from reprlib import repr as shown
@@ -151,7 +152,7 @@ def _max_values(view: View, limits: Limits) -> int:
     """Ready pixels as nested lists are the most that a body can hold: the lists of one value each
     come on top of the values.
     """
-    values = max(int(np.prod(spec.dims)) for spec in view.inputs.values())
+    values = max(math.prod(spec.dims) for spec in view.inputs.values())
     return limits.max_images * values * 4 // 3 + MAX_JSON_VALUES
 
 

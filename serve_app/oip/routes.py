@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.requests import Request
-
 from serve_app.compression import compressed_reply
 from serve_app.errors import RequestError
 from serve_app.limits import read_body
@@ -25,6 +23,7 @@ from serve_app.oip.signature import WHOLE, View, config_of, metadata_of, views_o
 from serve_app.oip.tensors import Answered
 from serve_app.peers import Peers
 from serve_app.replies import Reply, json_reply
+from serve_app.request import Request
 from serve_app.routing import Handler, Routes
 from serve_app.statistics import model_statistics
 
@@ -85,7 +84,7 @@ def _infer(model: ServedModel, view: View) -> Handler:
         body = await read_body(
             request, limits.max_body_bytes, limits.upload_seconds, may_be_compressed=True
         )
-        asked = parse_infer(body, request.headers.get(LENGTH_HEADER), view, limits)
+        asked = parse_infer(body, request.headers.get(LENGTH_HEADER.lower()), view, limits)
 
         def write(answered: Answered) -> Reply:
             return infer_reply(manifest.name, manifest.version, asked.wanted, answered)

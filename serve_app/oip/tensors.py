@@ -8,9 +8,11 @@ shape promises is never allocated before.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from reprlib import repr as shown  # a client's value, however long or deep it is
 from typing import Any, Protocol
 
@@ -20,6 +22,7 @@ import numpy.typing as npt
 from models.preprocess import Image
 from serve_app.config import Limits
 from serve_app.errors import bad_request
+from serve_app.feeding import Prepare
 from serve_app.limits import check_count
 from serve_app.oip.signature import TensorSpec, View
 
@@ -67,10 +70,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Images:
-    """The images of one request: files still to be decoded, or pixels (H, W, 3) that are ready."""
+    """The images of one request: files still to be decoded, pixels (H, W, 3) that are ready, or
+    what makes them ready and takes too long for the event loop.
+    """
 
     encoded: Sequence[bytes] = ()
     pixels: Sequence[Image] = ()
+    unready: Sequence[Prepare] = ()
 
 
 @dataclass(frozen=True)
@@ -248,21 +254,24 @@ def _read_pixels(data: Data, spec: TensorSpec, count: int) -> Images:
 
 
 def _read_planes(data: Data, spec: TensorSpec, count: int) -> Images:
-    """Values from 0 to 255 in planes (3, H, W), rounded: the pixels that they stand for."""
     planes = _shaped(data, spec, count)
+    return Images(unready=[partial(_rounded, one, spec.name) for one in planes])
+
+
+def _rounded(planes: Numbers, name: str) -> Image:
+    """Return the pixels (H, W, 3) that values from 0 to 255 in planes (3, H, W) stand for."""
     if not np.all((planes >= 0) & (planes <= 255)):  # false for what is no number
         raise bad_request(
-            f"input {spec.name!r} has values from 0 to 255, not scaled in any way; some are "
+            f"input {name!r} has values from 0 to 255, not scaled in any way; some are "
             "smaller, larger or no numbers"
         )
-    pixels = np.rint(planes).astype(np.uint8).transpose(0, 2, 3, 1)
-    return Images(pixels=list(np.ascontiguousarray(pixels)))
+    return np.ascontiguousarray(np.rint(planes).astype(np.uint8).transpose(1, 2, 0))
 
 
 def _shaped(data: Data, spec: TensorSpec, count: int) -> Numbers:
     values = data.numbers(spec.datatype)
     shape = (count, *spec.dims)
-    expected = int(np.prod(shape))
+    expected = math.prod(shape)
     if values.size != expected:
         raise bad_request(
             f"the shape {list(shape)} stands for {expected:,} values, got {values.size:,}"

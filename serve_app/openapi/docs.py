@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from starlette.requests import Request
-
 from serve_app.model import ServedModel
 from serve_app.openapi.catalog import catalog_document
 from serve_app.openapi.model import model_document
 from serve_app.pages import page_routes
 from serve_app.replies import Reply, json_reply
+from serve_app.request import Request
 from serve_app.routing import Routes
 
 PATH = "/openapi.json"
