@@ -84,6 +84,12 @@ class ServeOptions(_Frozen):
 
     # A replica holds the bodies of all these, so this bounds its memory.
     max_requests: int = Field(96, ge=1, description="at once, per replica; beyond it 429")
+    busy_requests: int | None = Field(
+        None,
+        ge=1,
+        description="the same while more comes than can be answered; 8 per thread, or two batches, "
+        "if unset",
+    )
     retry_after_seconds: float = Field(1.0, ge=0, description="told with 429 and 503")
     deadline_seconds: float = Field(
         60, gt=0, description="from the end of a request's body to its answer; beyond it 503"

@@ -50,7 +50,7 @@ class ServedModel:
         has_few = len(predictor.manifest.classes) <= MAX_LABELS
         self.watch = Watch(Meters(has_labels=has_few) if options.metrics else None)
         self.statistics = Statistics()
-        self.gate = Gate(options, self.statistics)
+        self.gate = Gate(options, predictor.engine.feeding, self.statistics)
         # What every answer says of who gave it.
         self.facts: dict[str, object] = {
             "model": self.manifest.name,

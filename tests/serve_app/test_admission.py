@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,17 @@ import orjson
 import pytest
 from starlette.types import Message
 
+import serve_app.admission
 import serve_app.limits
 from models.bundle import open_bundle
+from models.engines.base import Feeding
 from models.predictor import open_predictor
+from serve_app.admission import Gate
 from serve_app.asgi import build_asgi
 from serve_app.config import Limits, ServeOptions
+from serve_app.errors import RequestError
 from serve_app.model import ServedModel
+from serve_app.statistics import Statistics
 from tests.serve_app.conftest import ROOT, encode
 
 PATIENCE = 20.0
@@ -109,6 +115,50 @@ def test_a_body_that_ends_when_all_places_are_taken_is_refused(narrow: Change) -
         assert (model.gate.num_inside, model.gate.upload_bytes) == (0, 0)
 
     asyncio.run(run())
+
+
+def num_let_in(gate: Gate, most: int) -> int:
+    """Return how many of so many requests at the same time find a place."""
+    with ExitStack() as inside:
+        for number in range(most):
+            try:
+                inside.enter_context(gate.admitted())
+            except RequestError:
+                return number
+    return most
+
+
+def test_a_burst_may_queue_and_under_overload_the_queue_is_short(
+    narrow: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_app.admission, "BUSY_SECONDS", 0.3)
+    gate = narrow(max_requests=6, busy_requests=2).gate
+    assert num_let_in(gate, 6) == 6  # a burst; the next one as well
+    assert num_let_in(gate, 6) == 6
+    assert num_let_in(gate, 7) == 6  # more than the longest queue
+    assert num_let_in(gate, 7) == 2  # so the short one counts
+    time.sleep(0.2)
+    assert num_let_in(gate, 7) == 2  # as long as somebody is refused
+    time.sleep(0.2)
+    assert num_let_in(gate, 2) == 2
+    time.sleep(0.2)
+    assert num_let_in(gate, 6) == 6
+
+
+@pytest.mark.parametrize(
+    ("feeding", "places"),
+    [
+        (Feeding("streams", 3, 1), 24),
+        (Feeding("batches", 1, 32), 64),
+        (Feeding("streams", 64, 1), 96),  # never more than without overload
+    ],
+)
+def test_the_short_queue_follows_what_the_engine_takes_at_once(
+    options: ServeOptions, feeding: Feeding, places: int
+) -> None:
+    gate = Gate(options, feeding, Statistics())
+    assert num_let_in(gate, 200) == options.max_requests == 96
+    assert num_let_in(gate, 200) == places
 
 
 def test_unfinished_bodies_hold_no_more_than_they_may(
