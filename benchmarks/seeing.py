@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from serve_app.access_log import AccessLog, to_file
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
 from serve_app.meters import Meters
-from serve_app.metrics import Exporter, PlainSink
+from serve_app.metrics import Exporter, PlainSink, figures_of
 from serve_app.model import ServedModel, open_served
 from serve_app.routing import Api
 from serve_app.statistics import Statistics
@@ -67,7 +68,8 @@ class Served:
         if sample is not None:
             write = to_file(folder / f"{len(name)}.log")
             self.model.watch.access_log = AccessLog(write, sample, self.model.facts)
-        self.exporter = Exporter(self.model, PlainSink()) if has_metrics else None
+        collect = partial(figures_of, self.model)
+        self.exporter = Exporter(collect, PlainSink()) if has_metrics else None
         self.app: Api = build_asgi(self.model)
 
     def cpu_us(self, image: bytes, count: int) -> float:

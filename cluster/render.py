@@ -1,10 +1,11 @@
-"""Writes what Kubernetes serves from `configs/serve/cluster.yaml`; checks that versions agree.
+"""Writes the manifests that are made of other files, and checks that versions agree.
 
 `python -m cluster.render` puts the Serve config, comments included, into the RayService patch
-`kubernetes/base/serve/serve-config.yaml`; `--check` writes nothing and fails, with a diff, where
-the committed file has drifted. Both then compare the project's version with the image tag, and the
-Ray version that `requirements.lock` installs with the one in pyproject.toml and in every manifest:
-a head and a worker, or a manifest and an image, of two Ray versions do not talk to each other.
+`kubernetes/base/serve/serve-config.yaml`, and the alert rules into the PrometheusRule beside them;
+`--check` writes nothing and fails, with a diff, where a committed file has drifted. Both then
+compare the project's version with the image tag, and the Ray version that `requirements.lock`
+installs with the one in pyproject.toml and in every manifest: a head and a worker, or a manifest
+and an image, of two Ray versions do not talk to each other.
 
 It knows neither Ray nor a cluster: whether the Serve config means anything is checked by
 `ray.serve.schema` in `tests/cluster/`, and applying it is kubectl's work.
@@ -15,7 +16,7 @@ import difflib
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ import yaml
 IMAGE = "sightline"
 SERVE_CONFIG = Path("configs/serve/cluster.yaml")
 SERVE_PATCH = Path("kubernetes/base/serve/serve-config.yaml")
+ALERTS = Path("kubernetes/base/monitoring/alerts.yaml")
+ALERT_OBJECT = Path("kubernetes/base/monitoring/prometheus-rule.yaml")
 MANIFESTS = Path("kubernetes")
 PROJECT = Path("pyproject.toml")
 LOCK = Path("requirements.lock")
@@ -37,6 +40,14 @@ metadata:
   name: sightline
 spec:
   serveConfigV2: |
+"""
+_RULE_HEAD = f"""\
+# Made from {ALERTS} by `python -m cluster.render`. Edit that file, not this one.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: sightline
+spec:
 """
 _RAY_PIN = re.compile(r"^ray(?:\[[^\]]*\])?==(?P<version>[^\s;\\,]+)", re.MULTILINE)
 
@@ -62,8 +73,7 @@ def render_serve_patch(root: Path) -> str:
             f"{root / SERVE_CONFIG}: no `applications`; "
             "expected one document in Ray Serve's config schema"
         )
-    lines = config.rstrip("\n").splitlines()
-    text = _PATCH_HEAD + "".join(f"    {line}\n" if line.strip() else "\n" for line in lines)
+    text = _PATCH_HEAD + _indented(config, 4)
     # An indented first line, say, would end up as a different text: compare what YAML reads back.
     carried = yaml.safe_load(text)["spec"]["serveConfigV2"]
     if yaml.safe_load(carried) != loaded:
@@ -72,6 +82,30 @@ def render_serve_patch(root: Path) -> str:
             "start its first line at column 0"
         )
     return text
+
+
+def render_alert_object(root: Path) -> str:
+    """Return the text of the PrometheusRule that carries the alert rules below `root`."""
+    rules = _read(root / ALERTS, "it holds the alert rules")
+    loaded, *others = _load_yaml(root / ALERTS, rules) or [None]
+    if others or not isinstance(loaded, dict) or not loaded.get("groups"):
+        raise RenderError(
+            f"{root / ALERTS}: no `groups`; "
+            "expected one document in the format of Prometheus' rules"
+        )
+    text = _RULE_HEAD + _indented(rules, 2)
+    if yaml.safe_load(text)["spec"] != loaded:
+        raise RenderError(
+            f"{root / ALERTS}: changes its meaning inside an object; "
+            "start its first line at column 0"
+        )
+    return text
+
+
+RENDERED: Mapping[Path, tuple[Path, Callable[[Path], str]]] = {
+    SERVE_PATCH: (SERVE_CONFIG, render_serve_patch),
+    ALERT_OBJECT: (ALERTS, render_alert_object),
+}
 
 
 def read_versions(root: Path) -> Versions:
@@ -127,8 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     root: Path = options.root
     try:
-        text = render_serve_patch(root)
-        faults = _drift(root, text) if options.check else _write(root, text)
+        texts = {path: render(root) for path, (_, render) in RENDERED.items()}
+        settle = _drift if options.check else _write
+        faults = [fault for path, text in texts.items() for fault in settle(root, path, text)]
         faults += find_disagreements(root, read_versions(root))
     except RenderError as error:
         faults = [str(error)]
@@ -137,21 +172,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if faults else 0
 
 
-def _write(root: Path, text: str) -> list[str]:
-    (root / SERVE_PATCH).write_text(text, encoding="utf-8")
-    print(f"wrote {SERVE_PATCH}")
+def _indented(text: str, num_spaces: int) -> str:
+    lines = text.rstrip("\n").splitlines()
+    return "".join(f"{' ' * num_spaces}{line}\n" if line.strip() else "\n" for line in lines)
+
+
+def _write(root: Path, path: Path, text: str) -> list[str]:
+    (root / path).write_text(text, encoding="utf-8")
+    print(f"wrote {path}")
     return []
 
 
-def _drift(root: Path, text: str) -> list[str]:
-    path = root / SERVE_PATCH
-    committed = path.read_text(encoding="utf-8") if path.exists() else ""
+def _drift(root: Path, path: Path, text: str) -> list[str]:
+    there = root / path
+    committed = there.read_text(encoding="utf-8") if there.exists() else ""
     if committed == text:
         return []
+    source, _ = RENDERED[path]
     diff = difflib.unified_diff(
-        committed.splitlines(), text.splitlines(), "committed", f"from {SERVE_CONFIG}", lineterm=""
+        committed.splitlines(), text.splitlines(), "committed", f"from {source}", lineterm=""
     )
-    return [f"{SERVE_PATCH} has drifted; run python -m cluster.render", *diff]
+    return [f"{path} has drifted; run python -m cluster.render", *diff]
 
 
 def _read(path: Path, purpose: str) -> str:

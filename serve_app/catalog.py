@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from reprlib import repr as shown
 from typing import Any
 
@@ -15,10 +16,13 @@ from serve_app.directory import MODELS, Directory
 from serve_app.errors import RequestError, bad_request
 from serve_app.keys import ADMIN, open_keys
 from serve_app.limits import read_body
+from serve_app.meters import Meters
+from serve_app.metrics import Exporter, figures_of_requests
 from serve_app.oip.grpc_catalog import CatalogCalls
 from serve_app.oip.identity import declared, server_metadata
 from serve_app.openapi.docs import catalog_docs
 from serve_app.pages import page_routes
+from serve_app.ray_metrics import RaySink
 from serve_app.replies import Reply, json_reply
 from serve_app.request import Request
 from serve_app.routing import Api, Routes
@@ -36,6 +40,7 @@ EXTENSIONS_OF_OTHERS = (
     "/v2/logging",
 )
 REPOSITORY = "/v2/repository/models"
+NAMES = {"/v2": "server", "/openapi.json": "openapi.json"}
 MAX_BODY_BYTES = 1 << 20
 UPLOAD_SECONDS = 10.0
 
@@ -49,8 +54,17 @@ class Catalog(CatalogCalls):
         self._directory = Directory()
         self._replicas: dict[str, Replicas] = {}  # by application
         mark_records(logging.getLogger("ray.serve"))
-        self._seeing = Watch()  # nothing but ids: who asks for a model is counted there
-        self._seeing.is_echoed = True  # by Serve, over HTTP
+        meters = Meters() if options.metrics else None
+        self._watch = Watch(meters)
+        self._watch.is_echoed = True  # by Serve, over HTTP
+        self._exporter = (
+            Exporter(partial(figures_of_requests, meters), RaySink()) if meters else None
+        )
+
+    @property
+    def watch(self) -> Watch:
+        """What sees the requests; those for a model are seen there."""
+        return self._watch
 
     def __serve_build_asgi_app__(self) -> Api:
         """Return the HTTP application; Serve asks for it once, after the constructor."""
@@ -68,7 +82,7 @@ class Catalog(CatalogCalls):
             f"{REPOSITORY}/*/unload": {"POST": self.post_unload},
         }
         routes = {**open_to_all, **guarded(keyed, self._keys)}
-        return Api(routes, rewrite=_refuse_models, watch=self._seeing)
+        return Api(routes, rewrite=_refuse_models, watch=self._watch, name_call=call_name)
 
     async def get_server(self, request: Request) -> Reply:
         """Answer who this is."""
@@ -143,6 +157,12 @@ class Catalog(CatalogCalls):
         found = await replicas.call("statistics", COUNT_SECONDS)
         return [counters for counters in found if counters is not None]
 
+    def __del__(self) -> None:
+        # The constructor may have failed before there was one.
+        exporter: Exporter | None = getattr(self, "_exporter", None)
+        if exporter is not None:
+            exporter.close()
+
 
 def build(args: dict[str, Any]) -> serve.Application:
     """Return the application. Raises `ConfigError` naming what is wrong in `args`."""
@@ -152,6 +172,14 @@ def build(args: dict[str, Any]) -> serve.Application:
     )
     application: serve.Application = deployment.bind(options)
     return application
+
+
+def call_name(path: str) -> str:
+    """Return the name that a route has in metrics: that of the call over gRPC, where there is one;
+    `page` for all that is for people.
+    """
+    below = path.removeprefix("/v2/")
+    return NAMES.get(path) or (below.rpartition("/")[2] if below != path else "page")
 
 
 async def _read_object(request: Request) -> dict[str, Any]:

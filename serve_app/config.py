@@ -138,6 +138,7 @@ class CatalogOptions(_Frozen):
 
     keys_file: str | None = Field(None, description="who may call, beside SIGHTLINE_KEYS")
     docs: bool = Field(True, description="whether /docs and /openapi.json are answered")
+    metrics: bool = Field(True, description="of requests, through Ray's agent, to Prometheus")
 
 
 def parse_options(model: type[Options], args: Mapping[str, Any], thing: str) -> Options:

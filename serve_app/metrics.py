@@ -1,4 +1,5 @@
-"""The metrics of a replica: their names, their figures now, and the thread that hands these on.
+"""The metrics of a replica, of a model or the catalog: their names, their figures now, and the
+thread that hands these on.
 
 A figure is cumulative. Where it goes is up to a sink: Ray's metrics (`ray_metrics`), or a
 dictionary (`PlainSink`). It knows nothing of Ray.
@@ -18,14 +19,14 @@ from typing import Literal, Protocol
 
 from models.manifest import Manifest
 from serve_app.histograms import Distribution
-from serve_app.meters import Counted, batch_sizes
+from serve_app.meters import Counted, Meters, batch_sizes
 from serve_app.model import ServedModel
 
 logger = logging.getLogger("ray.serve")
 
 PREFIX = "sightline_"
 SECONDS_BETWEEN = 5.0  # twice in the ten seconds after which Ray looks, and forgets gauges
-ALL = ("model", "version")  # the tags of every metric
+ALL = ("model", "version")  # the tags of every metric of a model
 CALL = ("call", "protocol")
 
 
@@ -102,6 +103,9 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
+Collect = Callable[[], Sequence[Figure]]
+
+
 class Sink(Protocol):
     """Where figures go."""
 
@@ -130,11 +134,11 @@ class PlainSink:
 
 
 class Exporter:
-    """Hands the figures of a model to a sink, by a thread, every few seconds and at the end."""
+    """Hands figures to a sink, by a thread, every few seconds and at the end."""
 
-    def __init__(self, model: ServedModel, sink: Sink, seconds: float = SECONDS_BETWEEN) -> None:
-        self._collect: Callable[[], Sequence[Figure]] = lambda: figures_of(model)
-        self._sink, self._seconds = sink, seconds
+    def __init__(self, collect: Collect, sink: Sink, seconds: float = SECONDS_BETWEEN) -> None:
+        """`collect` returns all figures of the moment, as `figures_of` does of a model."""
+        self._collect, self._sink, self._seconds = collect, sink, seconds
         self._ended = threading.Event()
         self._problem = ""
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -164,13 +168,14 @@ class Exporter:
 
 
 def figures_of(model: ServedModel) -> list[Figure]:
-    """Return every figure of a replica as it is now."""
+    """Return every figure of a replica of a model as it is now."""
     meters = model.watch.meters
     manifest = model.manifest
     everywhere = (("model", manifest.name), ("version", str(manifest.version)))
     found = [*_of_state(model)]
     if meters is not None:
-        found += _of_requests(meters.counted())
+        counted = meters.counted()
+        found += [*_of_requests(counted), *_of_images(counted)]
         for stage, distribution in model.statistics.stages().items():
             found += _distribution(STAGES[stage], distribution)
     runs = model.statistics.counters()["batches"]
@@ -180,6 +185,11 @@ def figures_of(model: ServedModel) -> list[Figure]:
         Figure(each.name, each.kind, each.about, (*everywhere, *each.tags), each.value)
         for each in found
     ]
+
+
+def figures_of_requests(meters: Meters) -> list[Figure]:
+    """Return the figures of an application without a model as they are now."""
+    return [*_of_requests(meters.counted())]
 
 
 def bundle_digest(manifest: Manifest) -> str:
@@ -209,6 +219,9 @@ def _of_requests(counted: Counted) -> Iterator[Figure]:
         yield _figure(ERRORS, count, *error)
     for calls, distribution in counted.request_seconds.items():
         yield from _distribution(REQUEST, distribution, *calls)
+
+
+def _of_images(counted: Counted) -> Iterator[Figure]:
     for code, count in counted.image_errors.items():
         yield _figure(IMAGE_ERRORS, count, code)
     for label, count in counted.predictions.items():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 
 from ray import serve
 
@@ -20,7 +21,7 @@ from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
 from serve_app.directory import check_route
 from serve_app.keys import open_keys
-from serve_app.metrics import Exporter
+from serve_app.metrics import Exporter, figures_of
 from serve_app.model import ServedModel, open_served
 from serve_app.oip.grpc_calls import GrpcCalls
 from serve_app.ray_metrics import RaySink
@@ -91,7 +92,7 @@ class Replica(GrpcCalls):
             write = beside(logger, name) if options.access_log == "file" else to_stderr
             about = {**self._model.facts, "replica": context.replica_tag}
             watch.access_log = AccessLog(write, options.access_log_sample, about)
-        return Exporter(self._model, RaySink()) if options.metrics else None
+        return Exporter(partial(figures_of, self._model), RaySink()) if options.metrics else None
 
     def __del__(self) -> None:
         # The constructor may have failed before there was a model.

@@ -28,7 +28,6 @@ from serve_app.peers import Peers
 from serve_app.watch import Watch
 
 STREAM = "ModelStreamInfer"
-UNSEEN = Watch()  # gives ids, and counts nothing
 MEMORY = "shared memory"
 TRACING = "trace settings; Ray Serve's own tracing is set where Ray starts"
 LOGGING = "log settings; `logging_config` in the serve file has them"
@@ -72,12 +71,7 @@ def _not_offered(name: str, what: str) -> Call:
 
 
 class NotOffered:
-    """The calls of Triton's that no application here answers."""
-
-    @property
-    def watch(self) -> Watch:
-        """What sees the requests; nothing does, where there is no model."""
-        return UNSEEN
+    """The calls of Triton's that no application here answers, for a class that has a `watch`."""
 
     SystemSharedMemoryStatus = _not_offered("SystemSharedMemoryStatus", MEMORY)
     SystemSharedMemoryRegister = _not_offered("SystemSharedMemoryRegister", MEMORY)

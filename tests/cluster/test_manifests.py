@@ -1,6 +1,7 @@
 """The manifests as `kubectl kustomize` builds them, checked without a cluster."""
 
 import copy
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ Manifest = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "kubernetes" / "base"
+MONITORING = BASE / "monitoring"
 CRDS = ROOT.parent / "shared" / "crds"
 KINDS = {"cluster": "RayCluster", "train": "RayJob", "serve": "RayService"}
 
@@ -70,7 +72,30 @@ def crd(manifest: Manifest) -> Path:
 def test_every_kustomization_is_among_those_checked_here() -> None:
     found = {path.parent.name for path in BASE.rglob("kustomization.yaml")}
 
-    assert found == set(KINDS)
+    assert found == {*KINDS, MONITORING.name}
+
+
+@pytest.mark.parametrize("kind", ["PodMonitor", "PrometheusRule"])
+def test_what_the_prometheus_operator_reads_fits_the_strict_schema_of_its_crd(kind: str) -> None:
+    crd = CRDS / "extra" / f"monitoring.coreos.com_{kind.lower()}s.yaml"
+    if not crd.exists():
+        pytest.skip(f"{crd.name} is not beside this checkout, in ../shared/crds/extra")
+    (found,) = [item for item in build(MONITORING) if item["kind"] == kind]
+    manifest = copy.deepcopy(found)
+
+    assert find_errors(crd, manifest) == []
+    manifest["spec"]["misspelt"] = {}
+    assert len(find_errors(crd, manifest)) == 1
+
+
+def test_grafana_gets_the_dashboard_under_a_name_that_stays() -> None:
+    items = build(MONITORING)
+    (dashboard,) = [item for item in items if item["kind"] == "ConfigMap"]
+
+    assert sorted(item["kind"] for item in items) == ["ConfigMap", "PodMonitor", "PrometheusRule"]
+    assert dashboard["metadata"]["name"] == "sightline-dashboard"
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(dashboard["data"]["sightline.json"])["uid"] == "sightline"
 
 
 @every_role
@@ -80,7 +105,7 @@ def test_a_role_builds_into_its_ray_object_with_account_and_settings(role: str) 
     assert kinds == sorted(["ConfigMap", "ServiceAccount", KINDS[role]])
 
 
-@every_role
+@pytest.mark.parametrize("role", [*KINDS, MONITORING.name])
 def test_no_role_chooses_a_namespace(role: str) -> None:
     assert all("namespace" not in item["metadata"] for item in build(BASE / role))
 

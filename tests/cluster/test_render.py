@@ -68,6 +68,19 @@ def test_a_missing_patch_fails_the_check_and_is_written(checkout: Path) -> None:
     assert run(checkout, "--check") == 0
 
 
+def test_a_changed_alert_fails_the_check_until_it_is_rendered(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(checkout / render.ALERTS, "for: 10m", "for: 20m")
+
+    assert run(checkout, "--check") == 1
+    assert "+          for: 20m" in capsys.readouterr().err
+    assert run(checkout) == 0
+    assert run(checkout, "--check") == 0
+    rule = yaml.safe_load((checkout / render.ALERT_OBJECT).read_text())
+    assert rule["spec"] == yaml.safe_load((checkout / render.ALERTS).read_text())
+
+
 @pytest.mark.parametrize(
     ("path", "old", "new", "complaint"),
     [
@@ -119,7 +132,7 @@ def test_manifests_that_name_no_version_at_all_fail_the_check(
     assert complaint in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", [render.SERVE_CONFIG, render.PROJECT, render.LOCK])
+@pytest.mark.parametrize("path", [render.SERVE_CONFIG, render.ALERTS, render.PROJECT, render.LOCK])
 def test_an_absent_file_is_named_in_the_error(
     checkout: Path, capsys: pytest.CaptureFixture[str], path: Path
 ) -> None:
@@ -137,17 +150,19 @@ def test_a_lock_without_ray_is_refused(checkout: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("path", "text", "complaint"),
     [
-        ("proxy_location: EveryNode\n", "no `applications`"),
-        ("applications: [\n", "not YAML"),
-        ("", "no `applications`"),
+        (render.SERVE_CONFIG, "proxy_location: EveryNode\n", "no `applications`"),
+        (render.SERVE_CONFIG, "applications: [\n", "not YAML"),
+        (render.SERVE_CONFIG, "", "no `applications`"),
+        (render.ALERTS, "rules: []\n", "no `groups`"),
+        (render.ALERTS, "", "no `groups`"),
     ],
 )
-def test_a_serve_config_that_serves_nothing_is_refused(
-    checkout: Path, capsys: pytest.CaptureFixture[str], text: str, complaint: str
+def test_a_source_without_anything_in_it_is_refused(
+    checkout: Path, capsys: pytest.CaptureFixture[str], path: Path, text: str, complaint: str
 ) -> None:
-    (checkout / render.SERVE_CONFIG).write_text(text)
+    (checkout / path).write_text(text)
 
     assert run(checkout) == 1
     assert complaint in capsys.readouterr().err

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,29 @@ import pytest
 from starlette.testclient import TestClient
 
 from serve_app.asgi import build_asgi
+from serve_app.catalog import call_name
 from serve_app.config import ServeOptions
 from serve_app.keys import ADMIN, Keys, new_key
 from serve_app.meters import MAX_LABELS, OTHER_LABELS, Meters, batch_sizes
-from serve_app.metrics import METRICS, Exporter, Figure, PlainSink, bundle_digest, figures_of
+from serve_app.metrics import (
+    ALL,
+    METRICS,
+    Exporter,
+    Figure,
+    PlainSink,
+    bundle_digest,
+    figures_of,
+    figures_of_requests,
+)
 from serve_app.model import ServedModel, open_served
+from serve_app.oip.grpc_watch import CALL_NAMES
+from serve_app.openapi.docs import catalog_docs
+from serve_app.pages import page_routes
 from serve_app.replies import json_reply
 from serve_app.routing import Api
 from serve_app.watch import Watch
 from tests.bundles import tiny_bundle
+from tests.series import OF_RAY
 from tests.serve_app.conftest import encode
 from tests.serve_app.grpc_client import GrpcClient, image_request
 from tests.serve_app.test_grpc import serve
@@ -295,8 +311,9 @@ def test_the_last_figures_are_handed_on_at_the_end_and_a_failing_sink_does_no_ha
     seen: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink, broken = PlainSink(), BrokenSink()
-    exporter = Exporter(seen.model, sink, seconds=30)
-    other = Exporter(seen.model, broken, seconds=0.01)
+    collect = partial(figures_of, seen.model)
+    exporter = Exporter(collect, sink, seconds=30)
+    other = Exporter(collect, broken, seconds=0.01)
     assert seen.client.post("/classify", content=encode()).status_code == 200
     exporter.close()
     assert sink.value(f"{PREFIX}requests_total", call="classify", model="tiny") == 1
@@ -313,8 +330,47 @@ def test_metrics_can_be_turned_off(options: ServeOptions) -> None:
         assert seen.client.get("/stats").json()["model_stats"][0]["inference_count"] == 1
 
 
+def test_an_application_without_a_model_counts_its_requests_and_nothing_else() -> None:
+    meters = Meters()
+
+    async def index(request: Any) -> Any:
+        return json_reply([])
+
+    watch = Watch(meters)
+    routes = {"/v2/repository/index": {"POST": index}}
+    with TestClient(Api(routes, watch=watch, name_call=call_name)) as client:
+        client.post("/v2/repository/index")
+        client.get("/v2/repository/index")
+    told = {(each.name, each.tags): each.value for each in figures_of_requests(meters)}
+    call = (("call", "index"), ("protocol", "http"))
+    assert told == {
+        (f"{PREFIX}requests_total", call): 2,
+        (f"{PREFIX}errors_total", (*call, ("code", "method_not_allowed"))): 1,
+    }
+
+
+def test_the_catalogs_calls_have_the_names_of_grpc_and_what_is_for_people_is_a_page() -> None:
+    grpc = set(CALL_NAMES.values())
+    for path, name in {
+        "/v2": "server",
+        "/v2/health/live": "live",
+        "/v2/health/ready": "ready",
+        "/v2/repository/index": "index",
+        "/v2/models/stats": "stats",
+        "/v2/repository/models/*/load": "load",
+        "/v2/repository/models/*/unload": "unload",
+    }.items():
+        assert call_name(path) == name
+        assert name in grpc
+    assert {call_name(path) for path in page_routes()} == {"page"}
+    assert {call_name(path) for path in catalog_docs()} == {"page", "openapi.json"}
+
+
 def test_every_metric_stands_in_the_documentation_and_no_other() -> None:
-    rows = [line for line in DOCS.read_text().splitlines() if line.startswith("| `ray_sightline_")]
+    text = DOCS.read_text()
+    (tags,) = (line for line in text.splitlines() if line.startswith("Every metric of a model has"))
+    assert set(re.findall(r"`(\w+)`", tags)) == {*ALL, *OF_RAY}
+    rows = [line for line in text.splitlines() if line.startswith("| `ray_sightline_")]
     documented = {row.split("`")[1].removeprefix("ray_") for row in rows}
     assert documented == {metric.full_name for metric in METRICS}
     for metric in METRICS:

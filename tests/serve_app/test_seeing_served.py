@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import shutil
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -12,10 +15,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
+from cluster.environment import free_port
+from cluster.render import ALERTS
 from cluster.session import Session
+from serve_app.metrics import ALL
 from serve_app.trace import KEY
 from tests.bundles import tiny_bundle
+from tests.cluster.test_dashboard import expressions, filled
+from tests.series import FOREIGN, OF_AGENT, OURS
 from tests.serve_app.conftest import Server, encode, run_application
 from tests.serve_app.grpc_client import GrpcClient, image_request
 from tests.serve_app.grpc_ready import wait_until_routed
@@ -23,6 +32,8 @@ from tests.serve_app.grpc_ready import wait_until_routed
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
 NAME = "seen"
+ROOT = Path(__file__).parents[2]
+MAY_BE_EMPTY = {"Label store failures"}  # titles of panels
 SECONDS_TO_APPEAR = 60
 SAMPLE = re.compile(r"^(?P<name>\w+)\{(?P<tags>.*)\} (?P<value>\S+)$")
 TAG = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -58,17 +69,31 @@ class Sample:
 
 def scrape() -> list[Sample]:
     """Read what Ray's agent shows of our model."""
+    return [sample for sample in scrape_all() if sample.tags.get("model") == NAME]
+
+
+def agent() -> str:
+    """Return where Ray's agent shows metrics, as Prometheus writes a target."""
     import ray
 
     (node,) = ray.nodes()
-    text = httpx.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics").text
+    return f"127.0.0.1:{node['MetricsExportPort']}"
+
+
+def scrape_all() -> list[Sample]:
+    """Read what Ray's agent shows of everything."""
+    text = httpx.get(f"http://{agent()}/metrics").text
+
+    def tags_in(listed: str) -> dict[str, str]:
+        # To Prometheus a label without a value is none.
+        return {name: value for name, value in TAG.findall(listed) if value}
+
     matches = [SAMPLE.match(line) for line in text.splitlines()]
-    samples = [
-        Sample(each["name"], dict(TAG.findall(each["tags"])), float(each["value"]))
+    return [
+        Sample(each["name"], tags_in(each["tags"]), float(each["value"]))
         for each in matches
         if each is not None
     ]
-    return [sample for sample in samples if sample.tags.get("model") == NAME]
 
 
 def total(samples: Sequence[Sample], name: str, **tags: str) -> float:
@@ -130,6 +155,125 @@ def test_prometheus_sees_what_two_replicas_were_asked(url: str, server: Server) 
     for replica in replicas:
         asked = total(samples, "requests_total", call="classify", replica=replica)
         assert 0 < asked < 33, "HAProxy gave one replica all of them"
+
+
+def test_the_catalog_counts_who_asks_it(url: str, server: Server) -> None:
+    wanted = {
+        ("requests", "ready", "http", None): 3,
+        ("requests", "live", "grpc", None): 1,
+        ("requests", "page", "http", None): 1,
+        ("errors", "unknown", "http", "unknown_model"): 2,
+        ("errors", "index", "http", "method_not_allowed"): 1,
+    }
+
+    def counted() -> dict[tuple[str, str, str, str | None], float]:
+        samples = [each for each in scrape_all() if each.tags.get("application") == "catalog"]
+        return {
+            (what, call, protocol, code): total(
+                samples,
+                f"{what}_total",
+                call=call,
+                protocol=protocol,
+                **({"code": code} if code else {}),
+            )
+            for what, call, protocol, code in wanted
+        }
+
+    before = counted()
+    for path in (*["v2/health/ready"] * 3, "", *["v2/models/nothing"] * 2, "v2/repository/index"):
+        httpx.get(f"{server.url}/{path}")
+    client = GrpcClient(server.grpc_address, {"application": "catalog"})
+    client.call("ServerLive")
+    client.close()
+    deadline = time.monotonic() + SECONDS_TO_APPEAR
+    while True:
+        added = {key: count - before[key] for key, count in counted().items()}
+        if added == wanted:
+            break
+        assert time.monotonic() < deadline, f"{added}, expected {wanted}"
+        time.sleep(1)
+
+
+def test_ray_shows_our_series_under_the_names_and_labels_that_others_count_on(url: str) -> None:
+    assert httpx.post(f"{url}/classify", content=encode()).status_code == 200
+    mixed = [("file", encode()), ("file", b"no image")]
+    assert httpx.post(f"{url}/classify", files=mixed).status_code == 200
+    rare = {"ray_sightline_label_refresh_failures_total", "ray_sightline_unknown_total"}
+    deadline = time.monotonic() + SECONDS_TO_APPEAR
+    while True:
+        samples = scrape_all()
+        missing = {*OURS, *FOREIGN} - {sample.name for sample in samples} - rare
+        if not missing:
+            break
+        assert time.monotonic() < deadline, f"not shown: {missing}"
+        time.sleep(1)
+    for sample in samples:
+        if sample.name.startswith("ray_sightline_"):
+            of_model = set(ALL) if sample.tags["application"] != "catalog" else set()
+            assert set(sample.tags) - OF_AGENT == OURS[sample.name] - set(ALL) | of_model, sample
+        elif sample.name in FOREIGN:
+            assert set(sample.tags) >= FOREIGN[sample.name], sample
+    healthy = [
+        sample.value
+        for sample in samples
+        if sample.name == "ray_serve_deployment_replica_healthy"
+        and {"application": NAME, "deployment": "model"}.items() <= sample.tags.items()
+    ]
+    assert sum(healthy) == 2
+
+
+@pytest.fixture
+def prometheus(url: str, tmp_path: Path) -> Iterator[str]:
+    """A real Prometheus that scrapes Ray's agent and evaluates our alerts, every second."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("prometheus is not on PATH; on Debian and Ubuntu: apt-get install prometheus")
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(ROOT / ALERTS)],
+        "scrape_configs": [{"job_name": "ray", "static_configs": [{"targets": [agent()]}]}],
+    }
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    address = f"127.0.0.1:{free_port()}"
+    command = [program, f"--config.file={tmp_path / 'prometheus.yml'}"]
+    command += [f"--storage.tsdb.path={tmp_path / 'data'}", f"--web.listen-address={address}"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    yield f"http://{address}/api/v1"
+    process.terminate()
+    process.wait(timeout=30)
+
+
+def test_prometheus_finds_something_for_every_panel_of_the_dashboard(
+    url: str, prometheus: str
+) -> None:
+    deadline = time.monotonic() + SECONDS_TO_APPEAR
+    asked = {expression: title for title, expression in expressions()}
+    while empty := {
+        expression: title
+        for expression, title in asked.items()
+        if title not in MAY_BE_EMPTY and not has_data(prometheus, expression)
+    }:
+        assert time.monotonic() < deadline, f"no data: {empty}"
+        for number in range(10):
+            httpx.post(f"{url}/classify", content=encode(number))
+        httpx.post(f"{url}/classify", content=b"no image")
+        time.sleep(1)
+    (group,) = httpx.get(f"{prometheus}/rules").json()["data"]["groups"]
+    assert {rule["health"] for rule in group["rules"]} == {"ok"}, group
+
+
+def has_data(prometheus: str, expression: str) -> bool:
+    """Say whether a query has at least one number for an answer; without a Prometheus, no."""
+    try:
+        answer = httpx.get(f"{prometheus}/query", params={"query": filled(expression)})
+    except httpx.TransportError:  # it is still starting
+        return False
+    if answer.status_code == 503:  # so it is here
+        return False
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["data"]["result"]
+    return any(math.isfinite(float(each["value"][1])) for each in found)
 
 
 def test_an_id_comes_back_once_and_a_new_one_where_none_was_sent(url: str, server: Server) -> None:
