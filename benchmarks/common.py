@@ -7,6 +7,7 @@ The JSON line has the same keys for all, so that runs can be compared over years
 from __future__ import annotations
 
 import json
+import os
 import platform
 import signal
 import statistics
@@ -107,6 +108,20 @@ def save_bars(name: str, unit: str, series: Mapping[str, Sequence[float]]) -> Pa
     path = OUT / f"{name}.png"
     figure.savefig(path, dpi=120)
     return path
+
+
+@contextmanager
+def variable_set(name: str, value: str) -> Iterator[None]:
+    """Set a variable of the environment, which the processes started meanwhile inherit."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager

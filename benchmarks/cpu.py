@@ -34,7 +34,7 @@ def cpu_seconds(mark: str) -> dict[str, float]:
     for process in marked_processes(mark):
         try:
             times = process.cpu_times()
-            role = _role(" ".join(process.cmdline()))
+            role = role_of(" ".join(process.cmdline()))
         except psutil.Error:  # it ended meanwhile
             continue
         used[role] += times.user + times.system
@@ -49,5 +49,5 @@ def per_image_ms(
     return dict(sorted(spent.items(), key=lambda item: -item[1]))
 
 
-def _role(command: str) -> str:
+def role_of(command: str) -> str:
     return next((role for word, role in ROLES if word in command), "other")

@@ -43,7 +43,7 @@ def oip_batches(model: str, images: Path) -> list[Request]:
 
 def multipart_batches(model: str, images: Path) -> list[Request]:
     """Return uploads of 16 files."""
-    return [_multipart(model, files) for files in _batches(images)]
+    return [multipart_of(model, files) for files in _batches(images)]
 
 
 CALLS: Mapping[str, Build] = {
@@ -80,7 +80,8 @@ def _infer(model: str, files: Sequence[Path]) -> Request:
     return Request(f"{model}/infer", head + elements, headers)
 
 
-def _multipart(model: str, files: Sequence[Path]) -> Request:
+def multipart_of(model: str, files: Sequence[Path]) -> Request:
+    """Return one upload of several files."""
     parts = [
         f"--{BOUNDARY}\r\n"
         f'Content-Disposition: form-data; name="images"; filename="{file.name}"\r\n'

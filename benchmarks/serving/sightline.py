@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.common import ending_by_exception
+from benchmarks.common import ending_by_exception, variable_set
 from benchmarks.fixtures import ROOT
 from benchmarks.server import Server
 from benchmarks.serving.calls import raw
@@ -67,9 +67,11 @@ def serving_sightline(
     """Yield Sightline with a model for each bundle, by name, warm, and the first one ready to be
     loaded with the images. Raises `EngineError` with Serve's message if it does not start.
     """
+    # The processes of the session import the packages of this checkout, installed or not.
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with (
         ending_by_exception(),
-        _importable(),
+        variable_set("PYTHONPATH", path),
         tempfile.TemporaryDirectory(prefix="sl-") as home,
     ):
         config = serve_config(bundles, layout or Layout(), free_port(), Path(home))
@@ -118,17 +120,3 @@ def serve_config(
 
 def _models(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [each for each in config["applications"] if "bundle" in (each.get("args") or {})]
-
-
-@contextmanager
-def _importable() -> Iterator[None]:
-    """Let the processes of the session import the packages of this checkout, installed or not."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
