@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from reprlib import repr as shown
 from typing import Any
 
@@ -15,6 +14,7 @@ from serve_app.directory import MODELS, Directory
 from serve_app.errors import RequestError, bad_request
 from serve_app.keys import ADMIN, open_keys
 from serve_app.limits import read_body
+from serve_app.logs import begin_logging
 from serve_app.oip.grpc_catalog import CatalogCalls
 from serve_app.oip.identity import declared, server_metadata
 from serve_app.openapi.docs import catalog_docs
@@ -24,7 +24,6 @@ from serve_app.request import Request
 from serve_app.routing import Api, Routes
 from serve_app.serve_peers import COUNT_SECONDS, Replicas
 from serve_app.statistics import Counters, model_statistics
-from serve_app.trace import mark_records
 from serve_app.uploads import parse_json
 from serve_app.watch import Watch
 
@@ -48,7 +47,7 @@ class Catalog(CatalogCalls):
         self._has_docs = options.docs
         self._directory = Directory()
         self._replicas: dict[str, Replicas] = {}  # by application
-        mark_records(logging.getLogger("ray.serve"))
+        begin_logging()
         self._seeing = Watch()  # nothing but ids: who asks for a model is counted there
         self._seeing.is_echoed = True  # by Serve, over HTTP
 
