@@ -25,7 +25,9 @@ from typing import Any
 
 import orjson
 
-logger = logging.getLogger("ray.serve")
+from serve_app.logs import OURS
+
+logger = logging.getLogger(OURS)
 
 MAX_REFUSALS = 10  # a second
 MAX_WAITING = 10_000  # lines; what comes beyond while the disk stands still is dropped

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from functools import partial
 from reprlib import repr as shown
 from typing import Any
@@ -16,6 +15,7 @@ from serve_app.directory import MODELS, Directory
 from serve_app.errors import RequestError, bad_request
 from serve_app.keys import ADMIN, open_keys
 from serve_app.limits import read_body
+from serve_app.logs import begin_logging
 from serve_app.meters import Meters
 from serve_app.metrics import Exporter, figures_of_requests
 from serve_app.oip.grpc_catalog import CatalogCalls
@@ -28,7 +28,6 @@ from serve_app.request import Request
 from serve_app.routing import Api, Routes
 from serve_app.serve_peers import COUNT_SECONDS, Replicas
 from serve_app.statistics import Counters, model_statistics
-from serve_app.trace import mark_records
 from serve_app.uploads import parse_json
 from serve_app.watch import Watch
 
@@ -53,7 +52,7 @@ class Catalog(CatalogCalls):
         self._has_docs = options.docs
         self._directory = Directory()
         self._replicas: dict[str, Replicas] = {}  # by application
-        mark_records(logging.getLogger("ray.serve"))
+        begin_logging()
         meters = Meters() if options.metrics else None
         self._watch = Watch(meters)
         self._watch.is_echoed = True  # by Serve, over HTTP

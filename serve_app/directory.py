@@ -19,8 +19,9 @@ from ray.serve.context import _get_global_client
 
 from models.errors import ConfigError
 from models.manifest import Manifest
+from serve_app.logs import OURS
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(OURS)
 
 DEPLOYMENT = "model"  # the name in Serve of every deployment that serves a model
 MODELS = "/v2/models/"

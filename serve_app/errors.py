@@ -18,10 +18,11 @@ from models.errors import (
     ImageTypeError,
     SightlineError,
 )
+from serve_app.logs import OURS
 from serve_app.replies import Reply, json_reply
 from serve_app.trace import current
 
-logger = logging.getLogger("ray.serve")  # the one logger that Serve writes to the replica's file
+logger = logging.getLogger(OURS)
 
 
 class RequestError(SightlineError):

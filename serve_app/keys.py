@@ -28,9 +28,10 @@ from typing import Protocol
 
 from models.errors import ConfigError
 from serve_app.errors import RequestError
+from serve_app.logs import OURS
 from serve_app.trace import current
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(OURS)
 
 VARIABLE = "SIGHTLINE_KEYS"
 INFER, ADMIN = "infer", "admin"

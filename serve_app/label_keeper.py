@@ -22,8 +22,9 @@ from models.label_log import LabelLog
 from models.label_map import Reading, first_reading
 from models.label_revision import Revision
 from serve_app.errors import RequestError, bad_request
+from serve_app.logs import OURS
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(OURS)
 
 AT_ONCE = float("-inf")
 PATIENCE_SECONDS = 5.0  # of a request that waits for a revision

@@ -19,10 +19,11 @@ from typing import Literal, Protocol
 
 from models.manifest import Manifest
 from serve_app.histograms import Distribution
+from serve_app.logs import OURS
 from serve_app.meters import Counted, Meters, batch_sizes
 from serve_app.model import ServedModel
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(OURS)
 
 PREFIX = "sightline_"
 SECONDS_BETWEEN = 5.0  # twice in the ten seconds after which Ray looks, and forgets gauges

@@ -21,6 +21,7 @@ from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
 from serve_app.directory import check_route
 from serve_app.keys import open_keys
+from serve_app.logs import OURS, SERVE, begin_logging
 from serve_app.metrics import Exporter, figures_of
 from serve_app.model import ServedModel, open_served
 from serve_app.oip.grpc_calls import GrpcCalls
@@ -28,10 +29,9 @@ from serve_app.ray_metrics import RaySink
 from serve_app.routing import Api
 from serve_app.serve_peers import ServePeers
 from serve_app.statistics import Counters
-from serve_app.trace import mark_records
 from serve_app.waiting import open_patiently
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(OURS)
 
 
 class Replica(GrpcCalls):
@@ -40,6 +40,7 @@ class Replica(GrpcCalls):
     # Serve awaits it
     async def __init__(self, options: ServeOptions) -> None:  # type: ignore[misc]
         started = time.perf_counter()
+        begin_logging()
         application = serve.get_replica_context().app_name
         self._keys = open_keys(options.keys_file)
         # In a thread: Serve asks a starting replica how it is on this event loop.
@@ -83,13 +84,12 @@ class Replica(GrpcCalls):
 
     def _begin_watching(self, options: ServeOptions) -> Exporter | None:
         """Let requests be logged and counted; return what hands the counts to Ray."""
-        mark_records(logger)
-        context = serve.get_replica_context()
+        context, serve_logger = serve.get_replica_context(), logging.getLogger(SERVE)
         watch = self._model.watch
         watch.is_echoed = True  # by Serve, over HTTP
         if options.access_log != "off":
             name = f"access_{context.app_name}_{context.replica_tag}.log"
-            write = beside(logger, name) if options.access_log == "file" else to_stderr
+            write = beside(serve_logger, name) if options.access_log == "file" else to_stderr
             about = {**self._model.facts, "replica": context.replica_tag}
             watch.access_log = AccessLog(write, options.access_log_sample, about)
         return Exporter(partial(figures_of, self._model), RaySink()) if options.metrics else None

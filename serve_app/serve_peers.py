@@ -13,11 +13,12 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.directory import Directory, num_running
+from serve_app.logs import OURS
 from serve_app.model import ServedModel
 from serve_app.peers import Alone, Confirmed
 from serve_app.statistics import Counters
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(OURS)
 
 REFRESH_SECONDS = 2.0  # for replicas to take up a revision before the writer is answered
 COUNT_SECONDS = 2.0

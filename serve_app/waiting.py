@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from models.errors import AccessError, AlreadyExistsError, NotFoundError, StorageError
+from serve_app.logs import OURS
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(OURS)
 
 Opened = TypeVar("Opened")
 

@@ -30,6 +30,9 @@ class OpenVinoEngine:
     device = "cpu"
 
     def __init__(self, compiled: Any, precision: str, num_streams: int) -> None:
+        from openvino import Tensor
+
+        self._tensor = Tensor
         self.precision = precision
         self.feeding = Feeding("streams", parallel=num_streams, max_batch=MAX_BATCH)
         self._names = [next(iter(output.names)) for output in compiled.outputs]
@@ -43,9 +46,14 @@ class OpenVinoEngine:
         """
         with self._request() as request:
             # Sharing spares a copy of the input; the outputs are copied, since the request is used
-            # again at once.
+            # again at once. `infer` of OpenVINO's Python layer does the same with 90 us of checks
+            # and copies around it.
             try:
-                request.infer([images], share_inputs=True)
+                # What cannot be shared is copied: pixels that lie in a request's body.
+                shared = np.require(images, requirements=("C", "W"))
+                request.set_input_tensor(0, self._tensor(shared, shared_memory=True))
+                request.start_async()
+                request.wait()
             except RuntimeError as error:
                 raise EngineError(f"OpenVINO failed: {_last_line(error)}") from error
             return {

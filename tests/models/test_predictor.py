@@ -160,7 +160,7 @@ def test_a_device_that_fails_is_an_engine_error_and_frees_its_stream(
     bundle = open_bundle(model_store / "tiny" / "1", cache=tmp_path)
     predictor = open_predictor(bundle, EngineOptions(threads=1))
     with monkeypatch.context() as patch:
-        patch.setattr("openvino.InferRequest.infer", fail)
+        patch.setattr("openvino.InferRequest.start_async", fail)
         for _ in range(3):  # more often than there are streams
             with pytest.raises(EngineError, match="OpenVINO failed: out of memory"):
                 predictor.predict(random_images(1))

@@ -281,6 +281,28 @@ PART = b'--b\r\nContent-Disposition: form-data; name="f"; filename="a.jpg"\r\n\r
 
 
 @pytest.mark.parametrize(
+    ("disposition", "file"),
+    [
+        ('form-data; name="f"; filename="a.jpg"', "a.jpg"),
+        ('form-data; name="f"; filename=""', ""),
+        ('form-data; name="f"; filename="a; b=c.jpg"', "a; b=c.jpg"),
+        ('form-data; name="f"; filename="münze.jpg"', "münze.jpg"),
+        ('FORM-DATA; filename=a.jpg; name="f"', "a.jpg"),
+        (r'form-data; name="f"; filename="a\"b.jpg"', 'a"b.jpg'),
+        (r'form-data; name="f"; filename="C:\photos\a.jpg"', "a.jpg"),
+        ('form-data; name="f"; filename="a.jpg"; filename*=UTF-8\'\'b.jpg', "a.jpg"),
+    ],
+)
+def test_names_of_files_are_read_however_they_are_written(
+    client: TestClient, disposition: str, file: str
+) -> None:
+    head = f"--b\r\nContent-Disposition: {disposition}\r\n\r\n".encode()
+    body = b"a preamble\r\n" + head + encode() + b"\r\n--b--\r\nan epilogue"
+    (result,) = client.post("/classify", content=body, headers=MULTIPART).json()["results"]
+    assert (result["file"], "label" in result) == (file, True)
+
+
+@pytest.mark.parametrize(
     ("body", "headers", "code"),
     [
         (PART, {"Content-Type": "multipart/form-data"}, "bad_multipart"),
