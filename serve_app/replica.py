@@ -91,6 +91,8 @@ class Replica(GrpcCalls):
         )
         for refusal in predictor.refusals:
             logger.warning("%s: refused %s", self._model.manifest.label, refusal)
+        for handler in logger.handlers:
+            handler.flush()  # else Serve keeps the lines until there are a thousand
 
     def _begin_watching(self, options: ServeOptions) -> Exporter | None:
         """Let requests be logged and counted; return what hands the counts to Ray."""

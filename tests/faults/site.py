@@ -99,13 +99,7 @@ class Site:
         deployments = self.application().get("deployments", {}).values()
         return sum(deployment["target_num_replicas"] for deployment in deployments)
 
-    def wait_until_whole(
-        self,
-        replicas: int,
-        *,
-        without: frozenset[int] = frozenset(),
-        seconds: float = SECONDS_TO_START,
-    ) -> float:
+    def wait_until_whole(self, replicas: int, *, without: frozenset[int] = frozenset()) -> float:
         """Wait until as many replicas run, none of them of those processes, and the model is
         settled; return when (monotonic).
         """
@@ -114,9 +108,7 @@ class Site:
             running = {replica["pid"] for replica in self.replicas()} - without
             return len(running) == replicas and self.status()[0] == "RUNNING"
 
-        return wait_until(
-            is_whole, lambda: f"not whole: {self.status()}, {self.replicas()}", seconds
-        )
+        return wait_until(is_whole, lambda: f"not whole: {self.status()}, {self.replicas()}")
 
 
 def wait_until(

@@ -22,7 +22,7 @@ from tests.serve_app.grpc_ready import wait_until_routed
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(240)]
 
-SECONDS_TO_NOTICE = 200.0  # of a replica that hangs
+SECONDS_TO_NOTICE = 40.0  # of a replica that hangs; Serve looks three times
 LIMIT_BYTES = 48 << 20
 # Decoded it takes 3 bytes a pixel, which is more than the limit. A PNG, since a JPEG would be
 # shrunk while it is decoded.

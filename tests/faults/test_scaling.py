@@ -18,10 +18,10 @@ AUTOSCALING = {
     "min_replicas": 1,
     "max_replicas": 3,
     "target_ongoing_requests": 2,
-    "upscale_delay_s": 1,
+    "upscale_delay_s": 0,
     "downscale_delay_s": 3,
-    "metrics_interval_s": 1,
-    "look_back_period_s": 3,
+    "metrics_interval_s": 0.5,
+    "look_back_period_s": 2,
 }
 
 
