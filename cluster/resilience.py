@@ -23,6 +23,8 @@ FILES_PER_CONNECTION, OTHER_FILES = 2.5, 500
 RETRY_ON = "conn-failure empty-response junk-response"
 HEADER_SECONDS = 10
 BODY_SECONDS = 30
+# For the answer to HAProxy's own look at a replica; as long as the 5 s between looks by default.
+LOOK_SECONDS = 3
 
 _DEFAULTS = f"""{RETRY_ON}
     timeout http-request {HEADER_SECONDS}s"""
@@ -31,6 +33,7 @@ _DEFAULTS = f"""{RETRY_ON}
 # replica may have stored a change of labels before it died.
 _SAFE = "/classify /embed /infer /ModelInfer"
 _BACKEND = f"""5s
+    timeout check {LOOK_SECONDS}s
     http-request wait-for-body time {BODY_SECONDS}s unless {{ path_end /ModelStreamInfer }}
     http-request disable-l7-retry unless METH_GET or {{ path_end {_SAFE} }}
     default-server"""  # which takes the `check` that Ray writes behind the interval
@@ -51,6 +54,9 @@ def resilience_environment() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_MAXCONN": str(max_connections()),
         # A dead HAProxy is replaced after three looks: with the default of 10 s, 31 s later.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # A replica that hangs cannot end by itself, and its requests go to another one when it is
+        # dead: waiting for it, as Serve does by default, keeps them for 20 s more.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         # What replicas tell the autoscaler: every 10 s by default, which is late in a burst.
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     }

@@ -28,6 +28,7 @@ from models.errors import (
     StorageError,
 )
 from models.manifest import Artifact, Manifest, check_name, dump_manifest, parse_manifest
+from models.stopwatch import part
 from models.storage import Store, is_remote, open_store
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ class Bundle:
         are not what the manifest says.
         """
         artifact = self.manifest.artifact(artifact_path)
-        return _fetch(open_store(self.uri), artifact, self.cache)
+        with part("artifacts"):
+            return _fetch(open_store(self.uri), artifact, self.cache)
 
 
 @dataclass(frozen=True)
@@ -175,9 +177,9 @@ def _remember(data: bytes, path: Path) -> None:
         if path.is_file() and path.read_bytes() == data:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}")
-        part.write_bytes(data)
-        part.replace(path)
+        written = path.with_name(f"{path.name}.{os.getpid()}")
+        written.write_bytes(data)
+        written.replace(path)
 
 
 def _publish_as(models: Store, manifest: Manifest, folder: Path) -> Published | None:
@@ -246,13 +248,13 @@ def _fetch(store: Store, artifact: Artifact, cache: Path) -> Path:
 def _download(store: Store, artifact: Artifact, folder: Path, target: Path) -> None:
     handle, name = tempfile.mkstemp(dir=folder, prefix=".part-")
     os.close(handle)
-    part = Path(name)
+    fetched = Path(name)
     try:
-        store.download(artifact.path, part)
-        _verify(part, artifact, f"{store.uri}/{artifact.path}")
-        part.replace(target)
+        store.download(artifact.path, fetched)
+        _verify(fetched, artifact, f"{store.uri}/{artifact.path}")
+        fetched.replace(target)
     finally:
-        part.unlink(missing_ok=True)
+        fetched.unlink(missing_ok=True)
     logger.info("cached %s/%s (%d bytes)", store.uri, artifact.path, artifact.bytes)
 
 

@@ -9,6 +9,7 @@ Shape legend: H, W are the model's input height and width; h, w those of the dec
 
 from __future__ import annotations
 
+import importlib
 import math
 from functools import cache
 from typing import TYPE_CHECKING, Literal
@@ -138,6 +139,12 @@ def _scale(image: Image, height: int, width: int, interpolation: str) -> Image:
     code = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
     scaled: Image = cv2.resize(image, (width, height), interpolation=code)
     return scaled
+
+
+def load_libraries() -> None:
+    """Load what the first image would have to wait for."""
+    _opencv()
+    importlib.import_module("PIL.ImageFile")
 
 
 @cache

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ray
 from ray import serve
+
+# For developers, says Ray, but its public API knows the sum of all nodes only.
+from ray._private.state import available_resources_per_node
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from models.errors import ConfigError
@@ -20,6 +24,9 @@ ROOM = 1000
 REJECTED = 429
 # By this Serve finds a replica that was killed: with its 10 s, the next one came 12 s later.
 HEALTH_CHECK_SECONDS = 2
+# A replica that hangs is given up after three looks without an answer: with Serve's 30 s each, 94 s
+# later. A replica answers them beside its requests, so 5 s are a thousand times what it needs.
+HEALTH_CHECK_TIMEOUT_SECONDS = 5
 # New replicas that may stand beside the old ones. With none, an update to a bundle that fails its
 # proof would take the last replica first.
 SURGE_PERCENT = 20
@@ -39,6 +46,7 @@ def build(args: dict[str, Any]) -> serve.Application:
         **scale,
         max_surge_percent=_surge_percent(options),
         health_check_period_s=HEALTH_CHECK_SECONDS,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         max_ongoing_requests=options.max_requests + ROOM,
         max_queued_requests=ROOM,
@@ -65,9 +73,15 @@ def _surge_percent(options: ServeOptions) -> int:
     """
     if options.max_surge_percent is not None:
         return options.max_surge_percent
-    free = ray.available_resources()
     wanted = {"CPU": options.num_cpus, "GPU": options.num_gpus}
-    return SURGE_PERCENT if all(free.get(name, 0) >= wanted[name] for name in wanted) else 0
+    return SURGE_PERCENT if has_room(wanted, available_resources_per_node().values()) else 0
+
+
+def has_room(wanted: Mapping[str, float], nodes: Iterable[Mapping[str, float]]) -> bool:
+    """Say whether one of the nodes alone has free what a replica wants: half a CPU here and half a
+    CPU there start none.
+    """
+    return any(all(free.get(name, 0) >= wanted[name] for name in wanted) for free in nodes)
 
 
 def _num_fitting(options: ServeOptions) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 
 from models.bundle import open_bundle
@@ -18,7 +18,8 @@ from models.label_map import Reading, first_reading
 from models.labels import Answer
 from models.manifest import Manifest
 from models.predictor import Prediction, Predictor, open_predictor, prove
-from models.preprocess import Image
+from models.preprocess import Image, load_libraries
+from models.stopwatch import part
 from serve_app.admission import Gate
 from serve_app.config import ServeOptions
 from serve_app.errors import RequestError
@@ -64,6 +65,8 @@ class ServedModel:
             wait_seconds=options.batch_wait_ms / 1000,
             statistics=self.statistics,
         )
+        # Seconds that the parts of starting took, where somebody measured; for `/config`.
+        self.start: Mapping[str, float] = {}
         self._num_failures = 0
         self._is_closed = False
 
@@ -160,8 +163,12 @@ class ServedModel:
 
 def open_served(options: ServeOptions) -> ServedModel:
     """Open the bundle, prove an engine with it, and return the model ready to answer."""
-    bundle = open_bundle(options.bundle)
-    labels = _open_labels(bundle.manifest, options)
+    with part("imports"):
+        load_libraries()
+    with part("manifest"):
+        bundle = open_bundle(options.bundle)
+    with part("labels"):
+        labels = _open_labels(bundle.manifest, options)
     return ServedModel(open_predictor(bundle, options.engine_options), options, labels)
 
 

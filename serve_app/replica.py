@@ -16,6 +16,8 @@ from functools import partial
 from ray import serve
 
 from models.errors import ConfigError
+from models.stopwatch import Stopwatch, measuring, part
+from serve_app import IMPORTED_SINCE
 from serve_app.access_log import AccessLog, beside, to_stderr
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
@@ -33,37 +35,30 @@ from serve_app.waiting import open_patiently
 
 logger = logging.getLogger(OURS)
 
+IMPORT_SECONDS = time.perf_counter() - IMPORTED_SINCE
+
 
 class Replica(GrpcCalls):
     """One replica of one model. Ready only after its engine has passed the bundle's proof."""
 
     # Serve awaits it
     async def __init__(self, options: ServeOptions) -> None:  # type: ignore[misc]
-        started = time.perf_counter()
         begin_logging()
         application = serve.get_replica_context().app_name
-        self._keys = open_keys(options.keys_file)
-        # In a thread: Serve asks a starting replica how it is on this event loop.
-        self._model = await asyncio.to_thread(_open, options, application)
-        self._peers = ServePeers(application, self._model)
-        self._exporter = self._begin_watching(options)
-        predictor = self._model.predictor
-        logger.info(
-            "%s is ready on %s %s (%s, %s) after %.2f s; proof: %s",
-            self._model.manifest.label,
-            predictor.engine.name,
-            predictor.engine.precision,
-            predictor.engine.device,
-            predictor.engine.feeding,
-            time.perf_counter() - started,
-            predictor.proof,
-        )
-        for refusal in predictor.refusals:
-            logger.warning("%s: refused %s", self._model.manifest.label, refusal)
+        with measuring() as watch:
+            self._keys = open_keys(options.keys_file)
+            # In a thread: Serve asks a starting replica how it is on this event loop.
+            self._model = await asyncio.to_thread(_open, options, application)
+            self._peers = ServePeers(application, self._model)
+            self._exporter = self._begin_watching(options)
+            with part("http"):
+                self._http = build_asgi(self._model, self._keys, self._peers)
+        self._model.start = start_seconds(watch)
+        self._tell_ready()
 
     def __serve_build_asgi_app__(self) -> Api:
         """Return the HTTP application; Serve asks for it once, after the constructor."""
-        return build_asgi(self._model, self._keys, self._peers)
+        return self._http
 
     async def check_health(self) -> None:
         """Raise when the engine does not reproduce its proof any more; Serve then replaces us."""
@@ -81,6 +76,25 @@ class Replica(GrpcCalls):
     async def statistics(self) -> Counters:
         """Return what this replica has done so far."""
         return self._model.statistics.counters()
+
+    def _tell_ready(self) -> None:
+        predictor = self._model.predictor
+        parts = dict(self._model.start)
+        logger.info(
+            "%s is ready on %s %s (%s, %s) after %.2f s (%s); proof: %s",
+            self._model.manifest.label,
+            predictor.engine.name,
+            predictor.engine.precision,
+            predictor.engine.device,
+            predictor.engine.feeding,
+            parts.pop("total"),
+            ", ".join(f"{name} {seconds:.2f}" for name, seconds in parts.items()),
+            predictor.proof,
+        )
+        for refusal in predictor.refusals:
+            logger.warning("%s: refused %s", self._model.manifest.label, refusal)
+        for handler in logging.getLogger(SERVE).handlers:
+            handler.flush()  # else Serve keeps the lines until there are a thousand
 
     def _begin_watching(self, options: ServeOptions) -> Exporter | None:
         """Let requests be logged and counted; return what hands the counts to Ray."""
@@ -101,6 +115,17 @@ class Replica(GrpcCalls):
             exporter.close()
         if hasattr(self, "_model"):
             self._model.close()
+
+
+def start_seconds(watch: Stopwatch) -> dict[str, float]:
+    """Return the seconds of each part of a start and in total, from the first import of ours; what
+    Serve does between imports and constructor is not in it.
+    """
+    parts = dict(watch.seconds)
+    parts["imports"] = parts.get("imports", 0.0) + IMPORT_SECONDS
+    total = watch.total + IMPORT_SECONDS
+    parts |= {"other": total - sum(parts.values()), "total": total}
+    return {name: round(seconds, 4) for name, seconds in parts.items()}
 
 
 def _open(options: ServeOptions, application: str) -> ServedModel:

@@ -84,7 +84,7 @@ def _check(draft: Bundle, name: str, precision: str) -> Parity:
     except EngineError as error:
         return Parity(name, precision, None, str(error))
     try:
-        return Parity(name, precision, prove(draft, engine))
+        return Parity(name, precision, prove(draft, engine, every_way=True))
     except ProofError as error:
         return Parity(name, precision, None, str(error))
     finally:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.bundle import Bundle
 from models.errors import ConfigError, EngineError
+from models.stopwatch import part
 
 Images = npt.NDArray[np.uint8]  # (N, H, W, 3), RGB
 Outputs = dict[str, npt.NDArray[np.float32]]  # "probabilities" (N, C), "embedding" (N, D)
@@ -110,8 +111,9 @@ def find_engine(name: str) -> EngineModule:
     if entry is None:
         raise ConfigError(f"unknown engine {name!r}; expected one of {', '.join(ENGINES)}")
     try:
-        importlib.import_module(entry.library)
-        return cast(EngineModule, importlib.import_module(entry.module))
+        with part("imports"):
+            importlib.import_module(entry.library)
+            return cast(EngineModule, importlib.import_module(entry.module))
     except ImportError as error:
         raise EngineError(
             f"engine {name!r} needs the library {entry.library!r} ({error}): pip install "

@@ -18,6 +18,7 @@ import numpy as np
 from models.bundle import Bundle
 from models.engines.base import EngineOptions, Feeding, Images, Outputs, engine_artifact
 from models.errors import EngineError
+from models.stopwatch import part
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 MAX_BATCH = 64
@@ -104,7 +105,10 @@ def open_engine(bundle: Bundle, precision: str, options: EngineOptions) -> OpenV
     }
     try:
         core = openvino.Core()
-        compiled = core.compile_model(core.read_model(path), "CPU", settings)
+        with part("read"):
+            network = core.read_model(path)
+        with part("compile"):
+            compiled = core.compile_model(network, "CPU", settings)
     except RuntimeError as error:
         raise EngineError(f"OpenVINO cannot compile {path.name}: {_last_line(error)}") from error
     return OpenVinoEngine(compiled, precision, num_streams)

@@ -17,6 +17,7 @@ from models.bundle import Bundle
 from models.engines.base import EngineOptions, Feeding, Images, Outputs, engine_artifact
 from models.errors import EngineError
 from models.kinds import find_kind
+from models.stopwatch import part
 
 MAX_BATCH = {"cpu": 16, "cuda": 64}
 
@@ -92,7 +93,8 @@ def open_engine(bundle: Bundle, precision: str, options: EngineOptions) -> Torch
         )
     path = bundle.path(engine_artifact(bundle, "torch"))
     try:
-        program = torch.export.load(path).module().to(options.device)
+        with part("read"):
+            program = torch.export.load(path).module().to(options.device)
     except (
         Exception
     ) as error:  # the archive reader raises many types, and all mean that the file does not fit

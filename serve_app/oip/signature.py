@@ -108,6 +108,7 @@ def _own_facts(model: ServedModel) -> dict[str, Any]:
             "refusals": model.predictor.refusals,
         },
         "proof": asdict(model.predictor.proof),
+        "start": dict(model.start),
         **({"labels": labels} if labels else {}),
     }
 

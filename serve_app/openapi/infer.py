@@ -303,7 +303,8 @@ def _config_schema(model: ServedModel, of_model: dict[str, Schema]) -> Schema:
     tensor = {"name": TEXT, "data_type": TEXT, "dims": shape}
     optional = {**tensor, "optional": {"type": "boolean"}, "format": TEXT}
     names = ("bundle", "created", "preprocess", "limits", "engine", "proof")
-    own: dict[str, Schema] = {name: {} for name in names}
+    seconds: Schema = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
+    own: dict[str, Schema] = {**{name: {} for name in names}, "start": seconds}
     facts: dict[str, Schema] = {
         "kind": {"const": model.kind.name},
         "calls": {"const": sorted(model.kind.calls)},

@@ -78,5 +78,5 @@ def site(ray_session: Session) -> Iterator[Site]:
     """A Serve without applications yet; each scenario deploys what it breaks."""
     from ray import serve
 
-    yield Site(ray_session.dashboard_url, free_port())
+    yield Site(ray_session.dashboard_url, free_port(), free_port())
     serve.shutdown()

@@ -26,10 +26,13 @@ PREFIX = f"/v2/models/{NAME}"
 
 @dataclass(frozen=True)
 class Site:
-    """A Serve that takes serve files at `dashboard_url` and answers at `port`."""
+    """A Serve that takes serve files at `dashboard_url` and answers at `port`, over gRPC at
+    `grpc_port`.
+    """
 
     dashboard_url: str
     port: int
+    grpc_port: int
 
     @property
     def url(self) -> str:
@@ -49,6 +52,10 @@ class Site:
         config = {
             "proxy_location": "HeadOnly",
             "http_options": {"host": "127.0.0.1", "port": self.port},
+            "grpc_options": {
+                "port": self.grpc_port,
+                "grpc_servicer_functions": ["serve_app.oip.grpc_service:add_inference_service"],
+            },
             "logging_config": {"enable_access_log": False},
             "applications": [application],
         }
@@ -86,6 +93,11 @@ class Site:
         deployments = self.application().get("deployments", {}).values()
         every = [replica for deployment in deployments for replica in deployment["replicas"]]
         return [replica for replica in every if replica["state"] == "RUNNING"]
+
+    def wanted(self) -> int:
+        """Return how many replicas Serve wants to run."""
+        deployments = self.application().get("deployments", {}).values()
+        return sum(deployment["target_num_replicas"] for deployment in deployments)
 
     def wait_until_whole(self, replicas: int, *, without: frozenset[int] = frozenset()) -> float:
         """Wait until as many replicas run, none of them of those processes, and the model is

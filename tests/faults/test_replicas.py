@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -11,13 +13,16 @@ import numpy as np
 import pytest
 
 from tests.faults.conftest import Figures
+from tests.faults.grpc_load import grpc_load
 from tests.faults.load import CLIENTS, load
 from tests.faults.memory import memory_limit
 from tests.faults.report import row
-from tests.faults.site import Site, kill
+from tests.faults.site import NAME, Site, kill, wait_until
+from tests.serve_app.grpc_ready import wait_until_routed
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(240)]
 
+SECONDS_TO_NOTICE = 40.0  # of a replica that hangs; Serve looks three times
 LIMIT_BYTES = 48 << 20
 # Decoded it takes 3 bytes a pixel, which is more than the limit. A PNG, since a JPEG would be
 # shrunk while it is decoded.
@@ -36,6 +41,47 @@ def test_a_replica_that_is_killed_loses_no_request(
             whole = site.wait_until_whole(2, without=frozenset([pid]))
             time.sleep(1)
     figures.append(row("replica killed, 3 times", seen, recovered=whole - killed))
+    assert figures[-1].failed == 0
+
+
+def test_a_replica_that_is_killed_loses_no_request_over_grpc(
+    site: Site, store: Path, photo: bytes, figures: Figures
+) -> None:
+    site.serve({"bundle": f"{store}/tiny/1"}, replicas=2)
+    address = f"127.0.0.1:{site.grpc_port}"
+    wait_until_routed(address, [NAME])
+    with grpc_load(address, photo) as seen:
+        time.sleep(2)
+        for _ in range(3):
+            pid = site.replicas()[0]["pid"]
+            killed = kill(pid)
+            whole = site.wait_until_whole(2, without=frozenset([pid]))
+            time.sleep(1)
+    note = "; ".join(sorted({outcome.said for outcome in seen.outcomes if outcome.said}))
+    scenario = "replica killed, 3 times, gRPC"
+    figures.append(row(scenario, seen, recovered=whole - killed, note=note))
+    assert figures[-1].failed == 0
+
+
+def test_a_replica_that_hangs_is_replaced_and_what_it_had_is_answered_by_another(
+    site: Site, store: Path, photo: bytes, figures: Figures
+) -> None:
+    site.serve({"bundle": f"{store}/tiny/1"}, replicas=2)
+    with load(f"{site.url}/classify", photo) as seen:
+        time.sleep(2)
+        pid = site.replicas()[0]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        hung = time.monotonic()
+        seen_at = wait_until(
+            lambda: pid not in {replica["pid"] for replica in site.replicas()},
+            lambda: f"still counted: {site.status()}",
+            SECONDS_TO_NOTICE,
+        )
+        whole = site.wait_until_whole(2, without=frozenset([pid]))
+        time.sleep(3)
+    waited = sum(each.answered - each.asked > 2 for each in seen.outcomes)
+    note = f"seen after {seen_at - hung:.1f} s; {waited} requests waited for more than 2 s"
+    figures.append(row("replica hangs", seen, recovered=whole - hung, note=note))
     assert figures[-1].failed == 0
 
 

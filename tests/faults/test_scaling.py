@@ -18,10 +18,10 @@ AUTOSCALING = {
     "min_replicas": 1,
     "max_replicas": 3,
     "target_ongoing_requests": 2,
-    "upscale_delay_s": 1,
+    "upscale_delay_s": 0,
     "downscale_delay_s": 3,
-    "metrics_interval_s": 1,
-    "look_back_period_s": 3,
+    "metrics_interval_s": 0.5,
+    "look_back_period_s": 2,
 }
 
 
@@ -48,12 +48,16 @@ def test_a_burst_brings_replicas_that_go_again_without_losing_a_request(
     with load(url, photo, clients=4, per_second=20) as quiet:
         began = time.monotonic()
         with load(url, photo, clients=24, per_second=10_000) as burst:
+            decided = wait_until(lambda: site.wanted() >= 2, lambda: "no second one wanted")
             grown = wait_until(lambda: len(site.replicas()) >= 2, lambda: "no second replica")
             time.sleep(4)
         most = len(site.replicas())
         shrunk = site.wait_until_whole(1)
         time.sleep(4)
     burst.outcomes += quiet.outcomes
-    note = f"a second replica after {grown - began:.1f} s, {most} at most"
+    note = (
+        f"wanted after {decided - began:.1f} s, a second replica after {grown - began:.1f} s, "
+        f"{most} at most"
+    )
     figures.append(row("burst, and back", burst, recovered=shrunk - began, note=note))
     assert figures[-1].failed == 0

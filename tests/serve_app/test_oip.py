@@ -91,6 +91,7 @@ def test_config_tells_the_engine_and_its_proof(client: TestClient, predictor: Pr
     assert config["output"][0] == {"name": "probabilities", "data_type": "TYPE_FP32", "dims": [2]}
     assert config["sightline"]["engine"]["name"] == predictor.engine.name
     assert config["sightline"]["proof"]["lowest_cosine"] > 0.99
+    assert config["sightline"]["start"] == {}  # nobody measured; a replica does
     assert config["sightline"]["classes"] == ["good", "defective"]
 
 

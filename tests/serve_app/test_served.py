@@ -30,6 +30,16 @@ def test_an_image_is_scored_through_haproxy(server: Server) -> None:
     assert (answer.json()["model"], answer.json()["engine"]) == ("elpv", "openvino")
 
 
+def test_a_replica_tells_how_long_the_parts_of_its_start_took(server: Server) -> None:
+    config = httpx.get(f"{server.url}/v2/models/elpv/config", timeout=20).json()
+    start = config["sightline"]["start"]
+    total = start.pop("total")
+    assert {"imports", "artifacts", "read", "compile", "proof", "labels", "http"} <= set(start)
+    assert sum(start.values()) == pytest.approx(total, abs=0.01)
+    assert min(start["imports"], start["compile"], start["proof"]) > 0
+    assert start["imports"] < total < 10  # on a busy machine
+
+
 def test_the_catalog_lists_the_model_and_is_ready(server: Server) -> None:
     assert httpx.get(f"{server.url}/v2/health/live").json() == {"live": True}
     assert httpx.get(f"{server.url}/v2/health/ready").json() == {"live": True, "ready": True}

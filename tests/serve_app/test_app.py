@@ -1,0 +1,30 @@
+"""What `build` decides from the cluster as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from serve_app.app import has_room
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ([{"CPU": 1.0}], True),
+        ([{"CPU": 0.5}, {"CPU": 0.5}], False),  # enough in all, on no node
+        ([{"CPU": 0.0}, {"CPU": 2.0, "GPU": 1.0}], True),
+        ([{}], False),  # Ray leaves out what is all taken
+        ([], False),
+    ],
+)
+def test_there_is_room_for_a_replica_where_one_node_has_it(
+    nodes: list[Mapping[str, float]], expected: bool
+) -> None:
+    assert has_room({"CPU": 1, "GPU": 0}, nodes) == expected
+
+
+def test_the_cpu_and_the_gpu_have_to_be_on_the_same_node() -> None:
+    assert not has_room({"CPU": 1, "GPU": 1}, [{"CPU": 4.0}, {"GPU": 1.0}])
+    assert has_room({"CPU": 1, "GPU": 1}, [{"CPU": 4.0}, {"CPU": 1.0, "GPU": 1.0}])
