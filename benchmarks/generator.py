@@ -154,11 +154,12 @@ def run_open(
     per_second: float,
     seconds: float,
     max_connections: int,
+    seconds_of_grace: float = SECONDS_OF_GRACE,
 ) -> Rate:
-    """Run an open loop in this process."""
+    """Run an open loop in this process. It ends when all is answered, or after the grace period."""
     loop = _OpenLoop(address, requests, max_connections)
     try:
-        return loop.run(per_second, seconds)
+        return loop.run(per_second, seconds, seconds_of_grace)
     finally:
         loop.close()
 
@@ -178,10 +179,10 @@ class _OpenLoop:
         self._late: list[float] = []
         self._num_sent = self._most_connections = 0
 
-    def run(self, per_second: float, seconds: float) -> Rate:
+    def run(self, per_second: float, seconds: float, seconds_of_grace: float) -> Rate:
         started = time.perf_counter()
         num_due = max(1, round(per_second * seconds))
-        end = started + seconds + SECONDS_OF_GRACE
+        end = started + seconds + seconds_of_grace
         position = 0
         while (now := time.perf_counter()) < end:
             while position < num_due and started + position / per_second <= now:
