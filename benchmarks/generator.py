@@ -173,13 +173,14 @@ def run_open(
     seconds: float,
     max_connections: int,
     warm_up_seconds: float = 0.0,
+    seconds_of_grace: float = SECONDS_OF_GRACE,
 ) -> Rate:
     """Run an open loop in this process. What is due in the warm-up, before those seconds, is sent
-    but not counted.
+    but not counted. It ends when all is answered, or after the grace period.
     """
     loop = _OpenLoop(address, requests, max_connections)
     try:
-        return loop.run(per_second, seconds, warm_up_seconds)
+        return loop.run(per_second, seconds, warm_up_seconds, seconds_of_grace)
     finally:
         loop.close()
 
@@ -200,11 +201,13 @@ class _OpenLoop:
         self._num_sent = self._num_not_counted = self._most_connections = 0
         self._counts_from = 0.0
 
-    def run(self, per_second: float, seconds: float, warm_up_seconds: float) -> Rate:
+    def run(
+        self, per_second: float, seconds: float, warm_up_seconds: float, seconds_of_grace: float
+    ) -> Rate:
         started = time.perf_counter()
         self._counts_from = started + warm_up_seconds
         due = deque(started + each for each in arrivals(per_second, warm_up_seconds + seconds))
-        end = self._counts_from + seconds + SECONDS_OF_GRACE
+        end = self._counts_from + seconds + seconds_of_grace
         while (now := time.perf_counter()) < end:
             while due and due[0] <= now:
                 self._offer(due.popleft(), now)

@@ -140,6 +140,11 @@ def torchvision_transform(spec: PreprocessSpec) -> Any:
 
     Raises `ValueError` for a rule that torchvision has no transform for.
     """
+    if spec.resize != "stretch" and (spec.resize != "crop" or spec.height != spec.width):
+        raise ValueError(
+            f"torchvision's transforms cannot do {spec.resize!r} to {spec.height} x {spec.width}; "
+            "measure with a bundle that stretches, or crops to a square"
+        )
     from torchvision import transforms
     from torchvision.transforms import InterpolationMode
 
@@ -148,14 +153,9 @@ def torchvision_transform(spec: PreprocessSpec) -> Any:
     size = (spec.height, spec.width)
     if spec.resize == "stretch":
         steps = [transforms.Resize(size, how)]
-    elif spec.resize == "crop" and spec.height == spec.width:
+    else:
         shorter = math.ceil(spec.height / spec.crop_ratio)
         steps = [transforms.Resize(shorter, how), transforms.CenterCrop(size)]
-    else:
-        raise ValueError(
-            f"torchvision's transforms cannot do {spec.resize!r} to {spec.height} x {spec.width}; "
-            "measure with a bundle that stretches, or crops to a square"
-        )
     return transforms.Compose([*steps, transforms.PILToTensor()])
 
 

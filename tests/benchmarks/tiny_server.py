@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Lock, Thread
 
 Answer = tuple[int, float]  # status, seconds to think
 
@@ -27,17 +27,19 @@ def tiny_server(
     answer: Callable[[int], Answer], *, is_chunked: bool = False
 ) -> Iterator[TinyServer]:
     """Serve; `answer` gets the number of the request and says the status and how long it takes."""
-    state = TinyServer()
+    state, numbering = TinyServer(), Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
-            number = len(state.bodies)
-            state.paths.append(self.path)
-            state.headers.append(dict(self.headers))
-            state.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            with numbering:  # two that come together have two numbers
+                number = len(state.bodies)
+                state.paths.append(self.path)
+                state.headers.append(dict(self.headers))
+                state.bodies.append(body)
             status, seconds = answer(number)
             time.sleep(seconds)
             if not status:  # hang up without an answer
@@ -65,7 +67,8 @@ def tiny_server(
 
     server = Server(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = Thread(target=server.serve_forever, daemon=True)
+    # It looks this often whether it is to end: every half a second by default.
+    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield state

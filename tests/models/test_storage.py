@@ -16,7 +16,7 @@ from models.storage import Store, open_store, read_uri, split_uri
 from tests.conftest import S3Server
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """An empty store, once on the local disk and once in a bucket."""
     if request.param == "local":
@@ -53,6 +53,10 @@ def test_a_writable_store_stays_empty_and_another_says_why(store: Store, tmp_pat
     (tmp_path / "file").write_bytes(b"in the way")
     with pytest.raises(StorageError, match="file/models"):
         open_store(tmp_path / "file" / "models").check_writable()
+
+
+@pytest.mark.usefixtures("s3_server")
+def test_a_bucket_that_is_not_there_is_not_writable() -> None:
     with pytest.raises(NotFoundError, match="bucket 'nobody-made-this' does not exist"):
         open_store("s3://nobody-made-this/models").check_writable()
 

@@ -13,9 +13,11 @@ import pytest
 from jobs.score.__main__ import main
 from serve_app.model import ServedModel
 from tests.bundles import tiny_bundle
+from tests.jobs.data.images import jpeg, write
 from tests.jobs.score.serving import Border, Site, open_model, served
 
 CLASSES = ("good", "dented", "torn")
+NUM_IMAGES = 120  # enough for several parts of a run
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,20 @@ def opened(
         model.close()
 
 
+@pytest.fixture(scope="session")
+def site(opened: dict[str, ServedModel]) -> Iterator[tuple[Site, str]]:
+    """The models behind one server, and its address: to end one takes a fifth of a second."""
+    site = Site(opened, Border())
+    with served(site) as server:
+        yield site, server
+
+
 @pytest.fixture
-def model(opened: dict[str, ServedModel]) -> Iterator[Model]:
+def model(site: tuple[Site, str]) -> Model:
     """The models, at a border of their own for each test."""
-    border = Border()
-    with served(Site(opened, border)) as server:
-        yield Model(server, border)
+    behind, server = site
+    behind.border = Border()
+    return Model(server, behind.border)
 
 
 class Shell:
@@ -107,3 +117,10 @@ def shell(
 def work_folder(output: Path) -> Path:
     """Return where an unfinished run of an output lies."""
     return output.with_name(f".{output.name}.parts")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of sound images."""
+    write(tmp_path / "images", {f"{n:04}.jpg": jpeg(n) for n in range(NUM_IMAGES)})
+    return tmp_path / "images"

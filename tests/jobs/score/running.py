@@ -1,0 +1,53 @@
+"""The command as a process that a test kills, and what it leaves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd  # type: ignore[import-untyped]
+
+from tests.jobs.score.conftest import CLASSES, work_folder
+from tests.jobs.score.serving import ROOT
+
+# The command, with parts small enough for a test to see several.
+PROGRAM = """
+import sys
+import jobs.score.parts
+from jobs.score.__main__ import main
+jobs.score.parts.ROWS_PER_PART = 16
+sys.exit(main())
+"""
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """Start the command as a process of its own."""
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def num_parts(output: Path) -> int:
+    """Return how many parts an unfinished run has written."""
+    return len(list((work_folder(output) / "parts").glob("*.parquet")))
+
+
+def assert_complete(output: Path, images: Path) -> None:
+    """Assert that there is one good row for each image, in order, and nothing else is left."""
+    table = pd.read_parquet(output)
+    assert list(table["path"]) == sorted(str(path) for path in images.iterdir())
+    assert table["code"].isna().all()
+    assert table["label"].isin(CLASSES).all()
+    assert not work_folder(output).exists()

@@ -1,0 +1,133 @@
+"""One run at a time writes the work of an output, whatever sleeps or dies."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.score import lease
+from jobs.score.client import Answer
+from jobs.score.columns import Columns
+from jobs.score.items import Item
+from jobs.score.lease import acquire
+from jobs.score.parts import Parts
+from models.errors import ConfigError
+from models.storage import open_store
+from tests.conftest import S3Server
+from tests.jobs.score.running import wait_for
+
+pytestmark = pytest.mark.slow  # leases pass in real time
+
+
+@pytest.fixture
+def quick_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease whose holder is found dead sooner."""
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "DEAD_SECONDS", 1.0)
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder on a disk or in a bucket."""
+    if request.param == "disk":
+        (tmp_path / "work").mkdir()
+        return str(tmp_path / "work")
+    server: S3Server = request.getfixturevalue("s3_server")
+    return server.make_bucket(f"lease-{time.time_ns()}") + "/work"
+
+
+@pytest.mark.usefixtures("quick_lease")
+def test_a_lease_of_another_machine_is_taken_over_only_when_it_shows_no_life(place: str) -> None:
+    store = open_store(place)
+    holder = {"host": "elsewhere", "processes": "", "pid": 1, "started": 0.0}
+    store.create("lock-000003.json", json.dumps({**holder, "beat": 0}).encode())
+    ended = threading.Event()
+
+    def live() -> None:
+        for beat in range(1, 1000):
+            if ended.wait(0.2):
+                return
+            store.write("lock-000003.json", json.dumps({**holder, "beat": beat}).encode())
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        with pytest.raises(ConfigError, match="process 1 on elsewhere"):
+            acquire(store)
+    finally:
+        ended.set()
+        thread.join()
+    taken = acquire(store)
+    assert taken.number == 4
+    taken.check()
+    taken.release(forget=False)
+    again = acquire(store)
+    assert again.number == 5
+    again.release(forget=True)
+    assert list(store.list()) == []
+
+
+@pytest.mark.usefixtures("quick_lease")
+def test_of_many_that_want_a_lease_one_gets_it(place: str) -> None:
+    store = open_store(place)
+    got: list[lease.Lease] = []
+    refused: list[ConfigError] = []
+    together = threading.Barrier(8)
+
+    def take() -> None:
+        together.wait()
+        try:
+            got.append(acquire(store))
+        except ConfigError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for each in got:
+        each.release(forget=True)
+    assert (len(got), len(refused)) == (1, 7)
+
+
+@pytest.mark.usefixtures("quick_lease")
+def test_who_slept_and_lost_the_lease_stops(place: str) -> None:
+    store = open_store(place)
+    slept = acquire(store)
+    store.create("lock-000002.json", b"{}")
+
+    def is_lost() -> bool:
+        try:
+            slept.check()
+        except ConfigError:
+            return True
+        return False
+
+    wait_for(is_lost, 5)
+    slept.release(forget=True)
+    assert store.exists("lock-000002.json")
+
+
+@pytest.mark.usefixtures("quick_lease")
+def test_an_image_that_two_runs_wrote_counts_once(place: str) -> None:
+    store, columns = open_store(place), Columns(False, True, "none", 1, 0)
+    taken = acquire(store)
+    (first, *others) = (Answer(Item(f"{n}", f"{n}.jpg", f"{n}.jpg"), "good", 0.9) for n in range(4))
+    awake, asleep = Parts(store, columns, taken), Parts(store, columns, taken)
+    awake.add([first, *others[:1]])
+    asleep.add([first, *others[1:]])
+    assert awake.flush() is not None
+    assert asleep.flush() is not None
+    resumed = Parts(store, columns, taken)
+    done, tables = resumed.load()
+    assert len(done) == 4
+    assert all(str(n) in done for n in range(4))
+    assert "4" not in done
+    found = [path for table in tables for path in table["path"].to_pylist()]
+    assert sorted(found) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    taken.release(forget=True)

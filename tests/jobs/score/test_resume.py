@@ -1,0 +1,154 @@
+"""Runs that are killed or ended and go on, and two runs at once."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd  # type: ignore[import-untyped]
+import pytest
+
+from tests.jobs.data.images import jpeg, write
+from tests.jobs.score.conftest import CLASSES, NUM_IMAGES, Model, Shell, work_folder
+from tests.jobs.score.running import assert_complete, num_parts, start, wait_for
+
+pytestmark = pytest.mark.slow  # runs are killed in real time
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_run_that_is_killed_goes_on_without_losing_or_repeating_a_row(
+    model: Model, shell: Shell, images: Path, tmp_path: Path, suffix: str
+) -> None:
+    output = tmp_path / f"s.{suffix}"
+    model.border.delay_seconds = 0.1
+    arguments = (images, "--url", model.url, "--output", output, "--batch", 4)
+    for parts in (2, 4):  # killed twice
+        job = start(*arguments, *(["--resume"] if parts > 2 else []))
+        wait_for(lambda parts=parts: num_parts(output) >= parts)  # type: ignore[misc]
+        job.kill()
+        job.communicate()
+    assert not output.exists()
+    kept = 16 * num_parts(output)
+    model.border.delay_seconds = 0
+    time.sleep(0.3)  # the server ends what the killed run had asked
+    before = model.border.num_images
+    ended = shell.run(*arguments, "--resume")
+    assert ended.line["num_resumed"] == kept
+    assert model.border.num_images - before == NUM_IMAGES - kept
+    table = pd.read_csv(output) if suffix == "csv" else pd.read_parquet(output)
+    assert sorted(table["path"]) == sorted(str(path) for path in images.iterdir())
+    assert table["label"].isin(CLASSES).all()
+    assert sum(ended.line["labels"].values()) == NUM_IMAGES
+
+
+def test_a_run_that_is_ended_keeps_every_answer_it_had(
+    model: Model, shell: Shell, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "s.parquet"
+    model.border.delay_seconds = 0.1
+    arguments = (images, "--url", model.url, "--output", output, "--batch", 4)
+    job = start(*arguments)
+    wait_for(lambda: num_parts(output) >= 2)
+    time.sleep(0.15)
+    job.send_signal(signal.SIGTERM)
+    _, err = job.communicate(timeout=30)
+    assert job.returncode == 130
+    assert "go on with --resume" in err
+    model.border.delay_seconds = 0
+    ended = shell.run(*arguments, "--resume")
+    assert ended.line["num_resumed"] % 16  # more than the full parts
+    assert_complete(output, images)
+
+
+def test_a_part_that_cannot_be_read_is_scored_again(
+    model: Model, shell: Shell, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "s.parquet"
+    model.border.delay_seconds = 0.1
+    arguments = (images, "--url", model.url, "--output", output, "--batch", 4)
+    job = start(*arguments)
+    wait_for(lambda: num_parts(output) >= 3)
+    job.kill()
+    job.communicate()
+    part = min((work_folder(output) / "parts").iterdir())
+    part.write_bytes(part.read_bytes()[:100])
+    model.border.delay_seconds = 0
+    ended = shell.run(*arguments, "--resume")
+    assert "cannot be read and is left out" in ended.shown
+    table = pd.read_parquet(output)
+    assert sorted(table["path"]) == sorted(str(path) for path in images.iterdir())
+
+
+def test_rows_that_failed_by_the_servers_fault_are_tried_again(
+    model: Model, shell: Shell, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "s.parquet"
+    model.border.poison = b"POISON"
+    bad = images / "0000.jpg"
+    bad.write_bytes(bad.read_bytes() + b"POISON")
+    model.border.delay_seconds = 0.1
+    arguments = (images, "--url", model.url, "--output", output, "--batch", 4)
+    job = start(*arguments)
+    wait_for(lambda: num_parts(output) >= 2)
+    job.kill()
+    job.communicate()
+    model.border.poison, model.border.delay_seconds = b"", 0
+    ended = shell.run(*arguments, "--resume")
+    assert ended.line["failures"] == {}
+    table = pd.read_parquet(output)
+    assert sorted(table["path"]) == sorted(str(path) for path in images.iterdir())
+
+
+def test_a_resumed_run_has_to_be_the_same_run(
+    model: Model, shell: Shell, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "s.parquet"
+    manifest = tmp_path / "list.csv"
+    paths = [f"images/{path.name}" for path in sorted(images.iterdir())]
+    manifest.write_text("\n".join(["path", *paths]))
+    model.border.refusals = [(403, {})]
+    arguments = (manifest, "--url", model.url, "--output", output)
+    shell.refused(*arguments)
+    shown = shell.refused(*arguments, "--resume", "--scores", "all")
+    assert "'scores': 'top'" in shown
+    assert "'scores': 'all'" in shown
+    assert "source was" in shell.refused(images, *arguments[1:], "--resume")
+    manifest.write_text("\n".join(["path", *reversed(paths)]))
+    assert "fingerprint was" in shell.refused(*arguments, "--resume")
+    assert shell.run(*arguments, "--overwrite").status == 0
+    assert list(pd.read_parquet(output)["path"]) == paths[::-1]
+
+
+def test_images_that_came_meanwhile_are_scored_by_a_resumed_run(
+    model: Model, shell: Shell, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "s.parquet"
+    model.border.delay_seconds = 0.1
+    arguments = (images, "--url", model.url, "--output", output, "--batch", 4)
+    job = start(*arguments)
+    wait_for(lambda: num_parts(output) >= 2)
+    job.kill()
+    job.communicate()
+    model.border.delay_seconds = 0
+    write(images, {"-first.jpg": jpeg(900)})
+    assert shell.run(*arguments, "--resume").line["num_images"] == NUM_IMAGES + 1
+    table = pd.read_parquet(output)
+    assert sorted(table["path"]) == sorted(str(path) for path in images.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_the_second_of_two_runs_on_one_output_is_refused(
+    model: Model, shell: Shell, images: Path, tmp_path: Path, flag: str
+) -> None:
+    output = tmp_path / "s.parquet"
+    model.border.delay_seconds = 0.1
+    arguments = (images, "--url", model.url, "--output", output, "--batch", 4)
+    job = start(*arguments)
+    wait_for(lambda: num_parts(output) >= 1)
+    shown = shell.refused(*arguments, flag)
+    assert f"another run (process {job.pid} on" in shown
+    model.border.delay_seconds = 0
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 0, err
+    assert_complete(output, images)
