@@ -25,6 +25,7 @@ from cluster.processes import marked_processes
 
 NUM_PROBES = 5
 SECONDS_TO_DRAIN = 60.0
+SECONDS_TO_AWAKE = 5.0
 
 
 class Server:
@@ -113,11 +114,20 @@ class Server:
             self.pause()
 
     def probe(self) -> float:
-        """Return the seconds that one request takes now."""
-        with httpx.Client(base_url=self.url, timeout=SECONDS_TO_DRAIN) as client:
+        """Return the seconds that one request takes now. Connections that break are tried again for
+        a while: some servers close what waited while they were stopped.
+        """
+        deadline = time.perf_counter() + SECONDS_TO_AWAKE
+        while True:
             started = time.perf_counter()
-            ask(client, self.requests[0])
-            return time.perf_counter() - started
+            try:
+                with httpx.Client(base_url=self.url, timeout=SECONDS_TO_DRAIN) as client:
+                    ask(client, self.requests[0])
+                return time.perf_counter() - started
+            except httpx.TransportError:
+                if time.perf_counter() > deadline:
+                    raise
+            time.sleep(0.1)
 
     def _drain(self) -> None:
         """Wait until a request takes what it takes alone, twice in a row.

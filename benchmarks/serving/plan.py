@@ -21,6 +21,7 @@ class Pace:
     screening_seconds: float  # of each layout of the ceiling
     ceiling_seconds: float
     load_seconds: float
+    batch_seconds: float  # of requests with 16 images, of which the last ones leave a core idle
     own_seconds: float  # their batches take seconds
     rate_warm_up: float  # seconds: until the queue of an overloaded server is as long as it gets
     rate_seconds: float
@@ -30,8 +31,8 @@ class Pace:
     is_whole: bool  # with every call and kind, other photos, and peers at fixed rates
 
 
-QUICK = Pace(5, 2, 1, 2, 2, 2, 3, 5, 1, (16,), (32,), is_whole=False)
-FULL = Pace(5, 5, 3, 4, 5, 6, 5, 8, 3, (16, 32), (16, 32), is_whole=True)
+QUICK = Pace(5, 1, 1, 2, 2, 6, 3, 3, 5, 1, (16,), (32,), is_whole=False)
+FULL = Pace(5, 5, 3, 4, 5, 12, 6, 5, 8, 3, (16, 32), (16, 32), is_whole=True)
 
 
 @dataclass(frozen=True)

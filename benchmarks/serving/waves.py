@@ -37,7 +37,6 @@ RAW = "raw body"
 GENERIC_CALLS = (RAW, "OIP binary", "16 images, multipart", "16 images, OIP binary")
 QUICK_CALLS = (RAW, "16 images, multipart")
 BATCH_CONNECTIONS = 4  # each with 16 images
-LEAST_BATCHES = 6
 
 
 class Waves:
@@ -116,8 +115,8 @@ class Waves:
                         peer = self._started(stack, name, OWN)
                         beside = {RAW: self._raw(server, self.pace.connections[0])}
                         contestants = [
-                            Contestant(f"{SIGHTLINE} beside {name}", beside, server.awake),
                             Contestant(name, self._peer_windows(peer, OWN), peer.awake),
+                            Contestant(f"{SIGHTLINE} beside {name}", beside, server.awake),
                         ]
                         measure_rounds(OWN, contestants, self.pace.own_repetitions, self.steps)
                         if self.pace.is_whole:
@@ -266,7 +265,7 @@ class Waves:
         def measure() -> Figures:
             assert server is not None
             speed = max(self.steps.series("per_second", SAME, SIGHTLINE))
-            num_requests = max(LEAST_BATCHES, round(speed * self.pace.load_seconds / BATCH))
+            num_requests = round(speed * self.pace.batch_seconds / BATCH)
             return figures(server.count(BATCH_CONNECTIONS, num_requests, requests), BATCH)
 
         return measure
