@@ -12,6 +12,7 @@ store is counted once. The kernel's file cache is not counted; it is given back 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -23,12 +24,12 @@ from pathlib import Path
 import psutil
 
 from benchmarks.common import OUT, Report, library_versions, machine_facts, print_table
+from benchmarks.smaps import memory_of
 from jobs.demo_data import write_elpv
 
 CONFIG = "configs/train/elpv.yaml"
 CELLS = Path(".sightline/data/elpv")
 SECONDS_BETWEEN_SAMPLES = 0.5
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -138,27 +139,16 @@ def _sample(pid: int, seconds: float) -> Sample:
         family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     except psutil.Error:  # it has just ended
         family = []
-    sizes = [_proportional(member) for member in family]
+    found = {}
+    for member in family:
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            found[member] = memory_of(member)
     return Sample(
         seconds,
-        sum(size["Pss"] for size in sizes),
-        sum(size["Pss_Shmem"] for size in sizes),
-        sizes[0]["Pss"] if sizes else 0.0,
+        sum(each.pss_mib for each in found.values()),
+        sum(each.shared_mib for each in found.values()),
+        found[pid].pss_mib if pid in found else 0.0,
     )
-
-
-def _proportional(pid: int) -> dict[str, float]:
-    """Return the proportional set size of one process and its part in shared memory, in MiB."""
-    found = {"Pss": 0.0, "Pss_Shmem": 0.0}
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it ended meanwhile
-        return found
-    for line in lines:
-        name, _, rest = line.partition(":")
-        if name in found:
-            found[name] = int(rest.split()[0]) * 1024 / MIB
-    return found
 
 
 def _draw(runs: list[Run]) -> Path:

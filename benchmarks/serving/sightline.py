@@ -42,10 +42,14 @@ class Layout:
 class Sightline(Server):
     """The models of one session. `paths` are where they stand, by the name they were given."""
 
-    def __init__(self, paths: Mapping[str, str], images: Path, mark: str, url: str) -> None:
+    def __init__(
+        self, paths: Mapping[str, str], images: Path, mark: str, url: str, folder: Path
+    ) -> None:
+        """`folder` is where Ray keeps its sessions."""
         self.paths = dict(paths)
         super().__init__("Sightline", raw(next(iter(paths.values())), images), mark)
         self.url = url
+        self.folder = folder
 
     def pause(self) -> None:
         """Stop all processes of the session, and not those that only inherited its mark."""
@@ -84,7 +88,7 @@ def serving_sightline(
                 name: application["route_prefix"]
                 for name, application in zip(bundles, _models(config), strict=True)
             }
-            server = Sightline(paths, images, os.environ[MARK], url)
+            server = Sightline(paths, images, os.environ[MARK], url, session.folder)
             server.probe()
             server.start_up_seconds = time.perf_counter() - started
             server.learn_idle()

@@ -3,13 +3,15 @@
 A generic and a dynamic model are served on a Ray of its own. Clients send photos of several kinds
 in every protocol, broken ones, wrong requests; some are slow or leave; labels change every ten
 seconds. Every kind of request has the statuses that are right for it. Every process is weighed
-every ten seconds. It ends with 1 if anything came out wrong, or if a replica or HAProxy grew.
+every ten seconds. It ends with 1 if anything came out wrong, if a replica or HAProxy grew or ended,
+or if a log complains. `--samples FILE` judges what an earlier run kept, and runs nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import statistics
 import sys
 import tempfile
@@ -30,11 +32,14 @@ from benchmarks.fixtures import collect_images, find_bundle
 from benchmarks.generator import percentile_ms
 from benchmarks.photos import write_large
 from benchmarks.serving.sightline import Sightline, serving_sightline
-from benchmarks.soak.mix import EDIT_SECONDS, Kind, build_mix, rename_label
+from benchmarks.soak.growth import Growth, growths
+from benchmarks.soak.logs import Complaints, find_complaints
+from benchmarks.soak.mix import EDIT_SECONDS, Kind, build_mix, label_write
 from benchmarks.soak.picture import save_picture
 from benchmarks.soak.sender import Seen, Sender
-from benchmarks.soak.watch import OURS, Growth, Watcher, growths
+from benchmarks.soak.watch import Sample, Watcher, read_samples
 from benchmarks.variants import as_kind
+from benchmarks.wire import Address
 from jobs.console import Advance, bar, make_console
 from models.bundle import open_bundle
 from serve_app.keys import ADMIN, VARIABLE, new_key
@@ -56,7 +61,7 @@ async def soak(
 ) -> tuple[Seen, Watcher]:
     """Send the mix for so long, change labels meanwhile, and weigh every process."""
     parts = urlsplit(server.url)
-    seen, watcher = Seen(), Watcher(server.mark, SAMPLES)
+    seen, watcher = Seen(), Watcher(server.mark, logs_of(server), SAMPLES)
     sender = Sender((parts.hostname or "127.0.0.1", parts.port or 80), mix, seen)
     end = time.monotonic() + seconds
 
@@ -70,21 +75,32 @@ async def soak(
             advance(SAMPLE_SECONDS)
 
     async def rename() -> None:
-        name, number = label, 0
-        while not is_over():
-            number += 1
-            renamed = f"{label} {number}"
-            request = rename_label(server.paths["dynamic"], name, renamed, key)
-            await sender.send(Kind("write of labels", 0, (request,), frozenset({"200", "201"})))
-            name = renamed
+        for number in itertools.count(1):
+            if is_over():
+                return
+            await sender.send(label_write(server.paths["dynamic"], label, number, key))
             await asyncio.sleep(EDIT_SECONDS)
 
     await asyncio.gather(sender.run(per_second, is_over), weigh(), rename())
+    await asyncio.to_thread(watcher.sample)
     return seen, watcher
 
 
-def summarise(seen: Seen, grown: Sequence[Growth], report: Report) -> None:
-    """Print what happened and fill the report."""
+def logs_of(server: Sightline) -> Path:
+    """Return where the session of a server writes its logs."""
+    return (server.folder / "session_latest" / "logs").resolve()
+
+
+def scraped_at() -> Address:
+    """Return where the agent of this session's only node shows metrics."""
+    import ray
+
+    (node,) = ray.nodes()
+    return "127.0.0.1", node["MetricsExportPort"]
+
+
+def summarise_requests(seen: Seen, report: Report) -> None:
+    """Print what became of requests and fill the report."""
     rows = []
     for name, outcomes in sorted(seen.outcomes.items()):
         seconds = seen.seconds[name]
@@ -92,33 +108,59 @@ def summarise(seen: Seen, grown: Sequence[Growth], report: Report) -> None:
         p50, p99 = statistics.median(seconds) * 1e3, percentile_ms(seconds, 0.99)
         rows.append((name, what, f"{p50:.0f}", f"{p99:.0f}"))
     print_table("requests", ("kind", "what became of them", "p50 ms", "p99 ms"), rows)
-    columns = ("processes", "MiB", "MiB an hour", "descriptors", "an hour", "")
-    table = [
-        (
-            each.role,
-            f"{each.memory_mib:.1f}",
-            f"{each.memory_mib_per_hour:+.1f}",
-            f"{each.descriptors:.0f}",
-            f"{each.descriptors_per_hour:+.1f}",
-            "flat" if each.is_flat else "grows",
-        )
-        for each in grown
-    ]
-    print_table("growth after the first quarter", columns, table)
     report.figures["requests"] = sum(sum(each.values()) for each in seen.outcomes.values())
-    for each in grown:
-        report.figures[f"{each.role}_mib"] = each.memory_mib
-        report.figures[f"{each.role}_mib_per_hour"] = each.memory_mib_per_hour
-        report.figures[f"{each.role}_descriptors_per_hour"] = each.descriptors_per_hour
-        if each.role in OURS and not each.is_flat:
-            report.failures[each.role] = (
-                f"grew by {each.memory_mib_per_hour:+.1f} MiB and "
-                f"{each.descriptors_per_hour:+.1f} descriptors an hour"
-            )
     if seen.wrong:
         report.failures["requests"] = seen.wrong
     for number, example in enumerate(seen.examples):
         report.failures[f"example {number + 1}"] = example
+
+
+def summarise_growth(grown: Sequence[Growth], report: Report) -> None:
+    """Print how everything changed and fill the report."""
+    columns = ("what", "MiB", "first", "last", "an hour", "descriptors", "last", "an hour", "")
+    table = [
+        (
+            each.role,
+            f"{each.memory_mib:.1f}",
+            f"{each.first_mib:.1f}",
+            f"{each.last_mib:.1f}",
+            f"{each.memory_mib_per_hour:+.1f}",
+            f"{each.first_descriptors:.0f}",
+            f"{each.last_descriptors:.0f}",
+            f"{each.descriptors_per_hour:+.1f}",
+            each.verdict,
+        )
+        for each in grown
+    ]
+    print_table("what changed after the first quarter", columns, table)
+    for each in grown:
+        report.figures[f"{each.role}_mib"] = each.memory_mib
+        report.figures[f"{each.role}_mib_per_hour"] = each.memory_mib_per_hour
+        report.figures[f"{each.role}_descriptors_per_hour"] = each.descriptors_per_hour
+        if each.is_ours and not (each.is_flat and each.num_ended == 0):
+            report.failures[each.role] = (
+                f"{each.verdict}: {each.memory_mib_per_hour:+.1f} MiB and "
+                f"{each.descriptors_per_hour:+.1f} descriptors an hour"
+            )
+
+
+def finish(samples: Sequence[Sample], report: Report) -> int:
+    """Judge what was sampled, save what is to be kept, and say what is wrong."""
+    summarise_growth(growths(samples), report)
+    print(f"plot: {save_picture(samples)}")
+    for name, what in report.failures.items():
+        print(f"{name}: {what}")
+    (OUT / "soak.json").write_text(report.line() + "\n")
+    print(report.line())
+    return 1 if report.failures else 0
+
+
+def note_complaints(complaints: Complaints, report: Report) -> None:
+    """Count what the logs complain of as failures."""
+    if complaints.num_lines:
+        report.failures["logs"] = complaints.num_lines
+    for number, example in enumerate(complaints.examples):
+        report.failures[f"log example {number + 1}"] = example
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,8 +172,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--images", type=Path, help="a folder; by default clothing or synthetic ones"
     )
+    parser.add_argument("--samples", type=Path, help="of an earlier run: judge these")
     given = parser.parse_args(arguments)
     report = Report("soak", machine=machine_facts(), versions=library_versions())
+    if given.samples:
+        return finish(read_samples(given.samples), report)
     bundle = find_bundle(given.bundle)
     key, line = new_key("soak", [ADMIN])
     with tempfile.TemporaryDirectory() as made, variable_set(VARIABLE, line):
@@ -140,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_large(folder / "large", folder / "photos")
         bundles = {"generic": bundle, "dynamic": as_kind(bundle, "dynamic", folder / "models")}
         with serving_sightline(bundles, folder / "photos") as server:
-            mix = build_mix(server.paths, folder / "photos", folder / "large")
+            mix = build_mix(server.paths, folder / "photos", folder / "large", scraped_at())
             seconds = given.minutes * 60
             with bar(make_console(), "seconds of load", round(seconds)) as advance:
                 seen, watcher = asyncio.run(
@@ -148,20 +193,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         server,
                         mix,
                         key,
-                        open_bundle(bundle).manifest.classes[0].name,
+                        open_bundle(bundle).manifest.classes[0].id,
                         per_second=given.per_second,
                         seconds=seconds,
                         advance=advance,
                     )
                 )
+            note_complaints(find_complaints(logs_of(server)), report)
     report.figures["minutes"], report.figures["per_second"] = given.minutes, given.per_second
-    summarise(seen, growths(watcher.samples), report)
-    print(f"plot: {save_picture(watcher.samples)}")
-    for name, what in report.failures.items():
-        print(f"{name}: {what}")
-    (OUT / "soak.json").write_text(report.line() + "\n")
-    print(report.line())
-    return 1 if report.failures else 0
+    summarise_requests(seen, report)
+    return finish(watcher.samples, report)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Memory and descriptors over time, by role."""
+"""Memory and descriptors by role over time, as a plot."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,22 +11,35 @@ from benchmarks.soak.watch import Sample
 
 
 def save_picture(samples: Sequence[Sample]) -> Path:
-    """Save the plot to `benchmarks/out` and return its path."""
+    """Save the plot to `benchmarks/out` and return its path. Memory is drawn by process, so that
+    one that grows is seen beside its like.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 8), layout="constrained")
+    figure = Figure(figsize=(11, 9), layout="constrained")
     FigureCanvasAgg(figure)
     memory, descriptors = figure.subplots(2, sharex=True)
-    for role in sorted({each.role for each in samples}):
-        of_role = [each for each in samples if each.role == role]
-        minutes = [each.seconds / 60 for each in of_role]
-        memory.plot(minutes, [each.memory_mib for each in of_role], label=role)
-        descriptors.plot(minutes, [each.descriptors for each in of_role])
-    memory.set_ylabel("memory, MiB (unique)")
+    for number, role in enumerate(sorted({each.role for each in samples if each.pid})):
+        colour, style = f"C{number % 10}", "-" if number < 10 else "--"
+        of_pids: defaultdict[int, list[Sample]] = defaultdict(list)
+        files: defaultdict[float, int] = defaultdict(int)
+        for each in samples:
+            if each.role == role:
+                of_pids[each.pid].append(each)
+                files[each.seconds] += each.descriptors
+        for position, of_pid in enumerate(of_pids.values()):
+            minutes = [each.seconds / 60 for each in of_pid]
+            name = None if position else role
+            values = [each.memory_mib for each in of_pid]
+            memory.plot(minutes, values, style, color=colour, label=name, linewidth=1)
+        times = sorted(files)
+        counts = [files[seconds] for seconds in times]
+        descriptors.plot([each / 60 for each in times], counts, style, color=colour, linewidth=1)
+    memory.set_ylabel("memory that a process has written, MiB")
     memory.set_ylim(bottom=0)
-    memory.legend(fontsize="small", ncols=3)
-    descriptors.set_ylabel("open descriptors")
+    figure.legend(fontsize="small", ncols=4, loc="outside lower center")
+    descriptors.set_ylabel("open descriptors of a role")
     descriptors.set_ylim(bottom=0)
     descriptors.set_xlabel("minutes")
     OUT.mkdir(exist_ok=True)

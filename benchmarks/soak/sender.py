@@ -10,13 +10,17 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.soak.mix import LEFT, Kind
+from benchmarks.soak.mix import BROKEN, LEFT, Kind
 from benchmarks.wire import Address, Request
+from cluster.resilience import BUFFER_BYTES
 
 PATIENCE_SECONDS = 60.0
 SLOW_SECONDS = 4.0  # for the body of a slow upload
 SILENT_SECONDS = 5.0
 MOST_UNDER_WAY = 200
+NOT_SENT = "not sent"  # since the server owed too many answers already
+TOO_LARGE = 65 << 20  # bytes; the limit of the serve file is 64 MiB
+PIECE = 1 << 20
 MAX_EXAMPLES = 5
 
 
@@ -56,9 +60,10 @@ class Sender:
         while not is_over():
             due += self._chance.expovariate(per_second)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            if len(self._under_way) >= MOST_UNDER_WAY:
-                continue  # the server hangs; what is under way will say so
             (kind,) = self._chance.choices(self._mix, weights)
+            if len(self._under_way) >= MOST_UNDER_WAY:
+                self._seen.note(kind, NOT_SENT, 0.0, f"{MOST_UNDER_WAY} wait for answers")
+                continue
             task = asyncio.create_task(self.send(kind))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
@@ -73,54 +78,115 @@ class Sender:
         started = time.monotonic()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                outcome, said = await self._exchange(request, kind.manner)
+                outcome, said = await self._exchange(request, kind)
         except TimeoutError:
             outcome, said = "no answer", f"nothing for {PATIENCE_SECONDS:g} s"
         except (OSError, asyncio.IncompleteReadError) as error:
-            outcome, said = "broken", repr(error)
+            outcome, said = BROKEN, repr(error)
         self._seen.note(kind, outcome, time.monotonic() - started, said)
 
-    async def _exchange(self, request: Request, manner: str) -> tuple[str, str]:
-        is_odd = manner != "whole"
-        reader, writer = await self._connection(is_new=is_odd)
-        data = request.encode(f"{self._address[0]}:{self._address[1]}")
+    async def _exchange(self, request: Request, kind: Kind) -> tuple[str, str]:
+        is_odd = kind.manner != "whole" or kind.address is not None
+        address = kind.address or self._address
+        reader, writer = await self._connection(address, is_new=is_odd)
+        host = f"{address[0]}:{address[1]}"
         try:
-            if manner == "silent":
-                await asyncio.sleep(SILENT_SECONDS)
+            if kind.manner in LEAVING:
+                await LEAVING[kind.manner](request.encode(host), writer)
+                writer.close()
                 return LEFT, ""
-            if manner == "leaves early":
-                writer.write(data[: len(data) // 2])
-                await writer.drain()
-                return LEFT, ""
-            if manner == "slow":
-                for start in range(0, len(data), max(1, len(data) // 20)):
-                    writer.write(data[start : start + max(1, len(data) // 20)])
-                    await writer.drain()
-                    await asyncio.sleep(SLOW_SECONDS / 20)
-            else:
-                writer.write(data)
-                await writer.drain()
-            if manner == "leaves late":
-                return LEFT, ""
-            status, body, is_kept = await _read(reader)
+            # An answer may come before the request is there, and ends it.
+            sending = asyncio.create_task(SENDING[kind.manner](request, host, writer))
+            try:
+                status, body, is_kept = await _read(reader)
+                is_sent = sending.done()
+            finally:
+                sending.cancel()
+                with contextlib.suppress(asyncio.CancelledError, OSError):
+                    await sending
         except BaseException:
-            writer.close()
+            writer.transport.abort()
             raise
-        if is_kept and not is_odd:
+        if is_kept and is_sent and not is_odd:
             self._idle.append((reader, writer))
-        else:
+        elif is_sent:
             writer.close()
+        else:
+            writer.transport.abort()  # closing would send the rest first
         return status, body
 
     async def _connection(
-        self, *, is_new: bool
+        self, address: Address, *, is_new: bool
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while self._idle and not is_new:
             reader, writer = self._idle.pop()
             if not reader.at_eof() and not writer.is_closing():
                 return reader, writer
             writer.close()
-        return await asyncio.open_connection(*self._address)
+        return await asyncio.open_connection(*address)
+
+
+async def _whole(request: Request, host: str, writer: asyncio.StreamWriter) -> None:
+    writer.write(request.encode(host))
+    await writer.drain()
+
+
+async def _slowly(request: Request, host: str, writer: asyncio.StreamWriter) -> None:
+    data = request.encode(host)
+    size = max(1, len(data) // 20)
+    for start in range(0, len(data), size):
+        writer.write(data[start : start + size])
+        await writer.drain()
+        await asyncio.sleep(SLOW_SECONDS / 20)
+
+
+async def _declaring_too_much(request: Request, host: str, writer: asyncio.StreamWriter) -> None:
+    """Send a header with a length that is refused, and as much as HAProxy waits for. A client that
+    went on would lose the answer now and then, since the connection ends under it.
+    """
+    writer.write(_head(request, host, f"Content-Length: {TOO_LARGE}"))
+    writer.write(bytes(2 * BUFFER_BYTES))
+    await writer.drain()
+
+
+async def _sending_too_much(request: Request, host: str, writer: asyncio.StreamWriter) -> None:
+    """Send more than is allowed without having said so."""
+    writer.write(_head(request, host, "Transfer-Encoding: chunked"))
+    for _ in range(TOO_LARGE // PIECE):
+        writer.write(f"{PIECE:x}\r\n".encode() + bytes(PIECE) + b"\r\n")
+        await writer.drain()
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
+
+
+def _head(request: Request, host: str, framing: str) -> bytes:
+    head = request.encode(host).partition(b"\r\n\r\n")[0].decode()
+    lines = [line for line in head.split("\r\n") if not line.startswith("Content-Length")]
+    return "\r\n".join([*lines, framing]).encode() + b"\r\n\r\n"
+
+
+async def _half(data: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(data[: len(data) // 2])
+    await writer.drain()
+
+
+async def _all(data: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(data)
+    await writer.drain()
+
+
+async def _nothing(data: bytes, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(SILENT_SECONDS)
+
+
+# What a client does before it reads its answer, and what one does that does not wait for any.
+SENDING = {
+    "whole": _whole,
+    "slow": _slowly,
+    "declares too much": _declaring_too_much,
+    "sends too much": _sending_too_much,
+}
+LEAVING = {"leaves early": _half, "leaves late": _all, "silent": _nothing}
 
 
 async def _read(reader: asyncio.StreamReader) -> tuple[str, str, bool]:

@@ -1,121 +1,106 @@
-"""Memory, descriptors and threads of a session's processes over time, and whether they grow."""
+"""Look at every process of a session now and then: memory, descriptors and threads of each, and
+what Ray's logs and shared memory take.
+
+Memory is what a process has written itself (anonymous pages). Pages of files, as of a library, are
+left out: how they are counted changes when somebody else starts the same program, and half of the
+unique memory of HAProxy vanished whenever a second one ran.
+"""
 
 from __future__ import annotations
 
 import json
-import statistics
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
 from benchmarks.cpu import role_of
+from benchmarks.smaps import MIB, memory_of
 from cluster.processes import marked_processes
 
-MIB = 1 << 20
-WARM_UP_SHARE = 0.25  # of the run, in which caches fill
-# Growth per hour that is called growth: of memory as a share and in MiB, whichever is more, and in
-# descriptors.
-MEMORY_SHARE, MEMORY_MIB, DESCRIPTORS = 0.05, 15.0, 10.0
-# What has to be flat. What else runs is Ray's own, and only reported.
-OURS = ("replicas", "HAProxy")
+REPLICA = "ServeReplica:"  # in the title of a process, before application and deployment
+LOGS, SHARED = "Ray's logs", "shared memory"
+SHARED_FOLDER = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """All processes of one role at one moment."""
+    """One process at one moment, or one place with `pid` 0 and the number of its files."""
 
     seconds: float  # since the start
     role: str
-    processes: int
-    memory_mib: float  # unique to them
+    pid: int
+    memory_mib: float  # anonymous; of a place, what it takes on the disk
+    pss_mib: float
+    rss_mib: float
     descriptors: int
     threads: int
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How a role changed in an hour, once it was warm."""
-
-    role: str
-    memory_mib: float  # median
-    memory_mib_per_hour: float
-    descriptors: float
-    descriptors_per_hour: float
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether it is within what caches and noise explain."""
-        most = max(MEMORY_MIB, MEMORY_SHARE * self.memory_mib)
-        return self.memory_mib_per_hour <= most and self.descriptors_per_hour <= DESCRIPTORS
 
 
 class Watcher:
     """Takes samples and keeps them in a file, so that a run that is killed loses none."""
 
-    def __init__(self, mark: str, path: Path) -> None:
-        self._mark, self._path = mark, path
+    def __init__(self, mark: str, logs: Path, path: Path) -> None:
+        self._mark, self._logs, self._path = mark, logs, path
         self._started = time.monotonic()
         self.samples: list[Sample] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
 
     def sample(self) -> None:
-        """Look at every process of the session now."""
-        seconds = time.monotonic() - self._started
-        sums: dict[str, list[float]] = {}
-        for process in marked_processes(self._mark):
-            try:
-                memory = process.memory_full_info().uss / MIB
-                figures = (1, memory, process.num_fds(), process.num_threads())
-                role = role_of(" ".join(process.cmdline()))
-            except psutil.Error:  # it ended meanwhile
-                continue
-            of_role = sums.setdefault(role, [0, 0, 0, 0])
-            for position, figure in enumerate(figures):
-                of_role[position] += figure
-        taken = [
-            Sample(round(seconds, 1), role, int(count), memory, int(files), int(threads))
-            for role, (count, memory, files, threads) in sorted(sums.items())
-        ]
+        """Look at everything now."""
+        seconds = round(time.monotonic() - self._started, 1)
+        taken = [*_processes(self._mark, seconds), *_places(self._logs, seconds)]
         self.samples += taken
         with self._path.open("a") as file:
             for each in taken:
                 file.write(json.dumps(asdict(each)) + "\n")
 
 
-def growths(samples: Sequence[Sample]) -> list[Growth]:
-    """Return how each role changed, the largest memory first."""
-    end = max((each.seconds for each in samples), default=0.0)
-    found = []
-    for role in {each.role for each in samples}:
-        warm = [s for s in samples if s.role == role and s.seconds >= WARM_UP_SHARE * end]
-        if len(warm) < 2:
-            continue
-        times = [each.seconds / 3600 for each in warm]
-        memory = [each.memory_mib for each in warm]
-        files = [float(each.descriptors) for each in warm]
-        found.append(
-            Growth(
-                role,
-                statistics.median(memory),
-                slope(times, memory),
-                statistics.median(files),
-                slope(times, files),
+def read_samples(path: Path) -> list[Sample]:
+    """Return what a run has kept so far."""
+    return [Sample(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def role_in(command: str) -> str:
+    """Return what a process is, of a replica also which application it serves."""
+    _, found, rest = command.partition(REPLICA)
+    return f"replicas of {rest.split(':')[0]}" if found else role_of(command)
+
+
+def _processes(mark: str, seconds: float) -> Iterator[Sample]:
+    for process in marked_processes(mark):
+        try:
+            memory = memory_of(process.pid)
+            yield Sample(
+                seconds,
+                role_in(" ".join(process.cmdline())),
+                process.pid,
+                memory.anonymous_mib,
+                memory.pss_mib,
+                memory.rss_mib,
+                process.num_fds(),
+                process.num_threads(),
             )
-        )
-    return sorted(found, key=lambda growth: -growth.memory_mib)
+        except (psutil.Error, OSError):  # it ended meanwhile
+            continue
 
 
-def slope(times: Sequence[float], values: Sequence[float]) -> float:
-    """Return the Theil-Sen estimate: the median slope of all pairs, which single spikes do not
-    move (Sen, 1968). Pairs are thinned beyond 300 values.
-    """
-    step = max(1, len(times) // 300)
-    points = list(zip(times[::step], values[::step], strict=True))
-    slopes = [
-        (b - a) / (t - s) for at, (s, a) in enumerate(points) for t, b in points[at + 1 :] if t > s
-    ]
-    return statistics.median(slopes) if slopes else 0.0
+def _places(logs: Path, seconds: float) -> Iterator[Sample]:
+    files = [path for path in logs.rglob("*") if path.is_file() and not path.is_symlink()]
+    taken = sum(_size(path) for path in files) / MIB
+    yield Sample(seconds, LOGS, 0, taken, 0, 0, len(files), 0)
+    # Of the whole machine: Ray's own file there has no name any more.
+    state = os.statvfs(SHARED_FOLDER)
+    shared = (state.f_blocks - state.f_bfree) * state.f_frsize / MIB
+    yield Sample(seconds, SHARED, 0, shared, 0, 0, len(list(SHARED_FOLDER.iterdir())), 0)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # rotated away meanwhile
+        return 0
