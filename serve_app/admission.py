@@ -31,10 +31,10 @@ from serve_app.routing import Handler
 from serve_app.statistics import Statistics
 
 BUSY_SECONDS = 1.0  # since the last refusal
-# Places in overload, for each image that the engine runs at a time. Measured with Poisson arrivals
-# at 80 % of the capacity: the slowest of a hundred answers takes 2.8 times as long as one alone, so
-# with 8 places it takes at most three times that under overload.
-BUSY_TURNS = 8
+# Places in overload, for each image that the engine runs at a time. At 80 % of the capacity
+# (Poisson arrivals) the slowest of a hundred answers takes 3 to 4 times as long as one alone; with
+# 8 places it took 2.6 and 3.8 times that under overload, in two runs.
+BUSY_TURNS = 6
 
 
 class Gate:

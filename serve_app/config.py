@@ -87,7 +87,7 @@ class ServeOptions(_Frozen):
     busy_requests: int | None = Field(
         None,
         ge=1,
-        description="the same while more comes than can be answered; 8 per thread, or two batches, "
+        description="the same while more comes than can be answered; 6 per thread, or two batches, "
         "if unset",
     )
     retry_after_seconds: float = Field(1.0, ge=0, description="told with 429 and 503")

@@ -148,7 +148,7 @@ def test_a_burst_may_queue_and_under_overload_the_queue_is_short(
 @pytest.mark.parametrize(
     ("feeding", "places"),
     [
-        (Feeding("streams", 3, 1), 24),
+        (Feeding("streams", 3, 1), 18),
         (Feeding("batches", 1, 32), 64),
         (Feeding("streams", 64, 1), 96),  # never more than without overload
     ],
