@@ -209,6 +209,9 @@ def test_ray_shows_our_series_under_the_names_and_labels_that_others_count_on(ur
         time.sleep(1)
     for sample in samples:
         if sample.name.startswith("ray_sightline_"):
+            # What other tests of the session served is still shown, their catalogs by other names.
+            if sample.tags["application"] not in (NAME, "catalog"):
+                continue
             of_model = set(ALL) if sample.tags["application"] != "catalog" else set()
             assert set(sample.tags) - OF_AGENT == OURS[sample.name] - set(ALL) | of_model, sample
         elif sample.name in FOREIGN:
@@ -224,12 +227,14 @@ def test_ray_shows_our_series_under_the_names_and_labels_that_others_count_on(ur
 
 @pytest.fixture
 def prometheus(url: str, tmp_path: Path) -> Iterator[str]:
-    """A real Prometheus that scrapes Ray's agent and evaluates our alerts, every second."""
+    """A real Prometheus that scrapes Ray's agent and evaluates our alerts, every five seconds: the
+    page of an agent that has seen many models takes longer than one to be read.
+    """
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("prometheus is not on PATH; on Debian and Ubuntu: apt-get install prometheus")
     config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
         "rule_files": [str(ROOT / ALERTS)],
         "scrape_configs": [{"job_name": "ray", "static_configs": [{"targets": [agent()]}]}],
     }
