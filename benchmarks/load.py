@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.generator import Load, Rate
+from benchmarks.tally import Load, Rate
 from benchmarks.wire import Request, raw_requests, write_requests
 
 MAX_CONNECTIONS = 512  # of an open loop

@@ -163,3 +163,9 @@ class Connection:
 
     def _status(self) -> int:
         return int(self._received[9:12])
+
+
+def close_all(selector: selectors.BaseSelector) -> None:
+    """Close every connection that a selector waits for."""
+    for key in list(selector.get_map().values()):
+        key.data.close()

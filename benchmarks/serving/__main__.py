@@ -78,7 +78,7 @@ def revision() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, save the plots, and end with one JSON line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="five minutes instead of forty")
+    parser.add_argument("--quick", action="store_true", help="what matters most")
     parser.add_argument("--bundle", help="URI; by default the demo's newest, else one made here")
     parser.add_argument(
         "--images", type=Path, help="a folder; by default clothing or synthetic ones"

@@ -19,6 +19,7 @@ from benchmarks.serving.waves import (
     SAME,
     SCREENING,
     SIGHTLINE,
+    beside,
     capacity,
 )
 
@@ -89,10 +90,9 @@ def summarise(steps: Steps, setting: Setting, report: Report) -> None:
         same = best_of(steps, SAME, peer)
         if same:
             report.ratios[f"raw_to_{peer}"] = paired(best_of(steps, SAME, SIGHTLINE, RAW), same)
-        own = best_of(steps, OWN, peer)
-        if own:
-            beside = best_of(steps, OWN, f"{SIGHTLINE} beside {peer}")
-            report.ratios[f"raw_to_{peer}_own_way"] = paired(beside, own)
+        own, ours = best_of(steps, OWN, peer), best_of(steps, OWN, beside(peer))
+        if own and ours:
+            report.ratios[f"raw_to_{peer}_own_way"] = paired(ours, own)
     _overload(steps, report)
     _kinds(steps, report)
     _cpu(steps, report)

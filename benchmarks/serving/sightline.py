@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from benchmarks.common import ending_by_exception, variable_set
 from benchmarks.fixtures import ROOT
@@ -51,17 +48,10 @@ class Sightline(Server):
         self.url = url
         self.folder = folder
 
-    def pause(self) -> None:
-        """Stop all processes of the session, and not those that only inherited its mark."""
-        self._signal(signal.SIGSTOP, self._of_the_session())
-
     def resume(self) -> None:
         """Let them go on, and wait until Ray has found its feet."""
         super().resume()
         time.sleep(SECONDS_TO_SETTLE)
-
-    def _of_the_session(self) -> Sequence[psutil.Process]:
-        return [each for each in self.processes if each.pid != os.getpid()]
 
 
 @contextmanager

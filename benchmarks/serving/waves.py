@@ -113,10 +113,10 @@ class Waves:
                 try:
                     with ExitStack() as stack:
                         peer = self._started(stack, name, OWN)
-                        beside = {RAW: self._raw(server, self.pace.connections[0])}
+                        ours = self._window(server, server.requests, self.pace.connections[0])
                         contestants = [
                             Contestant(name, self._peer_windows(peer, OWN), peer.awake),
-                            Contestant(f"{SIGHTLINE} beside {name}", beside, server.awake),
+                            Contestant(beside(name), {RAW: ours}, server.awake),
                         ]
                         measure_rounds(OWN, contestants, self.pace.own_repetitions, self.steps)
                         if self.pace.is_whole:
@@ -244,9 +244,6 @@ class Waves:
 
         return {f"{count} connections": measured(count) for count in counts}
 
-    def _raw(self, server: Sightline, connections: int) -> Callable[[], Figures]:
-        return self._window(server, server.requests, connections)
-
     def _window(
         self, server: Sightline | None, requests: Sequence[Request], connections: int
     ) -> Callable[[], Figures]:
@@ -284,8 +281,11 @@ class Waves:
         )
 
     def _is_done_own(self, name: str, windows: Sequence[str]) -> bool:
+        if (FAILED, OWN, name) in self.steps:
+            return True
         rated = [name] if self.pace.is_whole else []
-        return self._is_done(OWN, {name: windows}, self.pace.own_repetitions, rated)
+        both = {name: windows, beside(name): [RAW]}
+        return self._is_done(OWN, both, self.pace.own_repetitions, rated)
 
     def _rate_keys(self, wave: str, name: str) -> list[Key]:
         repetitions = self.pace.rate_repetitions if name == SIGHTLINE else 1
@@ -311,6 +311,11 @@ class Waves:
                         self.steps.add(key, asdict(found))
             except FAILURES as error:
                 self.steps.add((FAILED, wave, name), {"reason": str(error)})
+
+
+def beside(peer: str) -> str:
+    """Return the name of Sightline where it is measured in turns with one peer alone."""
+    return f"{SIGHTLINE} beside {peer}"
 
 
 def figures(load: Load, images: int = 1) -> Figures:

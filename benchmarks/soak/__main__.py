@@ -29,7 +29,6 @@ from benchmarks.common import (
     variable_set,
 )
 from benchmarks.fixtures import collect_images, find_bundle
-from benchmarks.generator import percentile_ms
 from benchmarks.photos import write_large
 from benchmarks.serving.sightline import Sightline, serving_sightline
 from benchmarks.soak.growth import Growth, growths
@@ -38,6 +37,7 @@ from benchmarks.soak.mix import EDIT_SECONDS, Kind, build_mix, label_write
 from benchmarks.soak.picture import save_picture
 from benchmarks.soak.sender import Seen, Sender
 from benchmarks.soak.watch import Sample, Watcher, read_samples
+from benchmarks.tally import percentile_ms
 from benchmarks.variants import as_kind
 from benchmarks.wire import Address
 from jobs.console import Advance, bar, make_console

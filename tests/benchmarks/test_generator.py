@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks.generator import Rate, arrivals, percentile_ms, run_closed, run_open
+from benchmarks.generator import run_closed
+from benchmarks.open_loop import arrivals, run_open
+from benchmarks.tally import Rate, percentile_ms
 from benchmarks.wire import Address, Request
 from tests.benchmarks.tiny_server import TinyServer, tiny_server
 

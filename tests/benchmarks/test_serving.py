@@ -20,6 +20,7 @@ from benchmarks.serving.results import COLUMNS, paired, rows, summarise
 from benchmarks.serving.rounds import FAILED, Contestant, is_whole, measure_rounds
 from benchmarks.serving.sightline import Layout, serve_config
 from benchmarks.serving.steps import Figures, Steps
+from benchmarks.serving.waves import RAW, beside
 from benchmarks.variants import as_kind
 from models.bundle import open_bundle
 from models.predictor import open_predictor
@@ -201,3 +202,14 @@ def test_the_page_of_results_shows_everybody_and_why_one_is_missing(steps: Steps
     assert "| mosec own | java is not installed |" in page
     widths = {line.count(" | ") for line in page.splitlines() if line.startswith("| Sightline, ")}
     assert widths == {len(COLUMNS) - 1}
+
+
+def test_a_peer_without_sightline_beside_it_has_no_ratio(steps: Steps) -> None:
+    """A run that was killed between the two once ended in the median of nothing."""
+    report, setting = Report("serving"), measured(steps, sightline=90, peer=60)
+    steps.add(("own", "mosec", "32 connections", 0), {"per_second": 20.0})
+    summarise(steps, setting, report)
+    assert "raw_to_mosec_own_way" not in report.ratios
+    steps.add(("own", beside("mosec"), RAW, 0), {"per_second": 90.0})
+    summarise(steps, setting, report)
+    assert report.ratios["raw_to_mosec_own_way"] == pytest.approx(4.5)

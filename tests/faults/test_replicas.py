@@ -29,6 +29,13 @@ LIMIT_BYTES = 48 << 20
 SIDE = 6000
 
 
+def kill_one(site: Site, *, replicas: int) -> tuple[float, float]:
+    """Kill a replica; return when, and when as many as before ran again (monotonic)."""
+    pid = site.replicas()[0]["pid"]
+    killed = kill(pid)
+    return killed, site.wait_until_whole(replicas, without=frozenset([pid]))
+
+
 def test_a_replica_that_is_killed_loses_no_request(
     site: Site, store: Path, photo: bytes, figures: Figures
 ) -> None:
@@ -36,9 +43,7 @@ def test_a_replica_that_is_killed_loses_no_request(
     with load(f"{site.url}/classify", photo) as seen:
         time.sleep(2)
         for _ in range(3):
-            pid = site.replicas()[0]["pid"]
-            killed = kill(pid)
-            whole = site.wait_until_whole(2, without=frozenset([pid]))
+            killed, whole = kill_one(site, replicas=2)
             time.sleep(1)
     figures.append(row("replica killed, 3 times", seen, recovered=whole - killed))
     assert figures[-1].failed == 0
@@ -53,9 +58,7 @@ def test_a_replica_that_is_killed_loses_no_request_over_grpc(
     with grpc_load(address, photo) as seen:
         time.sleep(2)
         for _ in range(3):
-            pid = site.replicas()[0]["pid"]
-            killed = kill(pid)
-            whole = site.wait_until_whole(2, without=frozenset([pid]))
+            killed, whole = kill_one(site, replicas=2)
             time.sleep(1)
     note = "; ".join(sorted({outcome.said for outcome in seen.outcomes if outcome.said}))
     scenario = "replica killed, 3 times, gRPC"
@@ -93,9 +96,7 @@ def test_a_killed_replica_loses_no_more_than_the_large_bodies_it_has(
     large = cv2.imencode(".png", noise)[1].tobytes()
     with load(f"{site.url}/classify", large, per_second=60) as seen:
         time.sleep(2)
-        pid = site.replicas()[0]["pid"]
-        killed = kill(pid)
-        whole = site.wait_until_whole(2, without=frozenset([pid]))
+        killed, whole = kill_one(site, replicas=2)
     note = f"bodies of {len(large):,} bytes, which HAProxy does not keep"
     scenario = "replica killed, large bodies"
     figures.append(row(scenario, seen, recovered=whole - killed, note=note))
@@ -108,9 +109,7 @@ def test_the_only_replica_killed_makes_requests_wait_for_the_next(
     site.serve({"bundle": f"{store}/tiny/1"}, replicas=1)
     with load(f"{site.url}/classify", photo) as seen:
         time.sleep(2)
-        pid = site.replicas()[0]["pid"]
-        killed = kill(pid)
-        whole = site.wait_until_whole(1, without=frozenset([pid]))
+        killed, whole = kill_one(site, replicas=1)
         time.sleep(3)
     figures.append(row("the only replica killed", seen, recovered=whole - killed))
     assert figures[-1].failed == 0

@@ -39,6 +39,14 @@ def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
+def kill_after(parts: int, output: Path, *arguments: object) -> None:
+    """Run the command until it has written so many parts, and kill it."""
+    job = start(*arguments)
+    wait_for(lambda: num_parts(output) >= parts)
+    job.kill()
+    job.communicate()
+
+
 def num_parts(output: Path) -> int:
     """Return how many parts an unfinished run has written."""
     return len(list((work_folder(output) / "parts").glob("*.parquet")))

@@ -11,7 +11,7 @@ import pytest
 
 from tests.jobs.data.images import jpeg, write
 from tests.jobs.score.conftest import CLASSES, NUM_IMAGES, Model, Shell, work_folder
-from tests.jobs.score.running import assert_complete, num_parts, start, wait_for
+from tests.jobs.score.running import assert_complete, kill_after, num_parts, start, wait_for
 
 pytestmark = pytest.mark.slow  # runs are killed in real time
 
@@ -24,10 +24,7 @@ def test_a_run_that_is_killed_goes_on_without_losing_or_repeating_a_row(
     model.border.delay_seconds = 0.1
     arguments = (images, "--url", model.url, "--output", output, "--batch", 4)
     for parts in (2, 4):  # killed twice
-        job = start(*arguments, *(["--resume"] if parts > 2 else []))
-        wait_for(lambda parts=parts: num_parts(output) >= parts)  # type: ignore[misc]
-        job.kill()
-        job.communicate()
+        kill_after(parts, output, *arguments, *(["--resume"] if parts > 2 else []))
     assert not output.exists()
     kept = 16 * num_parts(output)
     model.border.delay_seconds = 0
@@ -67,10 +64,7 @@ def test_a_part_that_cannot_be_read_is_scored_again(
     output = tmp_path / "s.parquet"
     model.border.delay_seconds = 0.1
     arguments = (images, "--url", model.url, "--output", output, "--batch", 4)
-    job = start(*arguments)
-    wait_for(lambda: num_parts(output) >= 3)
-    job.kill()
-    job.communicate()
+    kill_after(3, output, *arguments)
     part = min((work_folder(output) / "parts").iterdir())
     part.write_bytes(part.read_bytes()[:100])
     model.border.delay_seconds = 0
@@ -89,10 +83,7 @@ def test_rows_that_failed_by_the_servers_fault_are_tried_again(
     bad.write_bytes(bad.read_bytes() + b"POISON")
     model.border.delay_seconds = 0.1
     arguments = (images, "--url", model.url, "--output", output, "--batch", 4)
-    job = start(*arguments)
-    wait_for(lambda: num_parts(output) >= 2)
-    job.kill()
-    job.communicate()
+    kill_after(2, output, *arguments)
     model.border.poison, model.border.delay_seconds = b"", 0
     ended = shell.run(*arguments, "--resume")
     assert ended.line["failures"] == {}
@@ -126,10 +117,7 @@ def test_images_that_came_meanwhile_are_scored_by_a_resumed_run(
     output = tmp_path / "s.parquet"
     model.border.delay_seconds = 0.1
     arguments = (images, "--url", model.url, "--output", output, "--batch", 4)
-    job = start(*arguments)
-    wait_for(lambda: num_parts(output) >= 2)
-    job.kill()
-    job.communicate()
+    kill_after(2, output, *arguments)
     model.border.delay_seconds = 0
     write(images, {"-first.jpg": jpeg(900)})
     assert shell.run(*arguments, "--resume").line["num_images"] == NUM_IMAGES + 1
