@@ -79,3 +79,15 @@ def test_more_requests_than_a_replica_takes_are_refused_unread(options: ServeOpt
         assert client.post("/classify", content=encode()).status_code == 200
         assert model.gate.num_inside == 0
     model.close()
+
+
+def test_every_image_of_a_batch_counts_in_the_times_of_its_stages() -> None:
+    statistics = Statistics()
+    ms = 1_000_000
+    statistics.add_run(4, 4 * 3 * ms, 4 * 1 * ms, 4 * 8 * ms)  # summed over the images
+    for stage, seconds, bound in (("queue", 0.003, 0.005), ("infer", 0.008, 0.01)):
+        found = statistics.stages()[stage]
+        at_most = dict(zip(found.bounds, found.counts, strict=False))
+        assert found.counts[-1] == at_most[bound] == 4
+        assert at_most[0.002] == 0
+        assert found.total == pytest.approx(4 * seconds)
