@@ -63,7 +63,9 @@ class ServeOptions(_Frozen):
     device: Literal["cpu", "cuda"] | None = Field(None, description="cuda if num_gpus > 0")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: int | None = Field(None, ge=1, description="per replica; num_cpus rounded up if unset")
-    decode_threads: int | None = Field(None, ge=1, description="per replica; as `threads` if unset")
+    decode_threads: int | None = Field(
+        None, ge=1, description="per replica; one more than `threads` if unset"
+    )
     batch_wait_ms: float = Field(2.0, ge=0, le=1000, description="for engines that take batches")
 
     replicas: int | None = Field(None, ge=1, description="all CPUs (or GPUs) there are, if unset")

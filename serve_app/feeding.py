@@ -5,7 +5,8 @@ interpreter lock, and handing an image from a decoding thread to a running threa
 `batches`: images are decoded on threads and gathered; while one batch runs, the next one is decoded
 and grows. It knows nothing of HTTP, nor of how an image is decoded.
 
-A job whose caller has gone is dropped before it is run.
+A job whose caller has gone is dropped before it is run: its future is cancelled, by the caller or
+here, where the trace of its request says so.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class StreamFeeder:
         self._threads.close()
 
     def _score(self, prepare: Prepare, asked: int) -> Prediction:
+        _check_client(current.get())
         started = time.perf_counter_ns()
         return self._run(prepare(), asked, started)
 
@@ -118,7 +120,7 @@ class BatchFeeder:
     async def score(self, prepare: Prepare) -> Prediction:
         """Make one image ready and let it join a batch."""
         asked = time.perf_counter_ns()
-        image, started, ready = await self._decoding.run(_timed, prepare)
+        image, started, ready = await self._decoding.run(_timed, prepare, current.get())
         return await self._join(image, started - asked, ready - started)
 
     async def run(self, image: Image) -> Prediction:
@@ -144,7 +146,7 @@ class BatchFeeder:
 
     async def _gather_forever(self) -> None:
         while True:
-            batch = [entry for entry in await self._next_batch() if not entry.answer.done()]
+            batch = [entry for entry in await self._next_batch() if _is_wanted(entry)]
             if not batch:
                 continue
             try:
@@ -202,7 +204,20 @@ def open_feeder(
     return BatchFeeder(predictor, num_threads, wait_seconds, statistics)
 
 
-def _timed(prepare: Prepare) -> tuple[Image, int, int]:
+def _check_client(trace: Trace | None) -> None:
+    """Raise `CancelledError` where the client of a request has left."""
+    if trace is not None and trace.is_abandoned:
+        raise asyncio.CancelledError
+
+
+def _is_wanted(entry: _Waiting) -> bool:
+    if entry.trace is not None and entry.trace.is_abandoned:
+        entry.answer.cancel()
+    return not entry.answer.done()
+
+
+def _timed(prepare: Prepare, trace: Trace | None) -> tuple[Image, int, int]:
+    _check_client(trace)
     started = time.perf_counter_ns()
     image = prepare()
     return image, started, time.perf_counter_ns()

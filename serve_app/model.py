@@ -61,7 +61,7 @@ class ServedModel:
         }
         self._feeder = open_feeder(
             predictor,
-            num_threads=options.decode_threads or options.engine_options.num_threads,
+            num_threads=options.decode_threads or _num_decode_threads(predictor, options),
             wait_seconds=options.batch_wait_ms / 1000,
             statistics=self.statistics,
         )
@@ -159,6 +159,15 @@ class ServedModel:
                 raise each
             found.append(each)
         return found
+
+
+def _num_decode_threads(predictor: Predictor, options: ServeOptions) -> int:
+    """Return one thread for each image that the engine runs at a time, and one that decodes the
+    next.
+    """
+    feeding = predictor.engine.feeding
+    is_streams = feeding.mode == "streams"
+    return feeding.parallel + 1 if is_streams else options.engine_options.num_threads
 
 
 def open_served(options: ServeOptions) -> ServedModel:

@@ -17,7 +17,7 @@ from serve_app.limits import CLIENT_GONE, parse_whole
 from serve_app.replies import Reply, send_reply
 from serve_app.request import Request
 from serve_app.shown import shown
-from serve_app.trace import KEY, Trace
+from serve_app.trace import KEY, Connection, Trace
 from serve_app.watch import Watch
 
 Handler = Callable[[Request], Awaitable[Reply]]
@@ -58,20 +58,36 @@ class Api:
             return await _live(receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1003})
+        return await self.answer(scope, receive, send, is_echoed=self._watch.is_echoed)
+
+    async def answer(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        is_echoed: bool = False,
+        connection: Connection | None = None,
+    ) -> None:
+        """Answer one HTTP request.
+
+        `is_echoed` says that the caller sends the request's id back, as it came. Work that has not
+        begun when the `connection` ends is dropped; without one the caller cancels.
+        """
         request = Request(scope, receive)
         given = request.headers.get(KEY)
         trace = self._watch.begin(given, "http")
+        trace.connection = connection
         reply = GONE
         try:
             reply = await self._answer(request, trace)
-            is_echoed = self._watch.is_echoed and given == trace.request_id
-            await send_reply(reply, send, "" if is_echoed else trace.request_id)
-        except asyncio.CancelledError:  # Serve ends the task of a client that has left
+            is_sent = is_echoed and given == trace.request_id
+            await send_reply(reply, send, "" if is_sent else trace.request_id)
+        except asyncio.CancelledError:  # of a client that has left
             reply, trace.code = GONE, "client_gone"
             raise
         finally:
             self._watch.end(trace, reply.status, lambda: _details(request, reply))
-        return None
 
     async def _answer(self, request: Request, trace: Trace) -> Reply:
         try:

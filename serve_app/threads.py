@@ -42,7 +42,9 @@ class _Job:
     def _settle(self, result: Any, problem: BaseException | None) -> None:
         if self.answer.done():  # cancelled meanwhile
             return
-        if problem is None:
+        if isinstance(problem, asyncio.CancelledError):
+            self.answer.cancel()
+        elif problem is None:
             self.answer.set_result(result)
         else:
             self.answer.set_exception(problem)
@@ -64,7 +66,7 @@ class Threads:
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> asyncio.Future[Result]:
         """Let a thread call a function. A job whose future is cancelled before it begins is
-        dropped.
+        dropped; one that raises `CancelledError` cancels its future.
         """
         if self._is_closed:
             raise RuntimeError("the threads have ended")

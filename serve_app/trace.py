@@ -12,11 +12,21 @@ import re
 import time
 import uuid
 from contextvars import ContextVar
+from typing import Protocol
 
 HEADER = "X-Request-Id"
 KEY = HEADER.lower()  # in ASGI and in gRPC's metadata
 LONGEST_ID = 128
 SANE = re.compile(rf"[!-~]{{1,{LONGEST_ID}}}")  # printable ASCII without spaces
+
+
+class Connection(Protocol):
+    """Where a request came from, as far as it matters."""
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether nobody is there any more to read an answer."""
+        ...
 
 
 class Trace:
@@ -25,6 +35,7 @@ class Trace:
     __slots__ = (
         "call",
         "code",
+        "connection",
         "images",
         "infer_ns",
         "input_ns",
@@ -46,8 +57,14 @@ class Trace:
         self.code = ""  # of the error that it was answered with
         self.key = ""  # the name of the key that it came with, never the key
         self.revision: int | None = None  # of the labels
+        self.connection: Connection | None = None  # where nobody else tells that it has ended
         # Summed over the images that were scored.
         self.images = self.queue_ns = self.input_ns = self.infer_ns = 0
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the client has left, so that nothing more needs to be done for it."""
+        return self.connection is not None and self.connection.disconnected
 
 
 current: ContextVar[Trace | None] = ContextVar("trace of the current request", default=None)

@@ -63,6 +63,8 @@ def main() -> None:
             factory=True,
             port=options.port,
             workers=options.cores,
+            # It is stopped while others are measured, and would take its workers for dead.
+            timeout_worker_healthcheck=3600,
             access_log=False,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from models.bundle import open_bundle
 from models.engines.base import Engine, Feeding, Images, Outputs
 from models.errors import EngineError, ImageTypeError
 from models.predictor import Predictor, open_predictor
+from models.preprocess import Image
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
 from serve_app.model import ServedModel
-from tests.serve_app.conftest import ROOT, encode, refused
+from serve_app.trace import Trace, current
+from tests.serve_app.conftest import ROOT, SIZE, encode, refused
 
 
 class WatchedEngine:
@@ -131,6 +134,59 @@ def test_work_is_dropped_when_its_caller_has_gone(
 
     asyncio.run(leave())
     assert engine.sizes == [1, 1]
+
+
+@dataclass
+class Connection:
+    """The end of a client, as uvicorn tells of it."""
+
+    disconnected: bool
+
+
+@pytest.mark.parametrize("has_left", [True, False])
+def test_images_of_a_connection_that_has_ended_are_neither_decoded_nor_run(
+    served: ServedModel, engine: WatchedEngine, model: ServedModel, has_left: bool
+) -> None:
+    prepared = []
+
+    def prepare() -> Image:
+        prepared.append(1)
+        return np.zeros((SIZE, SIZE, 3), np.uint8)
+
+    async def ask(asked: ServedModel) -> tuple[object]:
+        trace = Trace("x", "http")
+        trace.connection = Connection(has_left)
+        current.set(trace)
+        return await asyncio.gather(asked.prepare_each([prepare, prepare]), return_exceptions=True)
+
+    by_streams, by_batches = asyncio.run(ask(model)), asyncio.run(ask(served))
+    for (found,) in (by_streams, by_batches):
+        assert isinstance(found, asyncio.CancelledError) == has_left
+    assert len(prepared) == (0 if has_left else 4)
+    assert sum(engine.sizes) == (0 if has_left else 2)
+
+
+def test_images_whose_connection_ends_while_they_wait_for_a_batch_are_not_run(
+    served: ServedModel, engine: WatchedEngine
+) -> None:
+    async def leave() -> object:
+        engine.gate.clear()
+        first = asyncio.create_task(served.score(encode(0)))
+        while not engine.sizes:
+            await asyncio.sleep(0.01)
+        trace = Trace("x", "http")
+        connection = trace.connection = Connection(disconnected=False)
+        current.set(trace)
+        left = asyncio.create_task(served.score(encode(1)))
+        await asyncio.sleep(0.2)  # it is decoded by then
+        connection.disconnected = True
+        engine.gate.set()
+        await first
+        (found,) = await asyncio.gather(left, return_exceptions=True)
+        return found
+
+    assert isinstance(asyncio.run(leave()), asyncio.CancelledError)
+    assert engine.sizes == [1]
 
 
 def test_a_broken_engine_is_a_500_without_internals_and_then_not_ready_until_it_proves_itself(

@@ -157,6 +157,25 @@ def test_prometheus_sees_what_two_replicas_were_asked(url: str, server: Server) 
         assert 0 < asked < 33, "HAProxy gave one replica all of them"
 
 
+def test_serve_counts_requests_that_go_past_it(url: str) -> None:
+    def counted() -> float:
+        tags = {"application": NAME, "route": f"/v2/models/{NAME}"}
+        return sum(
+            sample.value
+            for sample in scrape_all()
+            if sample.name.startswith("ray_serve_deployment_request_counter")
+            and tags.items() <= sample.tags.items()
+        )
+
+    before = counted()
+    for _ in range(7):
+        assert httpx.post(f"{url}/classify", content=encode(), timeout=20).status_code == 200
+    deadline = time.monotonic() + SECONDS_TO_APPEAR
+    while counted() < before + 7 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert counted() >= before + 7
+
+
 def test_the_catalog_counts_who_asks_it(url: str, server: Server) -> None:
     wanted = {
         ("requests", "ready", "http", None): 3,

@@ -30,6 +30,29 @@ def test_an_image_is_scored_through_haproxy(server: Server) -> None:
     assert (answer.json()["model"], answer.json()["engine"]) == ("elpv", "openvino")
 
 
+def test_scoring_goes_past_what_serve_does_for_a_request_and_other_calls_do_not(
+    server: Server,
+) -> None:
+    # Serve itself sends an id back as it came; we only what is sane.
+    url, insane = f"{server.url}/v2/models/elpv", {"x-request-id": "two words"}
+    scored = httpx.post(f"{url}/classify", content=encode(), headers=insane, timeout=20)
+    ready = httpx.get(f"{url}/ready", headers=insane, timeout=20)
+    assert (scored.status_code, ready.status_code) == (200, 200)
+    assert "two words" not in scored.headers.get_list("x-request-id")
+    assert "two words" in ready.headers.get_list("x-request-id")
+
+
+def test_a_request_that_asks_serve_for_a_timeout_has_it(server: Server) -> None:
+    answer = httpx.post(
+        f"{server.url}/v2/models/elpv/classify",
+        content=encode(size=(2000, 2000)),
+        headers={"x-request-timeout-seconds": "0.001"},
+        timeout=20,
+    )
+    assert answer.status_code == 408
+    assert "timed out" in answer.text
+
+
 def test_a_replica_tells_how_long_the_parts_of_its_start_took(server: Server) -> None:
     config = httpx.get(f"{server.url}/v2/models/elpv/config", timeout=20).json()
     start = config["sightline"]["start"]

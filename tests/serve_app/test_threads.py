@@ -96,3 +96,17 @@ def test_a_thread_outlives_the_loop_that_asked_it(threads: Threads) -> None:
     asyncio.run(leave())
     held.set()
     assert asyncio.run(ask()) == 7
+
+
+def test_a_job_that_finds_nobody_waiting_cancels_itself(threads: Threads) -> None:
+    def give_up() -> None:
+        raise asyncio.CancelledError
+
+    async def run() -> int:
+        dropped = threads.run(give_up)
+        (found,) = await asyncio.gather(dropped, return_exceptions=True)
+        assert isinstance(found, asyncio.CancelledError)
+        assert dropped.cancelled()
+        return await threads.run(int, "7")
+
+    assert asyncio.run(run()) == 7

@@ -1,0 +1,167 @@
+"""The short way of a scoring request: from the HTTP server straight to our application.
+
+Serve does more for each request than we do, most of it for what scoring has no use for: a task that
+waits for the client to leave, a context with the request's facts, a look for its route, a place in
+a queue of its own. A cluster may name middlewares that stand before all of it
+(`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`, see `cluster.environment`); ours takes the scoring
+requests of a replica and lets everything else pass. What Serve has to know it is told: how many
+requests are under way, by which it scales and drains, and the metrics of each.
+
+This reaches into Serve's replica, as Ray 2.60 has it. Where something is not there, or is asked for
+that only Serve does (traces, a timeout of its own), requests go the long way, and it is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from ray.serve._private.common import RequestMetadata, RequestProtocol
+from ray.serve._private.constants import SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER
+from ray.serve._private.tracing_utils import is_tracing_enabled
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.logs import OURS
+from serve_app.routing import Api
+from serve_app.watch import NS_PER_MS, SCORING
+
+logger = logging.getLogger(OURS)
+
+TIMEOUT_HEADER = SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER.encode()
+# The two facts of a request by which Serve counts it; the same for all of ours.
+METADATA = RequestMetadata(
+    request_id="",
+    internal_request_id="",
+    _request_protocol=RequestProtocol.HTTP,
+    is_direct_ingress=True,
+)
+
+
+def middlewares() -> list[Middleware]:
+    """Return what Serve puts before a replica; it asks once in each replica and each proxy."""
+    return [Middleware(FastPath)]
+
+
+class FastPath:
+    """The middleware. In a proxy, behind which there is no replica, everything passes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._entrance = _entrance_behind(app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a scoring request, and hand on any other."""
+        entrance = self._entrance
+        if entrance is None or not entrance.takes(scope):
+            return await self._app(scope, receive, send)
+        return await entrance.answer(scope, receive, send)
+
+
+class _Entrance:
+    """One replica, as far as we know it, and the application in it."""
+
+    def __init__(self, replica: Any, api: Api) -> None:
+        """Raises `AttributeError` for a replica that is not as we know it."""
+        self._replica = replica
+        self._api = api
+        self._metrics = replica._metrics_manager
+        self._count_in = self._metrics.inc_num_ongoing_requests
+        self._count_out = self._metrics.dec_num_ongoing_requests
+        self._note = self._metrics.record_request_metrics
+        self._note_ingress = self._metrics.record_ingress_request_metrics
+        self._names = {
+            "app_name": replica._deployment_id.app_name,
+            "deployment_name": replica._deployment_id.name,
+        }
+        self._timeout = replica._http_options.request_timeout_s
+        self._prefix()
+
+    def takes(self, scope: Scope) -> bool:
+        """Say whether a request is one that scores, and asks for nothing that only Serve does."""
+        if scope["type"] != "http" or scope["method"] != "POST" or self._timeout is not None:
+            return False
+        path: str = scope["path"]
+        return (
+            path.rpartition("/")[2] in SCORING
+            and path.startswith(f"{scope['root_path']}{self._prefix()}/")
+            and all(name != TIMEOUT_HEADER for name, _ in scope["headers"])
+        )
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application answer, and tell Serve of it."""
+        started = time.perf_counter_ns()
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        prefix = self._prefix()
+        scope["root_path"] += prefix
+        # uvicorn's own object of one request knows when its connection has ended.
+        cycle = getattr(receive, "__self__", None)
+        self._count_in(METADATA)
+        try:
+            await self._api.answer(
+                scope,
+                _reading_on(receive, cycle),
+                noting,
+                connection=cycle if hasattr(cycle, "disconnected") else None,
+            )
+        finally:
+            self._count_out(METADATA)
+            spent_ms = (time.perf_counter_ns() - started) / NS_PER_MS
+            self._note(route=prefix, latency_ms=spent_ms, is_error=False)
+            self._note_ingress(
+                protocol=RequestProtocol.HTTP,
+                method="POST",
+                route=prefix,
+                latency_ms=spent_ms,
+                is_error=status >= 400,
+                status_code=str(status),
+                **self._names,
+            )
+
+    def _prefix(self) -> str:
+        prefix: str = self._replica._route_prefix  # changes when the application moves
+        return prefix
+
+
+def _reading_on(receive: Receive, cycle: Any) -> Receive:
+    """Return `receive`, behind which the connection is read on when the request has come.
+
+    uvicorn stops reading while a large part of a body lies with it, and goes on when asked for
+    the next part. Nobody asks after the last one, so it would not see the client leave.
+    """
+    flow = getattr(cycle, "flow", None)
+    if flow is None:
+        return receive
+
+    async def receive_and_read_on() -> Message:
+        message = await receive()
+        if flow.read_paused and not message.get("more_body", False):
+            flow.resume_reading()
+        return message
+
+    return receive_and_read_on
+
+
+def _entrance_behind(app: ASGIApp) -> _Entrance | None:
+    """Return the entrance of the replica that Serve has wrapped, None where there is none."""
+    replica = getattr(getattr(app, "_app", None), "__self__", None)
+    api = getattr(replica, "_user_callable_asgi_app", None)
+    if replica is None or not isinstance(api, Api):
+        return None  # a proxy, or an application of somebody else
+    try:
+        # On a thread of its own, our application could not be awaited here.
+        is_apart = replica._user_callable_wrapper._run_user_code_in_separate_thread
+        if not is_apart and not is_tracing_enabled():
+            return _Entrance(replica, api)
+        reason = "Serve runs applications on a thread of their own, or traces are on"
+    except AttributeError as error:
+        reason = f"this version of Ray is not known ({error})"
+    logger.warning("scoring requests go the long way, through Serve: %s", reason)
+    return None
