@@ -78,7 +78,7 @@ class Gate:
             try:
                 return await handler(request)
             except asyncio.CancelledError:
-                # Serve cancels for clients that have left, and this is not one of them.
+                # For clients that have left a request is cancelled, too; this is none of them.
                 if alarm.has_rung:
                     raise self._too_late() from None
                 raise
