@@ -62,13 +62,18 @@ class ServeOptions(_Frozen):
     engines: tuple[str, ...] = Field(("openvino", "torch"), min_length=1)
     device: Literal["cpu", "cuda"] | None = Field(None, description="cuda if num_gpus > 0")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    threads: int | None = Field(None, ge=1, description="per replica; num_cpus rounded up if unset")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="per replica; num_cpus rounded up if unset, or a share of the "
+        "cores where `replicas`, `autoscaling` and `num_cpus` are unset, too",
+    )
     decode_threads: int | None = Field(
         None, ge=1, description="per replica; one more than `threads` if unset"
     )
     batch_wait_ms: float = Field(2.0, ge=0, le=1000, description="for engines that take batches")
 
-    replicas: int | None = Field(None, ge=1, description="all CPUs (or GPUs) there are, if unset")
+    replicas: int | None = Field(None, ge=1, description="all cores (or GPUs) there are, if unset")
     autoscaling: dict[str, Any] | None = Field(None, description="Ray Serve's autoscaling_config")
     num_cpus: float = Field(1, ge=0, description="reserved per replica")
     num_gpus: float = Field(0, ge=0, description="reserved per replica; a fraction shares one GPU")

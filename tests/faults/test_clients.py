@@ -141,7 +141,7 @@ def test_images_of_clients_that_have_left_are_not_decoded(
         before = num_scored(site)
         for connection in connections:
             connection.sendall(head.encode() + large)
-        time.sleep(0.2)
+        time.sleep(0.05)
         for connection in connections:
             connection.close()
         time.sleep(5)
