@@ -66,11 +66,11 @@ class _Entrance:
         """Raises `AttributeError` for a replica that is not as we know it."""
         self._replica = replica
         self._api = api
-        self._metrics = replica._metrics_manager
-        self._count_in = self._metrics.inc_num_ongoing_requests
-        self._count_out = self._metrics.dec_num_ongoing_requests
-        self._note = self._metrics.record_request_metrics
-        self._note_ingress = self._metrics.record_ingress_request_metrics
+        metrics = replica._metrics_manager
+        self._count_in = metrics.inc_num_ongoing_requests
+        self._count_out = metrics.dec_num_ongoing_requests
+        self._note = metrics.record_request_metrics
+        self._note_ingress = metrics.record_ingress_request_metrics
         self._names = {
             "app_name": replica._deployment_id.app_name,
             "deployment_name": replica._deployment_id.name,

@@ -32,6 +32,7 @@ MAY_IMPORT_RAY = {
     "serve_app/app.py",
     "serve_app/catalog.py",
     "serve_app/directory.py",
+    "serve_app/fast_path.py",
     "serve_app/ray_metrics.py",
     "serve_app/replica.py",
     "serve_app/serve_peers.py",

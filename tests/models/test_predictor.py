@@ -58,7 +58,8 @@ def test_openvino_reproduces_the_reference(model_store: Path, tmp_path: Path, na
 
 def test_a_batch_gives_what_single_images_give(model_store: Path, tmp_path: Path) -> None:
     images = random_images(20)
-    predictor = open_predictor(open_bundle(model_store / "tiny" / "1", cache=tmp_path))
+    bundle = open_bundle(model_store / "tiny" / "1", cache=tmp_path)
+    predictor = open_predictor(bundle, EngineOptions(precision="fp32"))
     whole = predictor.predict(images)
     assert whole.probabilities is not None
     expected = TinyNet("generic", 2).run(images)["probabilities"]

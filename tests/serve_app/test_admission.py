@@ -219,7 +219,7 @@ def test_a_request_that_waits_longer_than_its_deadline_is_dropped_before_it_is_d
     decoded = []
 
     async def run() -> None:
-        model = narrow(max_requests=8, deadline_seconds=0.2)
+        model = narrow(max_requests=8, deadline_seconds=0.2, decode_threads=1)
         prepare = model.predictor.prepare
 
         def slowly(*arguments: Any) -> Any:

@@ -81,7 +81,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 def test_every_engine_reproduces_the_network_one_by_one_and_in_a_batch(
     exported: dict[str, Bundle], kind: str, engine: str
 ) -> None:
-    predictor = open_predictor(exported[kind], EngineOptions(engines=(engine,)))
+    predictor = open_predictor(exported[kind], EngineOptions(engines=(engine,), precision="fp32"))
     assert predictor.engine.name == engine
     images = random_images(20)
     with torch.inference_mode():
