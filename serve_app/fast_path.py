@@ -23,6 +23,7 @@ from ray.serve._private.tracing_utils import is_tracing_enabled
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.limits import CLIENT_GONE
 from serve_app.logs import OURS
 from serve_app.routing import Api
 from serve_app.watch import NS_PER_MS, SCORING
@@ -92,7 +93,7 @@ class _Entrance:
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the application answer, and tell Serve of it."""
         started = time.perf_counter_ns()
-        status = 0
+        status = CLIENT_GONE  # where nothing is said
 
         async def noting(message: Message) -> None:
             nonlocal status

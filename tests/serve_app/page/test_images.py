@@ -101,7 +101,7 @@ def test_every_image_chosen_has_its_label_bars_and_facts_and_a_broken_one_its_er
             assert share_of(row.locator(".bar")) == pytest.approx(score["probability"], abs=0.02)
         expect(shown.locator("img.thumb")).to_have_js_property("naturalWidth", 144)
         expect(shown).to_contain_text(re.compile(r"Round trip\D*\d+ ms"))
-        expect(shown).to_contain_text("openvino fp32")
+        expect(shown).to_contain_text(f"{told['engine']} {told['precision']}")
         expect(shown).to_contain_text(f"{PLAIN} 1")
     refusal = httpx.post(url, content=BROKEN, timeout=20).json()["error"]
     expect(card(page, "broken.jpg")).to_contain_text(refusal)
