@@ -78,7 +78,7 @@ class Gate:
             try:
                 return await handler(request)
             except asyncio.CancelledError:
-                # For clients that have left a request is cancelled, too; this is none of them.
+                # A client that has left cancels its request, too, and is told nothing.
                 if alarm.has_rung:
                     raise self._too_late() from None
                 raise

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from serve_app.app import has_room, shared_out
+from serve_app.app import has_room, spread_over
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,22 @@ def test_the_cpu_and_the_gpu_have_to_be_on_the_same_node() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "replicas", "threads"),
-    [(1, 1, 1), (2, 1, 2), (4, 1, 4), (5, 2, 2), (6, 2, 3), (8, 2, 4), (16, 4, 4), (18, 5, 3)],
+    ("nodes", "replicas", "threads"),
+    [
+        ([1], 1, 1),
+        ([2], 1, 2),
+        ([4], 1, 4),
+        ([5], 2, 2),
+        ([6], 2, 3),
+        ([8], 2, 4),
+        ([18], 6, 3),
+        ([0, 8], 2, 4),  # a head that takes no work
+        ([8, 8, 8], 6, 4),
+        ([8, 2], 5, 2),
+        ([0], 1, 1),
+    ],
 )
-def test_a_replica_has_up_to_four_cores_and_none_has_more_than_another(
-    cores: int, replicas: int, threads: int
+def test_replicas_fill_the_nodes_with_up_to_four_threads_each(
+    nodes: list[int], replicas: int, threads: int
 ) -> None:
-    assert shared_out(cores) == (replicas, threads)
+    assert spread_over(nodes) == (replicas, threads)
