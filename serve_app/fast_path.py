@@ -108,7 +108,7 @@ class _Entrance:
         try:
             await self._api.answer(
                 scope,
-                _reading_on(receive, cycle),
+                read_on(receive, cycle),
                 noting,
                 connection=cycle if hasattr(cycle, "disconnected") else None,
             )
@@ -131,7 +131,7 @@ class _Entrance:
         return prefix
 
 
-def _reading_on(receive: Receive, cycle: Any) -> Receive:
+def read_on(receive: Receive, cycle: Any) -> Receive:
     """Return `receive`, behind which the connection is read on when the request has come.
 
     uvicorn stops reading while a large part of a body lies with it, and goes on when asked for
