@@ -37,6 +37,7 @@ class Server:
         self.requests = list(requests)
         self.mark = mark or f"server-{secrets.token_hex(8)}"
         self.start_up_seconds = 0.0  # from the start of its first process to its first answer
+        self.seconds_between = 0.0  # two of its processes that are stopped or woken
         self._environment = {k: v for k, v in os.environ.items() if k != MARK}
         self._idle_seconds = 0.0  # what one request takes when there is no other
 
@@ -98,7 +99,7 @@ class Server:
 
     def pause(self) -> None:
         """Stop all its processes where they are (SIGSTOP)."""
-        self._signal(signal.SIGSTOP, self.processes)
+        self._signal(signal.SIGSTOP, sorted(self.processes, key=lambda each: each.pid))
 
     def resume(self) -> None:
         """Let them go on. Children first: a parent that finds its child silent may restart it."""
@@ -148,6 +149,7 @@ class Server:
         for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(number)
+                time.sleep(self.seconds_between)
 
 
 def ask(client: httpx.Client, request: Request) -> httpx.Response:

@@ -55,6 +55,7 @@ class Peer(Server):
         self.versions: dict[str, str] = {}
         form = self.entry.form(mode)
         super().__init__(name, [form(self.entry.path, file) for file in sorted(images.iterdir())])
+        self.seconds_between = self.entry.seconds_between
         self._bundle = str(Path(bundle).absolute()) if "://" not in bundle else bundle
         self._reference = reference
         self._folder: Path | None = None

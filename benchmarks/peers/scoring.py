@@ -78,8 +78,8 @@ def read_options() -> Options:
 
 
 class OpenVinoScorer:
-    """Sightline's decoder and engine: one stream on one thread, as many as the machine has cores
-    by default in other processes.
+    """Sightline's decoder and engine: one stream for a process of its own, or as many as there are
+    threads that call it.
     """
 
     def __init__(self, options: Options, threads: int = 1) -> None:

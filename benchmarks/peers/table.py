@@ -50,6 +50,8 @@ class PeerEntry:
     not_pinned: tuple[str, ...] = ()  # of SHARED, where the peer needs older ones
     python: str | None = None  # a range for uv, where this process' Python does not do
     programs: Mapping[str, str] = field(default_factory=dict)  # and how to install them
+    # Two of its processes that are stopped or woken (SIGSTOP), where they do not bear it at once.
+    seconds_between: float = 0.0
 
     def form(self, mode: str) -> Form:
         """Return how an image is sent in `same` or `own`."""
@@ -108,6 +110,9 @@ PEERS: dict[str, PeerEntry] = {
         # The interpreter inside Triton is older than 3.11.6, whose multiprocessing does not run
         # in it.
         python=">=3.11,<3.11.6",
+        # Its processes share locks and wait for them by the clock: woken at once, Triton found its
+        # stubs silent and ended (`lock_exception`).
+        seconds_between=0.3,
     ),
     "mosec": PeerEntry(
         package="mosec",

@@ -14,6 +14,7 @@ from benchmarks.serving.steps import Steps
 from benchmarks.serving.waves import (
     CEILING,
     KINDS_WAVE,
+    LABELS,
     OWN,
     RAW,
     SAME,
@@ -86,18 +87,27 @@ def summarise(steps: Steps, setting: Setting, report: Report) -> None:
         if window.startswith("16 images"):
             series = steps.series("per_second", SAME, SIGHTLINE, window)
             report.ratios[f"{_key(window)}_to_ceiling"] = paired(series, ceilings)
+    to_peers: dict[str, list[float]] = {SAME: [], OWN: []}
     for peer in setting.peers:
         same = best_of(steps, SAME, peer)
         if same:
-            report.ratios[f"raw_to_{peer}"] = paired(best_of(steps, SAME, SIGHTLINE, RAW), same)
+            ratio = paired(best_of(steps, SAME, SIGHTLINE, RAW), same)
+            report.ratios[f"raw_to_{peer}"] = ratio
+            to_peers[SAME].append(ratio)
         own, ours = best_of(steps, OWN, peer), best_of(steps, OWN, beside(peer))
         if own and ours:
-            report.ratios[f"raw_to_{peer}_own_way"] = paired(ours, own)
+            ratio = paired(ours, own)
+            report.ratios[f"raw_to_{peer}_own_way"] = ratio
+            to_peers[OWN].append(ratio)
+    for wave, how in ((SAME, "same_model"), (OWN, "own_way")):
+        if to_peers[wave]:
+            report.ratios[f"to_best_peer_{how}"] = min(to_peers[wave])
     _overload(steps, report)
+    _starts(steps, report)
     _kinds(steps, report)
     _cpu(steps, report)
-    for (wave, name), found in steps.below(FAILED):
-        report.failures[f"{name} {wave}"] = str(found["reason"])[:500]
+    for (failed_in, name), found in steps.below(FAILED):
+        report.failures[f"{name} {failed_in}"] = str(found["reason"])[:500]
     for wave in (SAME, KINDS_WAVE):
         failed = sum(
             int(found["num_429"]) + int(found["num_other"])
@@ -208,7 +218,8 @@ def _overload(steps: Steps, report: Report) -> None:
         p50 = steps.series("p50_ms", "rate", SAME, SIGHTLINE, share)
         report.figures[f"p50_ms_at_{share:.0%}"] = statistics.median(p50)
         report.figures[f"p99_ms_at_{share:.0%}"] = statistics.median(values)
-    report.ratios["p99_at_300_to_80"] = statistics.median(p99[3.0]) / statistics.median(p99[0.8])
+    overload, high = statistics.median(p99[3.0]), statistics.median(p99[0.8])
+    report.ratios["overload_p99_to_p99_at_80"] = overload / high
     wrong = sum(
         int(found["num_other"]) + int(found["num_unanswered"])
         for _, found in steps.below("rate", SAME, SIGHTLINE)
@@ -216,6 +227,19 @@ def _overload(steps: Steps, report: Report) -> None:
     report.figures["rates_neither_200_nor_429"] = wrong
     if wrong:
         report.failures["Sightline at fixed rates, neither 200 nor 429"] = wrong
+
+
+def _starts(steps: Steps, report: Report) -> None:
+    ready = [
+        float(found["replica_s"])
+        for (_, name), found in steps.below("start")
+        if name == SIGHTLINE and "replica_s" in found
+    ]
+    if ready:
+        report.figures["replica_ready_s"] = min(ready)  # the first may have filled the cache
+    if (LABELS,) in steps:
+        report.figures["label_update_to_all_replicas_ms"] = steps[(LABELS,)]["median_ms"]
+        report.figures["label_update_to_all_replicas_ms, at most"] = steps[(LABELS,)]["most_ms"]
 
 
 def _kinds(steps: Steps, report: Report) -> None:
@@ -254,4 +278,6 @@ def screened(steps: Steps) -> list[tuple[str, str]]:
 
 
 def _key(window: str) -> str:
-    return window.replace(" images, ", "_").replace(" ", "_").lower()
+    """Return the name of a window in the line of figures: forms are what batches mostly come in."""
+    name = window.removesuffix(", multipart")
+    return name.replace("16 images", "batch16").replace(", ", "_").replace(" ", "_").lower()

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from benchmarks.common import ending_by_exception, variable_set
 from benchmarks.fixtures import ROOT
 from benchmarks.server import Server
@@ -48,6 +50,12 @@ class Sightline(Server):
         self.url = url
         self.folder = folder
 
+    def replica_ready_seconds(self) -> float:
+        """Return what a replica took from its first import to ready, as it says itself."""
+        path = f"{next(iter(self.paths.values()))}/config"
+        told = httpx.get(f"{self.url}{path}", timeout=SECONDS_TO_START).raise_for_status().json()
+        return float(told["sightline"]["start"]["total"])
+
     def resume(self) -> None:
         """Let them go on, and wait until Ray has found its feet."""
         super().resume()
@@ -56,10 +64,11 @@ class Sightline(Server):
 
 @contextmanager
 def serving_sightline(
-    bundles: Mapping[str, str], images: Path, layout: Layout | None = None
+    bundles: Mapping[str, str], images: Path, layouts: Mapping[str, Layout] | None = None
 ) -> Iterator[Sightline]:
     """Yield Sightline with a model for each bundle, by name, warm, and the first one ready to be
-    loaded with the images. Raises `EngineError` with Serve's message if it does not start.
+    loaded with the images. Each model is laid out as `layouts` says for its name. Raises
+    `EngineError` with Serve's message if it does not start.
     """
     # The processes of the session import the packages of this checkout, installed or not.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -68,7 +77,7 @@ def serving_sightline(
         variable_set("PYTHONPATH", path),
         tempfile.TemporaryDirectory(prefix="sl-") as home,
     ):
-        config = serve_config(bundles, layout or Layout(), free_port(), Path(home))
+        config = serve_config(bundles, layouts or {}, free_port(), Path(home))
         started = time.perf_counter()
         with (
             open_session(SessionOptions(Path(home), dashboard=True, connect=False)) as session,
@@ -87,9 +96,9 @@ def serving_sightline(
 
 
 def serve_config(
-    bundles: Mapping[str, str], layout: Layout, port: int, home: Path
+    bundles: Mapping[str, str], layouts: Mapping[str, Layout], port: int, home: Path
 ) -> dict[str, Any]:
-    """Return the serve file of the local machine with the bundles and the layout that are
+    """Return the serve file of the local machine with the bundles and the layouts that are
     measured.
     """
     config = local_config(SERVE_FILE)
@@ -97,8 +106,8 @@ def serve_config(
     del config["grpc_options"]  # HTTP is measured, and gRPC's port may be in use
     (template,) = _models(config)
     applications = [each for each in config["applications"] if each is not template]
-    for uri in bundles.values():
-        bundle = open_bundle(uri)
+    for shown_as, uri in bundles.items():
+        bundle, layout = open_bundle(uri), layouts.get(shown_as, Layout())
         name, kind = bundle.manifest.name, find_kind(bundle.manifest.kind)
         args = {
             "bundle": uri if "://" in uri else str(Path(uri).absolute()),

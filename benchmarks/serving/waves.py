@@ -16,23 +16,30 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.ceiling import Crew, Layout, layouts
+from benchmarks.common import variable_set
 from benchmarks.cpu import cpu_seconds, per_image_ms
 from benchmarks.load import Load
 from benchmarks.peers.peer import serving_peer
 from benchmarks.peers.reference import open_reference
 from benchmarks.server import Server
 from benchmarks.serving.calls import BATCH, CALLS, IN_BATCHES
+from benchmarks.serving.labels import measure_labels
 from benchmarks.serving.plan import NUM_FINALISTS, SHARES, Setting
 from benchmarks.serving.rounds import FAILED, FAILURES, Contestant, is_whole, measure_rounds
+from benchmarks.serving.sightline import Layout as Replicas
 from benchmarks.serving.sightline import Sightline, serving_sightline
 from benchmarks.serving.steps import Figures, Key, Steps
 from benchmarks.variants import as_kind
 from benchmarks.wire import Request
 from cluster.environment import usable_cores
+from models.bundle import Bundle, open_bundle
 from models.kinds import KINDS
+from serve_app.keys import ADMIN, new_key
+from serve_app.keys import VARIABLE as KEYS
 
 CEILING, SIGHTLINE = "ceiling", "Sightline"
 SAME, OWN, KINDS_WAVE, SCREENING = "same", "own", "kinds", "screening"
+LABELS = "labels"
 RAW = "raw body"
 GENERIC_CALLS = (RAW, "OIP binary", "16 images, multipart", "16 images, OIP binary")
 QUICK_CALLS = (RAW, "16 images, multipart")
@@ -50,6 +57,7 @@ class Waves:
         self.steps = steps
         self._folders = folders  # of images, by name; the first is what all are measured with
         self._store = store  # for bundles of other kinds
+        self._kinds: dict[str, str] = {}  # the bundle as another kind: its URI
         self._reference = open_reference(setting.bundle, setting.images)
 
     @property
@@ -101,11 +109,19 @@ class Waves:
                 each.resume()
 
     def own(self) -> None:
-        """Measure Sightline beside each peer as its documentation builds it."""
+        """Measure Sightline beside each peer as its documentation builds it; before them, how soon
+        a change of labels is in every answer of a second model, which idles afterwards.
+        """
         windows = {name: list(self._peer_windows(None, OWN)) for name in self.setting.peers}
-        if all(self._is_done_own(name, of_one) for name, of_one in windows.items()):
+        is_done = all(self._is_done_own(name, of_one) for name, of_one in windows.items())
+        if is_done and (LABELS,) in self.steps:
             return
-        with self._sightline({"": self.setting.bundle}, OWN) as server:
+        bundles = {"": self.setting.bundle, LABELS: self._as_kind("dynamic")}
+        layouts = {LABELS: Replicas(replicas=2, threads=1)}
+        key, row = new_key("benchmark", [ADMIN])
+        with variable_set(KEYS, row), self._sightline(bundles, OWN, layouts) as server:
+            if (LABELS,) not in self.steps:
+                self.steps.add((LABELS,), self._labels(server, open_bundle(bundles[LABELS]), key))
             server.pause()
             for name in self.setting.peers:
                 if self._is_done_own(name, windows[name]):
@@ -139,9 +155,7 @@ class Waves:
         if is_whole(KINDS_WAVE, wanted, self.pace.repetitions, self.steps):
             return
         bundles = {
-            kind: self.setting.bundle
-            if kind == "generic"
-            else as_kind(self.setting.bundle, kind, self._store)
+            kind: self.setting.bundle if kind == "generic" else self._as_kind(kind)
             for kind in KINDS
         }
         with self._sightline(bundles, KINDS_WAVE) as server:
@@ -162,11 +176,21 @@ class Waves:
         own = peers * (1 + len(pace.own_connections))
         rates = len(SHARES) * pace.rate_repetitions
         total = len(layouts(usable_cores())) + pace.repetitions * same + pace.own_repetitions * own
-        total += rates + 2 + 2 * peers + 1
+        total += rates + 2 + 2 * peers + 1 + 1
         if pace.is_whole:
             kinds = 2 + len(pace.connections) * 3 + len(self._folders) - 1
             total += 2 * peers * (1 + len(SHARES)) + pace.repetitions * kinds + 1
         return total
+
+    def _as_kind(self, kind: str) -> str:
+        if kind not in self._kinds:
+            self._kinds[kind] = as_kind(self.setting.bundle, kind, self._store)
+        return self._kinds[kind]
+
+    def _labels(self, server: Sightline, bundle: Bundle, key: str) -> Figures:
+        path = server.paths[LABELS]
+        (image, *_) = CALLS[RAW](path, self.setting.images)
+        return measure_labels(f"{server.url}{path}", image, bundle.manifest.classes[0].id, key)
 
     def _crew(self, layout: Layout, environment: Mapping[str, str]) -> Crew:
         setting = self.setting
@@ -194,9 +218,12 @@ class Waves:
         return Contestant(CEILING, windows)
 
     @contextmanager
-    def _sightline(self, bundles: Mapping[str, str], wave: str) -> Iterator[Sightline]:
-        with serving_sightline(bundles, self.setting.images, self.setting.layout) as server:
-            self._note_start(wave, server)
+    def _sightline(
+        self, bundles: Mapping[str, str], wave: str, layouts: Mapping[str, Replicas] | None = None
+    ) -> Iterator[Sightline]:
+        layouts = {**dict.fromkeys(bundles, self.setting.layout), **(layouts or {})}
+        with serving_sightline(bundles, self.setting.images, layouts) as server:
+            self._note_start(wave, server, {"replica_s": server.replica_ready_seconds()})
             yield server
 
     def _started(self, stack: ExitStack, name: str, mode: str) -> Server:
@@ -209,7 +236,7 @@ class Waves:
         peer.pause()
         return peer
 
-    def _note_start(self, wave: str, server: Server, more: Mapping[str, str] | None = None) -> None:
+    def _note_start(self, wave: str, server: Server, more: Figures | None = None) -> None:
         key = ("start", wave, server.name)
         if key not in self.steps:
             self.steps.add(key, {"seconds": server.start_up_seconds, **(more or {})})

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.common import Report
 from benchmarks.serving.calls import BATCH, multipart_batches, oip_batches, oip_binary
+from benchmarks.serving.labels import seconds_to_all
 from benchmarks.serving.page import as_markdown
 from benchmarks.serving.plan import QUICK, SHARES, Setting
 from benchmarks.serving.results import COLUMNS, paired, rows, summarise
@@ -48,7 +49,10 @@ def test_the_serve_file_is_taken_by_the_application(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "models")
     bundles = {kind: as_kind(bundle, kind, tmp_path / "kinds") for kind in ("dynamic", "embedding")}
     config = serve_config(
-        {"generic": bundle, **bundles}, Layout(replicas=2, threads=1), 12345, tmp_path
+        {"generic": bundle, **bundles},
+        dict.fromkeys(("generic", *bundles), Layout(replicas=2, threads=1)),
+        12345,
+        tmp_path,
     )
     assert config["http_options"]["port"] == 12345
     catalog, *models = config["applications"]
@@ -182,9 +186,32 @@ def test_ratios_are_paired_within_a_repetition(steps: Steps) -> None:
     summarise(steps, measured(steps, sightline=90, peer=60), report)
     assert report.ratios["raw_to_ceiling"] == pytest.approx(0.9)
     assert report.ratios["raw_to_mosec"] == pytest.approx(1.5)
-    assert report.ratios["p99_at_300_to_80"] == pytest.approx(3.0 / 0.8)
+    assert report.ratios["overload_p99_to_p99_at_80"] == pytest.approx(3.0 / 0.8)
+    assert report.ratios["to_best_peer_same_model"] == pytest.approx(1.5)
     assert report.failures == {"mosec own": "java is not installed"}
     assert paired([1, 2, 9], [1, 1, 3]) == 2
+
+
+def test_a_change_of_labels_takes_until_the_last_answer_without_it() -> None:
+    sent, told = 10.0, 10.2
+    assert seconds_to_all(3, sent, told, [(9.0, 2), (10.1, 3)]) == pytest.approx(0.2)
+    assert seconds_to_all(3, sent, told, [(10.5, 2), (10.1, 3), (11.0, 4)]) == pytest.approx(0.5)
+
+
+def test_figures_have_the_names_that_stay(steps: Steps) -> None:
+    report, setting = Report("serving"), measured(steps, sightline=90, peer=60)
+    figures = {"p50_ms": 1, "p99_ms": 2, "num_ok": 9, "num_429": 0, "num_other": 0}
+    for window, per_second in (("16 images, multipart", 95), ("16 images, OIP binary", 80)):
+        steps.add(("same", "Sightline", window, 0), {**figures, "per_second": per_second})
+    steps.add(("labels",), {"median_ms": 12.0, "most_ms": 30.0})
+    steps.add(("start", "same", "Sightline"), {"seconds": 12.0, "replica_s": 1.5})
+    steps.add(("start", "own", "Sightline"), {"seconds": 12.0, "replica_s": 0.9})
+    steps.add(("start", "own", "mosec"), {"seconds": 2.0})
+    summarise(steps, setting, report)
+    assert report.ratios["batch16_to_ceiling"] == pytest.approx(0.95)
+    assert report.ratios["batch16_oip_binary_to_ceiling"] == pytest.approx(0.8)
+    assert report.figures["label_update_to_all_replicas_ms"] == 12.0
+    assert report.figures["replica_ready_s"] == 0.9
 
 
 def test_the_page_of_results_shows_everybody_and_why_one_is_missing(steps: Steps) -> None:
