@@ -1,10 +1,13 @@
 """How many requests a replica takes at once. Beyond it, 429 at once, before the body is read: a
 request that would wait for long is better sent elsewhere or later.
 
-There are two bounds. A burst may queue up to the first, `max_requests`, and is worked off. When
-even that is passed, more comes than can be answered, and a long queue would only make everybody
-wait: from then on the second bound counts, `busy_requests`, until nobody has had to be refused for
-a while. So a burst is not refused, and under overload an answer takes little longer than without.
+There are two bounds. A burst may queue up to the first, `max_requests` that hold
+`max_queued_images`, and is worked off. When even that is passed, more comes than can be answered,
+and a long queue would only make everybody wait: from then on the second bound counts,
+`busy_requests`, until nobody has had to be refused for a while. So a burst is not refused, and
+under overload an answer takes little longer than without. Of a request with several images each
+counts that is not scored yet, since sixteen in one request keep the next one waiting as long as
+sixteen requests.
 
 A request takes its place when the whole of it has come, so clients that send slowly cannot keep
 others out. What unfinished bodies hold is bounded by itself.
@@ -15,8 +18,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from starlette.types import Message
 
@@ -42,6 +46,7 @@ class Gate:
 
     def __init__(self, options: ServeOptions, feeding: Feeding, statistics: Statistics) -> None:
         self._max_requests = options.max_requests
+        self._max_images = options.max_queued_images
         # An engine that takes batches needs one that runs and one that gathers.
         at_once = (
             feeding.parallel * BUSY_TURNS if feeding.mode == "streams" else feeding.max_batch * 2
@@ -53,6 +58,7 @@ class Gate:
         self._retry_after = str(max(1, math.ceil(options.retry_after_seconds)))
         self._statistics = statistics
         self.num_inside = 0
+        self.num_more_images = 0  # that wait beside one of each request
         self.upload_bytes = 0  # of bodies whose end has not come yet
 
     @contextmanager
@@ -102,16 +108,28 @@ class Gate:
         self.num_inside += 1
         alarm.set(self._deadline_seconds)
 
+    def count_images(self, images: Sequence[asyncio.Future[Any]]) -> None:
+        """Count the images of a request that is inside, each until it is scored or given up."""
+        for image in images[1:]:  # the request itself counts for one
+            self.num_more_images += 1
+            image.add_done_callback(self._forget_image)
+
+    def _forget_image(self, _: asyncio.Future[Any]) -> None:
+        self.num_more_images -= 1
+
     def _check_room(self) -> None:
-        if self.num_inside < self._busy_requests:
+        num_images = self.num_inside + self.num_more_images
+        if num_images < self._busy_requests:
             return
         now = time.monotonic()
-        if self.num_inside >= self._max_requests or now < self._busy_until:
+        is_full = self.num_inside >= self._max_requests or num_images >= self._max_images
+        if is_full or now < self._busy_until:
             self._busy_until = now + BUSY_SECONDS
             raise RequestError(
                 429,
                 "queue_full",
-                f"this replica has {self.num_inside} requests to answer already; try again after "
+                f"this replica has {self.num_inside} requests to answer already, with "
+                f"{num_images} images; try again after "
                 f"{self._retry_after} s",
                 {"Retry-After": self._retry_after},
             )

@@ -91,11 +91,14 @@ class ServeOptions(_Frozen):
 
     # A replica holds the bodies of all these, so this bounds its memory.
     max_requests: int = Field(96, ge=1, description="at once, per replica; beyond it 429")
+    max_queued_images: int = Field(
+        512, ge=1, description="the same of all their images that are not scored yet"
+    )
     busy_requests: int | None = Field(
         None,
         ge=1,
-        description="the same while more comes than can be answered; 6 per thread, or two batches, "
-        "if unset",
+        description="the same while more comes than can be answered, where each image of a request "
+        "counts; 6 per thread, or two batches, if unset",
     )
     retry_after_seconds: float = Field(1.0, ge=0, description="told with 429 and 503")
     deadline_seconds: float = Field(

@@ -152,7 +152,9 @@ class ServedModel:
     async def _all(self, asked: Sequence[Awaitable[Prediction]]) -> list[Scored]:
         """Wait for all of them. An error that is not about one image is raised."""
         found: list[Scored] = []
-        for each in await asyncio.gather(*asked, return_exceptions=True):
+        waiting = [asyncio.ensure_future(each) for each in asked]
+        self.gate.count_images(waiting)
+        for each in await asyncio.gather(*waiting, return_exceptions=True):
             if isinstance(each, EngineError):
                 self._num_failures += 1
             if isinstance(each, EngineError) or not isinstance(each, Scored):

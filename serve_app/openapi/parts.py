@@ -54,7 +54,8 @@ SENTENCES: Mapping[str, str] = {
     "not_found": "there is no revision 9",
     "not_offered": "this server has no '/v2/trace'",
     "not_ready": "model 'elpv' is LOADING: ",
-    "queue_full": "this replica has 96 requests to answer already; try again after 1 s",
+    "queue_full": "this replica has 96 requests to answer already, with 96 images; "
+    "try again after 1 s",
     "request_key": "the request key 'k1' was used for another write, revision 3",
     "stale_base": "revision 6 is not the newest, 7 is; look at it and try again",
     "too_many_images": "the request holds 65 images; the limit is 64 per request, so split it",

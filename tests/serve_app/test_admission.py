@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ import serve_app.admission
 import serve_app.limits
 from models.bundle import open_bundle
 from models.engines.base import Feeding
-from models.predictor import open_predictor
+from models.predictor import Prediction, open_predictor
 from serve_app.admission import Gate
 from serve_app.asgi import build_asgi
 from serve_app.config import Limits, ServeOptions
@@ -143,6 +144,47 @@ def test_a_burst_may_queue_and_under_overload_the_queue_is_short(
     assert num_let_in(gate, 2) == 2
     time.sleep(0.2)
     assert num_let_in(gate, 6) == 6
+
+
+def test_under_overload_every_image_of_a_request_counts_until_it_is_scored(
+    narrow: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        model = narrow(max_requests=9, max_queued_images=6, busy_requests=3, decode_threads=1)
+        gate, may_go = model.gate, threading.Semaphore(0)
+        prepare = model.predictor.prepare
+
+        def waiting(*arguments: Any) -> Any:
+            may_go.acquire(timeout=PATIENCE)
+            return prepare(*arguments)
+
+        monkeypatch.setattr(model.predictor, "prepare", waiting)
+        with gate.admitted():
+            scoring = asyncio.create_task(model.score_each([IMAGE] * 4))
+            await asyncio.sleep(0.05)
+            assert (gate.num_inside, gate.num_more_images) == (1, 3)
+            assert num_let_in(gate, 4) == 2  # of a burst, which may hold six images
+            assert num_let_in(gate, 4) == 0
+            may_go.release(2)
+            while gate.num_more_images > 2:
+                await asyncio.sleep(0.01)
+            assert num_let_in(gate, 4) == 0
+            may_go.release(1)
+            while gate.num_more_images > 1:
+                await asyncio.sleep(0.01)
+            assert num_let_in(gate, 4) == 1  # two images are left
+            may_go.release(1)
+            assert all(isinstance(each, Prediction) for each in await scoring)
+            assert gate.num_more_images == 0
+            given_up = asyncio.create_task(model.score_each([IMAGE] * 4))
+            await asyncio.sleep(0.05)
+            assert gate.num_more_images == 3
+            given_up.cancel()
+            await asyncio.sleep(0.05)
+            assert gate.num_more_images == 0
+            may_go.release(4)
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(
