@@ -85,12 +85,20 @@ def with_models(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
                 **template,
                 "name": application,
                 "route_prefix": f"{path}/versions/{version}" if beside else path,
-                "args": {**template["args"], "bundle": f"{store}/{name}/{version}"},
+                "args": _arguments(template["args"], f"{store}/{name}/{version}"),
             }
     except NotFoundError as error:
         raise NotFoundError(f"{error}: `make demo` makes one") from error
     others = [each for each in config["applications"] if each is not template]
     return {**config, "applications": [*others, *served.values()]}
+
+
+def _arguments(template: Mapping[str, Any], bundle: str) -> dict[str, Any]:
+    """Return the arguments of one model for another one, which may have no label map."""
+    arguments = {**template, "bundle": bundle}
+    if not find_kind(open_bundle(absolute_uri(bundle)).manifest.kind).has_label_map:
+        arguments.pop("label_store", None)
+    return arguments
 
 
 def _pinned(word: str, store: str) -> tuple[str, int]:

@@ -69,7 +69,10 @@ class ServeOptions(_Frozen):
         "cores where `replicas`, `autoscaling` and `num_cpus` are unset, too",
     )
     decode_threads: int | None = Field(
-        None, ge=1, description="per replica; one more than `threads` if unset"
+        None,
+        ge=1,
+        description="per replica; one more than `threads` if unset, or "
+        "as many on engines that take batches",
     )
     batch_wait_ms: float = Field(2.0, ge=0, le=1000, description="for engines that take batches")
 

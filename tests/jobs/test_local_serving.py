@@ -10,6 +10,8 @@ import pytest
 
 from jobs.local_serving import as_it_is, check_port, local_config, with_models
 from models.errors import ConfigError, NotFoundError
+from serve_app.config import ServeOptions, parse_options
+from serve_app.model import open_served
 from tests.bundles import tiny_bundle
 
 ROOT = Path(__file__).parent.parent.parent
@@ -70,6 +72,21 @@ def test_a_model_whose_labels_may_change_gets_the_label_store(tmp_path: Path) ->
     tiny_bundle(tmp_path, name="caps", kind="dynamic")
     config = as_it_is(config_with(f"{tmp_path}/caps/1"))
     assert config["applications"][1]["args"]["label_store"].endswith("/.sightline/labels")
+
+
+@pytest.mark.parametrize(("kind", "has_store"), [("generic", False), ("dynamic", True)])
+def test_the_serve_file_of_this_machine_takes_models_with_and_without_a_label_map(
+    tmp_path: Path, kind: str, has_store: bool
+) -> None:
+    """`make serve` once gave every model the label store of the demo's, which most refuse."""
+    tiny_bundle(tmp_path, name="caps", kind=kind)
+    config = local_config(ROOT / "configs/serve/local.yaml")
+    _, template = config["applications"]
+    assert template["args"]["label_store"]
+    template["args"]["bundle"] = f"{tmp_path}/elpv/1"
+    _, caps = as_it_is(with_models(config, ["caps"]))["applications"]
+    assert ("label_store" in caps["args"]) is has_store
+    open_served(parse_options(ServeOptions, caps["args"], "caps")).close()
 
 
 def test_what_cannot_be_served_is_named(tmp_path: Path) -> None:
