@@ -18,9 +18,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.types import Message
 
@@ -33,6 +33,8 @@ from serve_app.replies import Reply
 from serve_app.request import Request
 from serve_app.routing import Handler
 from serve_app.statistics import Statistics
+
+Answer = TypeVar("Answer")
 
 BUSY_SECONDS = 1.0  # since the last refusal
 # Places in overload, for each image that the engine runs at a time. At 80 % of the capacity
@@ -51,12 +53,15 @@ class Gate:
         at_once = (
             feeding.parallel * BUSY_TURNS if feeding.mode == "streams" else feeding.max_batch * 2
         )
-        self._busy_requests = min(options.max_requests, options.busy_requests or at_once)
+        self._busy_requests = min(
+            options.max_requests, options.max_queued_images, options.busy_requests or at_once
+        )
         self._busy_until = -math.inf
         self._max_upload_bytes = options.limits.max_upload_bytes
         self._deadline_seconds = options.deadline_seconds
         self._retry_after = str(max(1, math.ceil(options.retry_after_seconds)))
         self._statistics = statistics
+        self.num_too_late = 0  # given up while nothing was finished, since the engine proved itself
         self.num_inside = 0
         self.num_more_images = 0  # that wait beside one of each request
         self.upload_bytes = 0  # of bodies whose end has not come yet
@@ -64,13 +69,23 @@ class Gate:
     @contextmanager
     def admitted(self) -> Iterator[None]:
         """Hold a place for a request that has come whole. Raises `RequestError` (429)."""
-        self._check_room()
-        self.num_inside += 1
-        try:
-            with self._statistics.request():
+        with self._statistics.request():
+            self._check_room()
+            self.num_inside += 1
+            try:
                 yield
-        finally:
-            self.num_inside -= 1
+            finally:
+                self.num_inside -= 1
+
+    async def answered_whole(self, answer: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Return the answer to a request that has come whole.
+
+        Raises `RequestError`: 429 where there is no room, 503 when the answer is not there in time.
+        """
+        with self.admitted(), Alarm() as alarm:
+            alarm.set(self._deadline_seconds)
+            with self._telling(alarm):
+                return await answer()
 
     async def answered(self, handler: Handler, request: Request) -> Reply:
         """Return what the handler answers to a request that is still on its way.
@@ -78,16 +93,12 @@ class Gate:
         Raises `RequestError`: 429 where there is no room, before the body is read or after it; 503
         when the answer is not there in time. What waits for a thread then is never begun.
         """
-        self._check_room()
         with self._statistics.request(), Alarm() as alarm:
+            self._check_room()
             visit = _Visit(self, request, alarm)
             try:
-                return await handler(request)
-            except asyncio.CancelledError:
-                # A client that has left cancels its request, too, and is told nothing.
-                if alarm.has_rung:
-                    raise self._too_late() from None
-                raise
+                with self._telling(alarm):
+                    return await handler(request)
             finally:
                 visit.leave()
 
@@ -133,6 +144,20 @@ class Gate:
                 f"{self._retry_after} s",
                 {"Retry-After": self._retry_after},
             )
+
+    @contextmanager
+    def _telling(self, alarm: Alarm) -> Iterator[None]:
+        """Tell a client that its time is over. One that has left cancels its request, too, and is
+        told nothing.
+        """
+        try:
+            yield
+        except asyncio.CancelledError:
+            if alarm.has_rung:
+                if self._statistics.seconds_since_run() > self._deadline_seconds:
+                    self.num_too_late += 1
+                raise self._too_late() from None
+            raise
 
     def _too_late(self) -> RequestError:
         return RequestError(

@@ -31,6 +31,9 @@ HEALTH_CHECK_TIMEOUT_SECONDS = 5
 # One process with two threads answers 4 to 6 % more than two with one on 2 cores, and takes 0.2 GiB
 # less. Beyond four, reckoned, its one interpreter would be the limit: busy for 0.7 ms an image.
 CORES_PER_REPLICA = 4
+# A replica that leaves goes on taking requests until every proxy knows it: 30 s by Serve's default,
+# and 5 s by which it ends the rest.
+SECONDS_REACHABLE = 35.0
 # New replicas that may stand beside the old ones. With none, an update to a bundle that fails its
 # proof would take the last replica first.
 SURGE_PERCENT = 20
@@ -49,6 +52,7 @@ def build(args: dict[str, Any]) -> serve.Application:
         name=DEPLOYMENT,
         **scale,
         max_surge_percent=_surge_percent(options),
+        graceful_shutdown_timeout_s=seconds_to_leave(options),
         health_check_period_s=HEALTH_CHECK_SECONDS,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
@@ -60,6 +64,11 @@ def build(args: dict[str, Any]) -> serve.Application:
     )
     application: serve.Application = deployment.bind(options)
     return application
+
+
+def seconds_to_leave(options: ServeOptions) -> float:
+    """Return how long a replica that leaves may take: it is killed then, whatever it has."""
+    return SECONDS_REACHABLE + options.limits.upload_seconds + options.deadline_seconds
 
 
 def _autoscaling(settings: dict[str, Any]) -> AutoscalingConfig:
@@ -100,15 +109,25 @@ def _laid_out(options: ServeOptions) -> ServeOptions:
     if options.num_gpus:
         replicas = max(1, int(ray.cluster_resources().get("GPU", 0) / options.num_gpus))
         return options.model_copy(update={"replicas": replicas})
-    here = len(os.sched_getaffinity(0))
-    nodes = [
-        min(int(node["Resources"].get("CPU", 0)), here) for node in ray.nodes() if node["Alive"]
-    ]
+    nodes = cores_of(ray.nodes(), ray.get_runtime_context().get_node_id())
     if options.threads is not None or "num_cpus" in options.model_fields_set:
         replicas = max(1, int(sum(nodes) / (options.num_cpus or 1)))
         return options.model_copy(update={"replicas": replicas})
     replicas, threads = spread_over(nodes)
     return options.model_copy(update={"replicas": replicas, "threads": threads})
+
+
+def cores_of(nodes: Iterable[Mapping[str, Any]], here: str) -> list[int]:
+    """Return the cores of each node that is alive: its CPUs for Ray, of which this node, whose id
+    is `here`, may have been given more than it has.
+    """
+    cores = []
+    for node in nodes:
+        if node["Alive"]:
+            cpus = int(node["Resources"].get("CPU", 0))
+            is_here = node["NodeID"] == here
+            cores.append(min(cpus, len(os.sched_getaffinity(0))) if is_here else cpus)
+    return cores
 
 
 def spread_over(nodes: Iterable[int]) -> tuple[int, int]:

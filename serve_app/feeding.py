@@ -129,7 +129,7 @@ class BatchFeeder:
 
     async def _join(self, image: Image, queue_ns: int, input_ns: int) -> Prediction:
         loop = asyncio.get_running_loop()
-        if self._gathering is None:
+        if self._gathering is None or self._gathering.done():
             self._gathering = loop.create_task(self._gather_forever())
         now = time.perf_counter_ns()
         future = loop.create_future()
@@ -151,8 +151,11 @@ class BatchFeeder:
                 continue
             try:
                 whole = await self._running.run(self._run, batch)
-            # one failed batch must not end the loop that all later requests need
-            except Exception as error:
+            except asyncio.CancelledError:
+                raise  # closed
+            # One failed batch must not end the loop that all later requests need; some
+            # extensions raise what is no `Exception`.
+            except BaseException as error:
                 for entry in batch:
                     if not entry.answer.done():
                         entry.answer.set_exception(error)

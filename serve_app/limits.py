@@ -61,6 +61,7 @@ async def read_body(
             "limits.upload_seconds in the serve file",
             CLOSE,
         ) from error
+    request.is_whole = True
     body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     return await unpack(body, encoding, max_bytes) if encoding else body
 

@@ -68,6 +68,7 @@ class ServedModel:
         # Seconds that the parts of starting took, where somebody measured; for `/config`.
         self.start: Mapping[str, float] = {}
         self._num_failures = 0
+        self._proving: asyncio.Task[None] | None = None
         self._is_closed = False
 
     async def score(self, data: bytes) -> Prediction:
@@ -104,21 +105,32 @@ class ServedModel:
     async def check(self) -> None:
         """Raise if the model cannot be trusted to answer.
 
-        An engine that failed since the last check has to reproduce the bundle's reference outputs
-        again, so that a broken device takes the replica out of service instead of failing request
-        after request.
+        An engine that failed since the last check, or has finished nothing for so long that
+        requests are given up, has to reproduce the bundle's reference outputs again, so that a
+        broken device takes the replica out of service instead of failing request after request. One
+        that hangs does not answer here either, until Serve's patience ends.
         """
         if self._is_closed:
             raise RequestError(503, "closed", f"model {self.manifest.label} is closed")
-        if self._num_failures:
-            try:
-                await asyncio.to_thread(prove, self.predictor.bundle, self.predictor.engine)
-            except SightlineError as error:
-                logger.error("%s does not reproduce its reference: %s", self.manifest.label, error)
-                raise RequestError(
-                    503, "engine", f"the engine of {self.manifest.label} failed; the log says why"
-                ) from error
-            self._num_failures = 0
+        if self._num_failures or self.gate.num_too_late:
+            if self._proving is None:
+                self._proving = asyncio.create_task(self._prove_again())
+            # Whoever asks meanwhile waits for the same proof, and takes it from nobody by leaving.
+            await asyncio.shield(self._proving)
+
+    async def _prove_again(self) -> None:
+        failures, too_late = self._num_failures, self.gate.num_too_late
+        try:
+            await asyncio.to_thread(prove, self.predictor.bundle, self.predictor.engine)
+        except SightlineError as error:
+            logger.error("%s does not reproduce its reference: %s", self.manifest.label, error)
+            raise RequestError(
+                503, "engine", f"the engine of {self.manifest.label} failed; the log says why"
+            ) from error
+        finally:
+            self._proving = None
+        self._num_failures -= failures
+        self.gate.num_too_late -= too_late
 
     def close(self) -> None:
         """End the threads and free the engine."""

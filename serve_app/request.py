@@ -14,19 +14,37 @@ from starlette.types import Receive, Scope
 NO_QUERY = QueryParams()  # of most requests; reading an empty one costs as much as one that is not
 
 
-class Request:
-    """What came with a request. `receive` may be replaced by whoever wants to see the body come."""
+LARGE_BODY = 1 << 20
 
-    __slots__ = ("headers", "receive", "scope")
+
+class Request:
+    """What came with a request. `receive` may be replaced by whoever wants to see the body come,
+    and who has read all of it says so.
+    """
+
+    __slots__ = ("headers", "is_whole", "receive", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self.receive = receive
+        self.is_whole = False
         # By names in lower case, as ASGI has them; of several with one name the first counts.
         self.headers: Mapping[str, str] = {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in reversed(scope["headers"])
         }
+
+    @property
+    def has_much_to_come(self) -> bool:
+        """Whether a body is still to come that is large, or of unknown length."""
+        if self.is_whole:
+            return False
+        length = self.headers.get("content-length")
+        if length is None:
+            return "transfer-encoding" in self.headers
+        return not (length.isascii() and length.isdecimal() and len(length) < 8) or (
+            int(length) > LARGE_BODY
+        )
 
     @property
     def query(self) -> QueryParams:

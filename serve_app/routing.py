@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import RequestError, error_reply
-from serve_app.limits import CLIENT_GONE, parse_whole
+from serve_app.limits import CLIENT_GONE, CLOSE, parse_whole
 from serve_app.replies import Reply, send_reply
 from serve_app.request import Request
 from serve_app.shown import shown
@@ -81,6 +82,9 @@ class Api:
         reply = GONE
         try:
             reply = await self._answer(request, trace)
+            if trace.is_abandoned:
+                reply, trace.code = GONE, "client_gone"
+                return
             is_sent = is_echoed and given == trace.request_id
             await send_reply(reply, send, "" if is_sent else trace.request_id)
         except asyncio.CancelledError:  # of a client that has left
@@ -94,7 +98,11 @@ class Api:
             return await self._find(request.scope, trace)(request)
         # a request may fail, the server may not; `error_reply` tells the two apart
         except Exception as error:
-            return error_reply(error)
+            reply = error_reply(error)
+        if request.has_much_to_come:
+            # Nobody limits or times any more what comes after an answer.
+            return replace(reply, headers={**reply.headers, **CLOSE})
+        return reply
 
     def _find_starred(self, path: str) -> str | None:
         if not self._has_stars or path.count("/") > MAX_PARTS:

@@ -35,6 +35,7 @@ class Statistics:
         self._others = {part: [0, 0] for part in (*REQUEST_PARTS, "compute_output")}
         self._queue, self._decode, self._infer = (Histogram(SECONDS, NS) for _ in range(3))
         self._last = 0.0
+        self._last_tick = time.monotonic()  # the same by a clock that nobody sets
         # By batch size: runs, nanoseconds of decoding, nanoseconds of running.
         self._batches: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
 
@@ -44,7 +45,7 @@ class Statistics:
         """
         trace, now = current.get(), time.time()
         with self._lock:
-            self._last = now
+            self._last, self._last_tick = now, time.monotonic()
             self._queue.add_sum(queue_ns, batch)
             if input_ns:  # else they came as pixels
                 self._decode.add_sum(input_ns, batch)
@@ -78,6 +79,10 @@ class Statistics:
             counted = self._others[part]
             counted[0] += 1
             counted[1] += spent_ns
+
+    def seconds_since_run(self) -> float:
+        """Return how long ago the engine finished something, or how long there has been nothing."""
+        return time.monotonic() - self._last_tick
 
     def stages(self) -> dict[str, Distribution]:
         """Return the seconds that images waited and took to decode and to run."""

@@ -25,9 +25,12 @@ class _Job:
     answer: asyncio.Future[Any]
 
     def do(self) -> None:
-        result, problem = None, None
+        result: Any = None
+        problem: BaseException | None = None
         try:
             result = self.function(*self.arguments)
+        except StopIteration as error:  # which no future takes
+            problem = RuntimeError(f"a job ended with {error!r}")
         # whatever happens belongs to the caller, and the thread has to live: some extensions raise
         # what is no `Exception`
         except BaseException as error:

@@ -19,7 +19,7 @@ from serve_app.model import ServedModel
 from serve_app.oip.grpc_service import Unreadable
 from serve_app.oip.grpc_watch import Watched
 from serve_app.oip.identity import declared, server_metadata
-from serve_app.oip.infer import infer
+from serve_app.oip.infer import infer, parse_aside
 from serve_app.oip.infer_messages import infer_response, parse_request
 from serve_app.oip.messages import CALLS, message
 from serve_app.oip.routes import VIEWS, statistics_of
@@ -145,8 +145,7 @@ class GrpcCalls(NotOffered):
     @rpc(INFER)
     async def ModelInfer(self, request: Any) -> Any:
         """Score images given as tensors."""
-        with self._model.gate.admitted():
-            return await self._infer(request)
+        return await self._infer(request)
 
     async def ModelStreamInfer(self, request_stream: Any, grpc_context: Any) -> AsyncIterator[Any]:
         """Score a stream of requests, one after the other; an error answers its request only."""
@@ -160,8 +159,7 @@ class GrpcCalls(NotOffered):
             response = message("ModelStreamInferResponse")()
             with Watched(self.watch, STREAM, grpc_context) as watched:
                 try:
-                    with self._model.gate.admitted():
-                        response.infer_response.CopyFrom(await self._infer(_read(request)))
+                    response.infer_response.CopyFrom(await self._infer(_read(request)))
                     watched.answered(request, response)
                 except Exception as error:  # the same border as in `rpc`
                     response.error_message = str(watched.failed(error)["error"])
@@ -194,8 +192,13 @@ class GrpcCalls(NotOffered):
         raise declared("unload a model")
 
     async def _infer(self, request: Any) -> Any:
+        return await self._model.gate.answered_whole(lambda: self._answer(request))
+
+    async def _answer(self, request: Any) -> Any:
         view = self._view(request.model_name, request.model_version)
-        asked = parse_request(request, view, self._model.limits)
+        asked = await parse_aside(
+            request.ByteSize(), parse_request, request, view, self._model.limits
+        )
         version = self._model.manifest.version
         return await infer(
             self._model,

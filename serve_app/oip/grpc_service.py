@@ -20,7 +20,8 @@ from serve_app.oip.messages import CALLS, MESSAGES, PACKAGE, STREAM_CALLS, messa
 
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
 MAX_PARTS = 10_000  # fields, elements and dimensions
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # the wire types that there are
+VARINT, BYTES = 0, 2  # wire types
+FIXED = {1: 8, 5: 4}  # and those of a fixed size, in bytes
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def _reader(name: str) -> Callable[[bytes], Any]:
 def _num_parts(raw: memoryview, name: str, most: int) -> int:
     """Return how many parts a message has, inner ones included; stops beyond `most`.
 
-    Raises `IndexError` where it breaks off.
+    Raises `IndexError` where it breaks off, and at a group: no message of ours has one, and what
+    lies behind its start could not be counted.
     """
     inner, counted = INNER[name]
     position = num_parts = 0
@@ -83,8 +85,10 @@ def _num_parts(raw: memoryview, name: str, most: int) -> int:
             elif number in counted:
                 num_parts += size
             position += size
+        elif wire_type in FIXED:
+            position += FIXED[wire_type]
         else:
-            position += {FIXED64: 8, FIXED32: 4}.get(wire_type, len(raw))
+            raise IndexError(f"wire type {wire_type}")
     return num_parts
 
 

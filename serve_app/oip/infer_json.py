@@ -33,6 +33,7 @@ from serve_app.oip.tensors import (
     Numbers,
     RawData,
     Wanted,
+    check_not_more,
     check_num_outputs,
     check_parameters,
     read_images,
@@ -50,7 +51,7 @@ def parse_infer(body: bytes, header_length: str | None, view: View, limits: Limi
     """Read an infer request, or raise `RequestError` (400, 413) saying what is wrong with it."""
     if header_length is not None and header_length.strip() == "0":
         return _parse_bare(body, view, limits)
-    length = _json_length(header_length, len(body))
+    length = json_length(header_length, len(body))
     request = parse_json(memoryview(body)[:length], _max_values(view, limits))
     if not isinstance(request, dict):
         raise bad_request(f"expected a JSON object, got {type(request).__name__}", "bad_json")
@@ -112,13 +113,14 @@ class JsonData:
             images.append(image)
         return images
 
-    def numbers(self, datatype: str) -> Numbers:
+    def numbers(self, datatype: str, count: int) -> Numbers:
         """Flatten a flat or nested list.
 
         By hand: NumPy would make one fixed-width array of whatever strings it finds, gigabytes out
         of a few kilobytes.
         """
         level = self.value
+        check_not_more(_num_nested(level), count)
         for _ in range(MAX_DIMENSIONS - 1):
             if isinstance(level, list) and level and all(isinstance(item, list) for item in level):
                 if len({len(item) for item in level}) > 1:
@@ -136,6 +138,17 @@ class JsonData:
         except ValueError as error:
             kind = "whole numbers" if datatype == "UINT8" else "numbers"
             raise bad_request(f"'data' of {datatype} must be {kind} from 0 to 255") from error
+
+
+def _num_nested(level: object) -> int:
+    """Return how many values there are in lists that are nested evenly, by the first of each."""
+    count = 1
+    for _ in range(MAX_DIMENSIONS):
+        if not isinstance(level, list):
+            break
+        count *= len(level)
+        level = level[0] if level else None
+    return count
 
 
 def _parse_bare(body: bytes, view: View, limits: Limits) -> Asked:
@@ -156,7 +169,8 @@ def _max_values(view: View, limits: Limits) -> int:
     return limits.max_images * values * 4 // 3 + MAX_JSON_VALUES
 
 
-def _json_length(header: str | None, body_length: int) -> int:
+def json_length(header: str | None, body_length: int) -> int:
+    """Return how much of a body is JSON, or raise `RequestError` (400)."""
     if header is None:
         return body_length
     length = parse_whole(header)

@@ -23,6 +23,7 @@ from serve_app.oip.tensors import (
     Given,
     Numbers,
     RawData,
+    check_not_more,
     check_num_outputs,
     check_parameters,
     read_images,
@@ -71,11 +72,14 @@ class TypedData:
         # Counted before it is copied; `read_images` says what is wrong with the count.
         return list(self.contents.bytes_contents[: count + 1])
 
-    def numbers(self, datatype: str) -> Numbers:
+    def numbers(self, datatype: str, count: int) -> Numbers:
         """Return the numbers."""
-        if datatype == "FP32":
-            return _array(self.contents.fp32_contents, np.float32)
-        numbers = _array(self.contents.uint_contents, np.uint32)
+        is_float = datatype == "FP32"
+        values = self.contents.fp32_contents if is_float else self.contents.uint_contents
+        check_not_more(len(values), count)
+        numbers = np.fromiter(values, np.float32 if is_float else np.uint32, count=len(values))
+        if is_float:
+            return numbers
         if numbers.size and numbers.max() > 255:
             raise bad_request(f"values of {datatype} must be whole numbers from 0 to 255")
         return numbers.astype(np.uint8)
@@ -126,7 +130,3 @@ def _plain(parameters: Any, thing: str) -> Mapping[str, Any]:
         choice = value.WhichOneof("choice")
         plain[name] = getattr(value, choice) if choice else None
     return check_parameters(plain, thing)
-
-
-def _array(values: Any, dtype: type) -> Numbers:
-    return np.fromiter(values, dtype, count=len(values))

@@ -17,8 +17,8 @@ from serve_app.errors import RequestError
 from serve_app.limits import read_body
 from serve_app.model import ServedModel
 from serve_app.oip.identity import server_metadata
-from serve_app.oip.infer import infer
-from serve_app.oip.infer_json import LENGTH_HEADER, infer_reply, parse_infer
+from serve_app.oip.infer import infer, parse_aside
+from serve_app.oip.infer_json import LENGTH_HEADER, infer_reply, json_length, parse_infer
 from serve_app.oip.signature import WHOLE, View, config_of, metadata_of, views_of
 from serve_app.oip.tensors import Answered
 from serve_app.peers import Peers
@@ -84,7 +84,10 @@ def _infer(model: ServedModel, view: View) -> Handler:
         body = await read_body(
             request, limits.max_body_bytes, limits.upload_seconds, may_be_compressed=True
         )
-        asked = parse_infer(body, request.headers.get(LENGTH_HEADER.lower()), view, limits)
+        header = request.headers.get(LENGTH_HEADER.lower())
+        asked = await parse_aside(
+            json_length(header, len(body)), parse_infer, body, header, view, limits
+        )
 
         def write(answered: Answered) -> Reply:
             return infer_reply(manifest.name, manifest.version, asked.wanted, answered)

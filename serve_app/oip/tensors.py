@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from models.preprocess import Image
 from serve_app.config import Limits
-from serve_app.errors import bad_request
+from serve_app.errors import RequestError, bad_request
 from serve_app.feeding import Prepare
 from serve_app.limits import check_count
 from serve_app.oip.signature import TensorSpec, View
@@ -42,9 +42,9 @@ class Data(Protocol):
         """
         ...
 
-    def numbers(self, datatype: str) -> Numbers:
+    def numbers(self, datatype: str, count: int) -> Numbers:
         """Return the numbers of a tensor, flat, of the datatype or wider. Raises `RequestError`
-        if they are malformed.
+        if they are malformed, or more than `count`, of which nothing is made then.
         """
         ...
 
@@ -146,7 +146,7 @@ class RawData:
             position += size
         return elements
 
-    def numbers(self, datatype: str) -> Numbers:
+    def numbers(self, datatype: str, count: int) -> Numbers:
         """Read the numbers where they lie."""
         dtype = np.dtype(DTYPES[datatype])
         if len(self.raw) % dtype.itemsize:
@@ -196,6 +196,12 @@ def read_min_revision(parameters: Parameters) -> int:
     if type(value) is not int or value < 0:
         raise bad_request(f"'min_revision' must be a whole number from 0, got {shown(value)}")
     return value
+
+
+def check_not_more(num_values: int, count: int) -> None:
+    """Raise `RequestError` for more values than the shape stands for, before they are read."""
+    if num_values > count:
+        raise _other_number(num_values, count)
 
 
 def check_parameters(value: Parameters, thing: str) -> Parameters:
@@ -269,14 +275,16 @@ def _rounded(planes: Numbers, name: str) -> Image:
 
 
 def _shaped(data: Data, spec: TensorSpec, count: int) -> Numbers:
-    values = data.numbers(spec.datatype)
     shape = (count, *spec.dims)
     expected = math.prod(shape)
+    values = data.numbers(spec.datatype, expected)
     if values.size != expected:
-        raise bad_request(
-            f"the shape {list(shape)} stands for {expected:,} values, got {values.size:,}"
-        )
+        raise _other_number(values.size, expected)
     return values.reshape(shape)
+
+
+def _other_number(given: int, expected: int) -> RequestError:
+    return bad_request(f"the shape stands for {expected:,} values, got {given:,}")
 
 
 READERS: Mapping[str, Callable[[Data, TensorSpec, int], Images]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def narrow(options: ServeOptions, cache: Path) -> Iterator[Change]:
 class Client:
     """One request that is sent in parts."""
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: ServedModel, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         self._parts: asyncio.Queue[Message] = asyncio.Queue()
         self._told: list[Message] = []
         self._answer = asyncio.create_task(
@@ -63,7 +63,7 @@ class Client:
                     "path": f"{ROOT}/classify",
                     "root_path": ROOT,
                     "query_string": b"",
-                    "headers": [],
+                    "headers": list(headers),
                 },
                 self._parts.get,
                 self._collect,
@@ -80,6 +80,10 @@ class Client:
         """Return status and body."""
         await asyncio.wait_for(self._answer, PATIENCE)
         return self._told[0]["status"], orjson.loads(self._told[1]["body"])
+
+    def header(self, name: str) -> str:
+        """Return a header of the answer, "" without."""
+        return str(dict(self._told[0]["headers"]).get(name.encode(), b"").decode())
 
     def leave(self) -> None:
         """Do what Serve does when a client has gone."""
@@ -201,6 +205,50 @@ def test_the_short_queue_follows_what_the_engine_takes_at_once(
     gate = Gate(options, feeding, Statistics())
     assert num_let_in(gate, 200) == options.max_requests == 96
     assert num_let_in(gate, 200) == places
+
+
+def test_no_queue_is_longer_than_the_images_that_may_wait(options: ServeOptions) -> None:
+    narrow = options.model_copy(update={"max_queued_images": 4})
+    assert num_let_in(Gate(narrow, Feeding("streams", 4, 1), Statistics()), 200) == 4
+
+
+def test_what_has_come_whole_has_a_deadline_too(narrow: Change) -> None:
+    """A call over gRPC once waited for ever, and kept its place."""
+
+    async def run() -> None:
+        gate = narrow(deadline_seconds=0.05).gate
+        with pytest.raises(RequestError, match=r"no answer within 0.05 s") as refused:
+            await gate.answered_whole(lambda: asyncio.sleep(PATIENCE))
+        assert (refused.value.status, gate.num_inside) == (503, 0)
+        assert await gate.answered_whole(lambda: asyncio.sleep(0, "answer")) == "answer"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("headers", "closes"),
+    [
+        ([], False),
+        ([(b"content-length", b"1048576")], False),
+        ([(b"content-length", b"1048577")], True),
+        ([(b"content-length", b"10000000000")], True),
+        ([(b"content-length", b"many")], True),
+        ([(b"transfer-encoding", b"chunked")], True),
+    ],
+)
+def test_a_refusal_ends_the_connection_where_much_is_still_to_come(
+    narrow: Change, headers: list[tuple[bytes, bytes]], closes: bool
+) -> None:
+    """Nobody limits or times what comes after an answer: a refused client could go on for ever."""
+
+    async def run() -> None:
+        model = narrow()
+        with model.gate.admitted():
+            client = Client(model, headers)
+            assert (await client.answer())[0] == 429
+        assert ("close" in client.header("connection")) is closes
+
+    asyncio.run(run())
 
 
 def test_unfinished_bodies_hold_no_more_than_they_may(

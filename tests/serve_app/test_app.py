@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from serve_app.app import has_room, spread_over
+from serve_app.app import cores_of, has_room, seconds_to_leave, spread_over
+from serve_app.config import ServeOptions
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,23 @@ def test_there_is_room_for_a_replica_where_one_node_has_it(
 def test_the_cpu_and_the_gpu_have_to_be_on_the_same_node() -> None:
     assert not has_room({"CPU": 1, "GPU": 1}, [{"CPU": 4.0}, {"GPU": 1.0}])
     assert has_room({"CPU": 1, "GPU": 1}, [{"CPU": 4.0}, {"CPU": 1.0, "GPU": 1.0}])
+
+
+def test_only_the_node_that_looks_counts_its_own_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head of two cores once counted two of sixteen on each of its workers."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    nodes = [
+        {"NodeID": "head", "Alive": True, "Resources": {"CPU": 4.0}},  # told of more than it has
+        {"NodeID": "worker", "Alive": True, "Resources": {"CPU": 16.0}},
+        {"NodeID": "gone", "Alive": False, "Resources": {"CPU": 16.0}},
+        {"NodeID": "empty", "Alive": True, "Resources": {}},
+    ]
+    assert cores_of(nodes, "head") == [2, 16, 0]
+
+
+def test_a_replica_may_leave_no_sooner_than_its_longest_request() -> None:
+    options = ServeOptions(bundle="x", deadline_seconds=300)
+    assert seconds_to_leave(options) > 300 + options.limits.upload_seconds + 30
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from models.predictor import Predictor, open_predictor
 from models.preprocess import Image
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
+from serve_app.errors import RequestError
 from serve_app.model import ServedModel
 from serve_app.trace import Trace, current
 from tests.serve_app.conftest import ROOT, SIZE, encode, refused
@@ -201,6 +202,39 @@ def test_a_broken_engine_is_a_500_without_internals_and_then_not_ready_until_it_
         engine.is_broken = False
         assert client.get("/ready").status_code == 200
         assert client.post("/classify", content=encode()).status_code == 200
+
+
+def test_an_engine_that_hangs_is_not_healthy_until_it_answers_again(
+    options: ServeOptions, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request was given up after its deadline, and the replica stayed healthy for ever."""
+    may_go = threading.Event()
+
+    async def run() -> None:
+        predictor = open_predictor(open_bundle(options.bundle, cache), options.engine_options)
+        served = ServedModel(predictor, options.model_copy(update={"deadline_seconds": 0.1}))
+        work = predictor.engine.run
+
+        def hang(images: Images) -> Outputs:
+            assert may_go.wait(20)
+            return work(images)
+
+        await served.check()
+        monkeypatch.setattr(predictor.engine, "run", hang)
+        for _ in range(2):
+            with pytest.raises(RequestError, match="no answer within"):
+                await served.gate.answered_whole(lambda: served.score(encode()))
+        looks = [asyncio.create_task(served.check()) for _ in range(3)]
+        await asyncio.sleep(0.3)
+        assert not any(look.done() for look in looks)
+        looks.pop().cancel()  # Serve gives up a look after a while; the next one waits as well
+        may_go.set()
+        await asyncio.gather(*looks)
+        await served.check()
+        assert served.gate.num_too_late == 0
+        await asyncio.to_thread(served.close)
+
+    asyncio.run(run())
 
 
 def test_a_closed_model_is_not_ready(bundle_uri: str, cache: Path) -> None:

@@ -244,6 +244,7 @@ WRONG = [
     (typed(IMAGE, bytes_contents=[b"x"] * 5000), "stands for 1 images, got 2"),
     (infer_request(PIXELS, b"abc"), "stands for 12,288 values, got 3"),
     (typed(PIXELS, uint_contents=[256]), "from 0 to 255"),
+    (typed(PIXELS, uint_contents=[256] * 12289), "stands for 12,288 values, got 12,289"),
     (typed(PIXELS, fp32_contents=[1.0]), "values, got 0"),
     (infer_request(TENSOR, b"abc"), "no whole number of FP32 values"),
     (infer_request(TENSOR, bytes(4)), "stands for 12,288 values, got 1"),
@@ -349,6 +350,15 @@ def test_a_message_of_countless_parts_is_not_read(triton: GrpcClient, part: str)
     said = triton.refused("INVALID_ARGUMENT", "ModelInfer", Raw(OF_COUNTLESS_PARTS[part]))
     assert said == "bad_message: the message has more than 10,000 parts"
     assert time.process_time() - started < 0.5
+
+
+def test_a_group_hides_no_parts(triton: GrpcClient) -> None:
+    """Counting ended at one, which the parser reads over, with all that lies behind it."""
+    group = bytes([0xC3, 0x3E, 0xC4, 0x3E])  # beginning and end of field 1000
+    said = triton.refused(
+        "INVALID_ARGUMENT", "ModelInfer", Raw(group + OF_COUNTLESS_PARTS["inputs"])
+    )
+    assert said == "bad_message: the message is no ModelInferRequest"
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,25 @@ def test_a_client_that_leaves_is_counted_and_its_task_ends() -> None:
     assert meters.counted().errors == {("classify", "http", "client_gone"): 1}
 
 
+def test_an_answer_that_nobody_waits_for_any_more_is_no_success() -> None:
+    """Past Serve nobody cancels a request whose client leaves while its image is scored."""
+    meters, told = Meters(), list[Any]()
+
+    class Left:
+        disconnected = True
+
+    async def score(request: Any) -> Any:
+        return json_reply({})
+
+    async def tell(message: Any) -> None:
+        told.append(message)
+
+    api = Api({"/classify": {"POST": score}}, watch=Watch(meters), name_call=lambda _: "classify")
+    scope = {"type": "http", "method": "POST", "path": "/classify", "headers": []}
+    asyncio.run(api.answer(scope, _nothing, tell, connection=Left()))
+    assert (meters.counted().errors, told) == ({("classify", "http", "client_gone"): 1}, [])
+
+
 def test_an_error_that_only_a_status_tells_has_a_code_too() -> None:
     meters = Meters()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import struct
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from models.predictor import Predictor
+from serve_app.oip.infer import parse_aside
 from tests.serve_app.conftest import SIZE, Response, encode, refused
 
 LENGTH = "Inference-Header-Content-Length"
@@ -299,6 +302,25 @@ def test_a_shape_that_promises_too_many_images_is_refused_before_anything_is_mad
         {"name": "tensor", "datatype": "FP32", "shape": [count, 3, SIZE, SIZE], "data": []},
     ):
         refused(client.post("/infer", json={"inputs": [tensor]}), 413, "too_many_images")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_more_numbers_than_the_shape_stands_for_are_refused_unread(
+    client: TestClient, nested: bool
+) -> None:
+    """They were made into an array first, while nobody else was answered."""
+    rows: list[Any] = [[[0] * 3] * SIZE] * (SIZE + 1) if nested else [[0] * (SIZE * SIZE * 3 + 3)]
+    tensor = {**PIXELS, "shape": [1, SIZE, SIZE, 3], "data": [rows] if nested else rows[0]}
+    sentence = refused(client.post("/infer", json={"inputs": [tensor]}), 400, "bad_request")
+    assert "stands for 12,288 values, got 12," in sentence
+
+
+def test_what_is_large_is_read_on_a_thread() -> None:
+    async def run(num_bytes: int) -> bool:
+        thread = await parse_aside(num_bytes, threading.current_thread)
+        return thread is threading.current_thread()
+
+    assert [asyncio.run(run(num_bytes)) for num_bytes in (1 << 18, (1 << 18) + 1)] == [True, False]
 
 
 @pytest.mark.parametrize("value", ["1", -1, 1.5, True, [], None, {"a": 1}])

@@ -46,6 +46,16 @@ def test_what_a_job_raises_is_raised_where_it_is_awaited_and_the_thread_goes_on(
     assert asyncio.run(run()) == 7
 
 
+def test_a_job_that_ends_as_an_iterator_does_is_told(threads: Threads) -> None:
+    """No future takes a `StopIteration`: its caller would have waited for ever."""
+
+    async def run() -> None:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(threads.run(next, iter(())), 10)
+
+    asyncio.run(run())
+
+
 def test_a_job_that_is_cancelled_while_it_waits_never_begins(threads: Threads) -> None:
     held, begun = threading.Event(), list[str]()
 
