@@ -8,10 +8,12 @@ on standard output is the result as JSON.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -53,8 +55,9 @@ class Answered:
     milliseconds: float
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
+    argparse.ArgumentParser(prog="python -m jobs.demo", description=__doc__).parse_args(arguments)
     console = make_console()
     set_up_logging()
     started = time.perf_counter()

@@ -15,6 +15,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from cluster.environment import SERVING
 from cluster.resilience import MAX_CONNECTIONS, resilience_environment
+from serve_app.app import seconds_to_leave
+from serve_app.config import ServeOptions
 from tests.cluster.crd_schema import find_errors
 from tests.cluster.operator_rules import cluster_spec, find_violations
 
@@ -369,6 +371,7 @@ def test_serving_roles_run_haproxy_and_leave_time_to_drain(role: str) -> None:
     told = {**resilience_environment(), "RAY_SERVE_HAPROXY_MAXCONN": str(MAX_CONNECTIONS)}
     assert {name: settings[name] for name in told} == told
     drain = int(settings["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+    assert drain > seconds_to_leave(ServeOptions(bundle="any"))
     for group in groups(ray_object(role)):
         # 35 s is the least that Serve gives a replica to finish in HAProxy mode.
         assert group["template"]["spec"]["terminationGracePeriodSeconds"] > drain + 35
