@@ -96,7 +96,15 @@ def session_environment(token: str, mark: str) -> dict[str, str]:
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         **serving_environment(),
     }
-    return {**{k: v for k, v in wanted.items() if k not in os.environ}, MARK: mark}
+    unset = {k: v for k, v in wanted.items() if k not in os.environ}
+    return {**unset, **_past_proxies(), MARK: mark}
+
+
+def _past_proxies() -> dict[str, str]:
+    """Return the variables by which requests to this machine go to no proxy of a company's."""
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    hosts = ",".join(filter(None, [others, "localhost,127.0.0.1"]))
+    return {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
 def usable_cores() -> int:

@@ -32,6 +32,8 @@ from cluster.standing import ADDRESSES, FORGET, down, env, up
 
 logger = logging.getLogger(__name__)
 
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+
 CONNECT_SECONDS = 5.0
 
 
@@ -134,24 +136,31 @@ def _started(options: SessionOptions) -> Iterator[Session]:
             with _ending_in_order():
                 yield Session(True, float(cpus), url, folder)
         finally:
-            ray.shutdown()
-            end_marked(mark)
+            try:
+                ray.shutdown()
+            finally:  # a second Ctrl-C
+                end_marked(mark)
     _read_environment_again()
 
 
 @contextmanager
 def _ending_in_order() -> Iterator[None]:
-    """Let SIGTERM end this process as Ctrl-C does, through every `finally`: Ray's own handler, set
-    when it starts, aborts the process instead.
+    """Let SIGTERM, and SIGHUP of a terminal that is closed, end this process as Ctrl-C does,
+    through every `finally`: Ray's own handler of the one, set when it starts, aborts the process,
+    and so does the system's of the other.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python gives signals to the main thread only
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN or number == signal.SIGTERM:  # as under nohup
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _read_environment_again() -> None:

@@ -122,7 +122,12 @@ def readable_errors(console: Console) -> Iterator[None]:
     try:
         yield
     except (SightlineError, NoRayError) as error:
-        console.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
+        # In a log a message stays one line, so that what it names can be searched for.
+        console.print(
+            f"[bold red]{type(error).__name__}[/]: {escape(str(error))}",
+            highlight=False,
+            soft_wrap=not console.is_terminal,
+        )
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         console.print("interrupted")

@@ -27,6 +27,7 @@ from rich.markup import escape
 from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.label_tables import print_changes, print_history, print_map, print_what_if
 from jobs.local_serving import LABEL_STORE
+from jobs.yaml12 import Loader
 from models.bundle import Bundle, newest_version, open_bundle
 from models.errors import ConfigError, LabelMapError
 from models.kinds import find_kind
@@ -124,7 +125,7 @@ def _edits(given: argparse.Namespace) -> Change:
 
 def _publish(given: argparse.Namespace) -> Change:
     try:
-        value = yaml.safe_load(given.file.read_text())
+        value = yaml.load(given.file.read_text(), Loader)  # a safe one
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{given.file} cannot be read: {error}") from error
     return parse_map(value, str(given.file)) if isinstance(value, Mapping) else parse_edits(value)
@@ -219,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _newest_bundle(given: argparse.Namespace) -> Bundle:
     version = newest_version(given.model_store, given.model)
-    return open_bundle(f"{given.model_store}/{given.model}/{version}")
+    return open_bundle(f"{given.model_store.rstrip('/')}/{given.model}/{version}")
 
 
 def _open(given: argparse.Namespace) -> LabelLog:

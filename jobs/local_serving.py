@@ -29,14 +29,25 @@ FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
 def local_config(path: Path = LOCAL_CONFIG) -> dict[str, Any]:
-    """Read a serve file. Raises `ConfigError` if there is none."""
+    """Read a serve file. Raises `ConfigError` if there is none, or it is none."""
     try:
-        config: dict[str, Any] = yaml.safe_load(path.read_text())
+        config: Any = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
         raise ConfigError(
             f"serve file {path} does not exist; run this in the project's folder"
         ) from error
-    return config
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"serve file {path} cannot be read: {error}") from error
+    settings: dict[str, Any] = config if isinstance(config, dict) else {}
+    applications = settings.get("applications")
+    if not isinstance(applications, list) or not all(
+        isinstance(each, dict) and "import_path" in each for each in applications
+    ):
+        raise ConfigError(
+            f"serve file {path} has no list of `applications` with an `import_path` each, as "
+            f"{LOCAL_CONFIG} has"
+        )
+    return settings
 
 
 def as_it_is(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +177,7 @@ def deployed(
     _wait_until_running(client.get_serve_details, timeout_seconds)
     url = base_url(config)
     for application in config["applications"]:
-        prefix = application["route_prefix"].rstrip("/")
+        prefix = application.get("route_prefix", "/").rstrip("/")  # as Serve takes it
         path = f"{prefix}/ready" if prefix else "/v2/health/live"
         _wait_until_answering(f"{url}{path}", timeout_seconds)
     yield url
@@ -194,7 +205,7 @@ def _wait_until_answering(url: str, timeout_seconds: float) -> None:
     last = "no answer"
     while time.monotonic() < deadline:
         try:
-            response = httpx.get(url, timeout=5)
+            response = httpx.get(url, timeout=5, trust_env=False)  # here, not through a proxy
             if response.status_code == 200:
                 return
             last = f"HTTP {response.status_code}"

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if "bundle" in application["args"]:
                     bundle = application["args"]["bundle"]
                     calls = find_kind(open_bundle(bundle).manifest.kind).calls
-                    path = f"{url}{application['route_prefix']}/{min(calls)}"
+                    path = f"{url}{application.get('route_prefix', '')}/{min(calls)}"
                     console.print(f"serving {bundle}", highlight=False)
                     console.print(f"  curl --data-binary @image.png {path}", highlight=False)
             console.print(f"a page to try them: {url}/   Ctrl-C ends it", highlight=False)

@@ -197,6 +197,10 @@ def normalise_uri(uri: str | Path) -> str:
             f"storage URI {text!r} has the unknown scheme {scheme!r}; "
             f"expected a local path, file:// or one of {', '.join(REMOTE_SCHEMES)}"
         )
+    if not text.partition("://")[2].partition("/")[0]:
+        raise ConfigError(
+            f"storage URI {text!r} names no bucket; expected {scheme}://bucket/folder"
+        )
     return text.rstrip("/")
 
 

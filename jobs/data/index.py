@@ -27,8 +27,9 @@ from jobs.data.quarantine import Broken, check_share
 from jobs.data.sources import Listing, list_source
 from jobs.data.split import SPLITS, assign_splits
 from models.decoders import ImageLimits
-from models.errors import DataError, ImageError, NotFoundError
+from models.errors import DataError, ImageError, NotFoundError, StorageError
 from models.preprocess import PreprocessSpec, prepare
+from models.storage import is_remote
 
 # Called with (images read so far, images in all).
 Progress = Callable[[int, int], None]
@@ -184,11 +185,16 @@ def _examine_chunk(
 def examine_image(path: str, spec: PreprocessSpec, limits: ImageLimits) -> tuple[str, str]:
     """Return the SHA-256 of one image file and the reason why it cannot be used, "" if it can.
 
-    A missing file is that image's fault; a refused key or a dead store is everybody's and raises.
+    A missing file is that image's fault, and so is one on a disk that cannot be read; a refused key
+    or a dead store is everybody's and raises.
     """
     try:
         data = read_image(path)
     except NotFoundError as error:
+        return "", str(error)
+    except StorageError as error:
+        if is_remote(path):
+            raise
         return "", str(error)
     digest = hashlib.sha256(data).hexdigest()
     try:

@@ -72,7 +72,8 @@ class Augmentation:
 
     @property
     def _has_affine(self) -> bool:
-        return self.config.rotate_degrees > 0 or self.config.crop_scale < 1
+        config = self.config
+        return config.rotate_degrees > 0 or config.crop_scale < 1 or config.crop_aspect > 1
 
     @property
     def _has_colour(self) -> bool:

@@ -17,14 +17,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
 
+from rich.console import Console
+
 from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.score.columns import Scores
 from jobs.score.exchange import Key
-from jobs.score.output import check_output
+from jobs.score.output import check_output, failed_share
 from jobs.score.parts import read_journal
 from jobs.score.run import AlreadyFinished, Options, Outcome, run_scoring, work_store
 from models.errors import ConfigError, SightlineError
 
+INTERRUPTED = 130
 DEFAULT_KEY = "SIGHTLINE_KEY"
 OPTIONS_OF_COMMAND = ("key_env", "max_failed_share")
 
@@ -41,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcome = run_scoring(options, console)
         except AlreadyFinished:
             console.print(f"{options.output} is finished already", highlight=False)
-            print(json.dumps({"output": options.output, "is_finished_before": True}))
-            return 0
+            share = failed_share(check_output(options.output, has_embedding=False))
+            line = {"output": options.output, "is_finished_before": True, "failed_share": share}
+            print(json.dumps(line))
+            return _status(share, given.max_failed_share, options.output, console)
         except (SightlineError, KeyboardInterrupt):
             if _is_unfinished(options.output):
                 console.print("what is scored is kept: go on with --resume", highlight=False)
@@ -51,15 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.truth and not outcome.tally.pairs:
             console.print("--truth: no image has a truth; there is no class folder, or no label")
         print(json.dumps(result_line(outcome), ensure_ascii=False))
-    share = outcome.tally.failed_share
-    if share > given.max_failed_share:
-        console.print(
-            f"[bold red]{share:.1%} of the images have no answer[/], more than --max-failed-share "
-            f"{given.max_failed_share:g} allows; {outcome.output} says why, in the column error",
-            highlight=False,
-        )
-        return 1
-    return 0
+    return _status(outcome.tally.failed_share, given.max_failed_share, outcome.output, console)
+
+
+def _status(share: float, allowed: float, output: str, console: Console) -> int:
+    """Return the exit status for so many images without an answer, and say why it is not 0."""
+    if share <= allowed:
+        return 0
+    console.print(
+        f"[bold red]{share:.1%} of the images have no answer[/], more than --max-failed-share "
+        f"{allowed:g} allows; {output} says why, in the column error; --overwrite scores "
+        "all of them again",
+        highlight=False,
+    )
+    return 1
 
 
 def result_line(outcome: Outcome) -> dict[str, Any]:
@@ -204,4 +214,11 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+        # Not as Python ends: it would wait for requests under way, up to --timeout.
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)

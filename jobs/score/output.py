@@ -63,6 +63,30 @@ def output_exists(uri: str) -> bool:
     return open_store(folder).exists(name)
 
 
+def failed_share(uri: str) -> float:
+    """Return which share of the images in a finished output has no answer.
+
+    Raises `StorageError` where it cannot be read.
+    """
+    folder, name = split_uri(uri)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(uri)
+        if is_remote(uri):
+            path = Path(scratch) / name
+            open_store(folder).download(name, path)
+        try:
+            if _suffix(uri) == ".csv":
+                only_codes = pyarrow.csv.ConvertOptions(
+                    include_columns=["code"], strings_can_be_null=True
+                )
+                codes = pyarrow.csv.read_csv(path, convert_options=only_codes)["code"]
+            else:
+                codes = pq.read_table(path, columns=["code"])["code"]
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise StorageError(f"{uri} cannot be read: {error}") from error
+    return float((len(codes) - codes.null_count) / max(1, len(codes)))
+
+
 def write_output(
     uri: str, parts: Iterator[pa.Table], columns: Columns, labels: Sequence[str], work: str
 ) -> None:

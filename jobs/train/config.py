@@ -6,6 +6,7 @@ Unknown keys and contradictions are refused before anything is read or started.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,6 +15,8 @@ from jobs.data.config import DataConfig
 from jobs.data.transforms import AugmentConfig
 from models.manifest import Name
 from models.preprocess import PreprocessSpec
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class _Section(BaseModel):
@@ -100,6 +103,9 @@ class TrainConfig(_Section):
                 "preprocess is "
                 f"{self.preprocess.height} x {self.preprocess.width}"
             )
-        if self.run is not None and ("/" in self.run or not self.run.strip()):
-            raise ValueError(f"run {self.run!r} must be a plain name without '/'")
+        if self.run is not None and (not RUN_NAME.fullmatch(self.run) or self.run == "features"):
+            raise ValueError(
+                f"run {self.run!r} must be a name of letters, digits, '.', '_' and '-' that begins "
+                "with a letter or a digit, and not 'features', where the feature cache is"
+            )
         return self

@@ -19,8 +19,9 @@ ROWS_AT_ONCE = 65_536
 def claim_run(config: TrainConfig, index: Index, run_id: str) -> None:
     """Write what this run trains for, or compare with what the same name trained for before.
 
-    Raises `ConfigError` naming what differs. Numbers of epochs and learning rates may differ: going
-    on with others is a choice.
+    Raises `ConfigError` naming what differs. Numbers of epochs and the optimiser's settings may
+    differ: going on with others is a choice. What a run of an older version did not write down is
+    not compared.
     """
     store = open_store(config.runs).child(run_id)
     mine = _identity(config, index)
@@ -33,7 +34,7 @@ def claim_run(config: TrainConfig, index: Index, run_id: str) -> None:
         before: dict[str, object] = json.loads(store.read(FILE))
     except ValueError as error:
         raise StorageError(f"{store.uri}/{FILE} is damaged ({error}); use another run") from error
-    differing = [key for key, value in mine.items() if before.get(key) != value]
+    differing = [key for key, value in mine.items() if before.get(key, value) != value]
     if differing:
         changes = "; ".join(f"{key}: {before.get(key)!r}, now {mine[key]!r}" for key in differing)
         raise ConfigError(
@@ -55,4 +56,10 @@ def _identity(config: TrainConfig, index: Index) -> dict[str, object]:
         "backbone": config.network.backbone,
         "freeze": config.network.freeze,
         "preprocess": config.preprocess.model_dump(mode="json"),
+        "weights": config.network.weights,
+        "num_views": config.network.num_views,
+        "augment": config.augment.model_dump(mode="json"),
+        "balance": config.balance,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
     }

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -107,6 +107,12 @@ def fit(
     """
     run = _Run(network, batches, config, class_counts, place)
     history = run.resume(checkpoints.load("last"))
+    if len(history) >= config.epochs:
+        logger.warning(
+            "this run has its %d epochs already, so nothing is trained; raise epochs to go on, or "
+            "give another `run` to begin anew",
+            len(history),
+        )
     for epoch in range(len(history), config.epochs):
         if should_stop(history, config.monitor, config.early_stop_epochs):
             break
@@ -251,11 +257,26 @@ class _Run:
         if self.average is not None:
             self.average.module.load_state_dict(state["served"])
             self.average.n_averaged.fill_(state["num_averaged"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
+        self._load_optimiser(state)
         history = [EpochRecord(**record) for record in state["history"]]
         logger.info("going on after epoch %d", len(history))
         return history
+
+    def _load_optimiser(self, state: State) -> None:
+        """Take over moments and steps, but rates and decay as they are configured now: lowering
+        them is what helps a run whose loss broke.
+        """
+        wanted = [(group["initial_lr"], group["weight_decay"]) for group in self._groups]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.schedule.base_lrs = [lr for lr, _ in wanted]
+        factors = [factor(self.schedule.last_epoch) for factor in self.schedule.lr_lambdas]
+        for group, (lr, decay), factor in zip(self._groups, wanted, factors, strict=True):
+            group |= {"initial_lr": lr, "weight_decay": decay, "lr": lr * factor}
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return self.optimiser.param_groups
 
 
 def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -102,6 +102,9 @@ def test_a_file_holds_edits_or_a_whole_map(shell: Shell, tmp_path: Path) -> None
     file.write_text(json.dumps(whole))
     shell.run("publish", str(file), "--base", "1")
     assert names(shell)["good"] == "active"
+    file.write_text("- {op: rename, label: good, name: on}\n")  # a word, not a boolean
+    shell.run("publish", str(file))
+    assert names(shell)["on"] == "active"
     file.write_text("- {op: hid, label: dented}\n")
     assert "edit 0: " in shell.refused("publish", str(file))
     file.write_text("labels: 5")

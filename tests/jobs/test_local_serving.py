@@ -89,6 +89,25 @@ def test_the_serve_file_of_this_machine_takes_models_with_and_without_a_label_ma
     open_served(parse_options(ServeOptions, caps["args"], "caps")).close()
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("applications: [", "cannot be read"),
+        ("", "no list of `applications`"),
+        ("- 1", "no list of `applications`"),
+        ("applications: 5", "no list of `applications`"),
+        ("applications: [{name: caps}]", "no list of `applications`"),
+    ],
+)
+def test_a_serve_file_that_is_none_is_named(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=rf"serve.yaml.*{told}"):
+        local_config(file)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        local_config(tmp_path)
+
+
 def test_what_cannot_be_served_is_named(tmp_path: Path) -> None:
     config = config_with(f"{tmp_path}/elpv/1")
     with pytest.raises(NotFoundError, match="make demo"):

@@ -139,6 +139,13 @@ def test_an_unknown_scheme_lists_the_known_ones() -> None:
         open_store("ftp://host/path")
 
 
+@pytest.mark.parametrize("uri", ["s3://", "s3:///", "s3:///folder", "gs://"])
+def test_a_uri_without_a_bucket_is_refused(uri: str) -> None:
+    """`s3://$BUCKET` with an empty variable once wrote into a folder named `s3:`."""
+    with pytest.raises(ConfigError, match="names no bucket"):
+        open_store(uri)
+
+
 def test_a_uri_of_one_object_is_split_and_read(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     path.write_bytes(b"w")

@@ -69,6 +69,11 @@ def test_a_crop_magnifies() -> None:
     assert (spread < 190).all()
 
 
+def test_another_aspect_alone_changes_images() -> None:
+    images = photos(8, 48)
+    assert not torch.equal(augment(images, crop_aspect=2), images)
+
+
 def test_rotation_by_up_to_180_degrees_keeps_the_centre() -> None:
     images = photos(8, 25)
     changed = augment(images, rotate_degrees=180)

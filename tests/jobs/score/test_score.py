@@ -278,6 +278,20 @@ def test_too_many_failures_give_status_1_and_the_results_all_the_same(
     assert len(pd.read_csv(output)) == 2
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_run_that_failed_does_not_succeed_by_being_asked_again(
+    model: Model, shell: Shell, tmp_path: Path, suffix: str
+) -> None:
+    """What runs jobs tries them again with --resume, and took the second 0 for success."""
+    write(tmp_path / "images", {"a.jpg": jpeg(1), "b.jpg": b"broken"})
+    arguments = (tmp_path / "images", "--url", model.url, "--output", tmp_path / f"s.{suffix}")
+    assert shell.run(*arguments).status == 1
+    again = shell.run(*arguments, "--resume")
+    assert (again.status, again.line["failed_share"]) == (1, 0.5)
+    assert "finished already" in again.shown
+    assert shell.run(*arguments, "--resume", "--max-failed-share", 0.5).status == 0
+
+
 def test_existing_results_are_not_replaced_unless_told(
     model: Model, shell: Shell, tmp_path: Path
 ) -> None:
@@ -290,6 +304,7 @@ def test_existing_results_are_not_replaced_unless_told(
     assert shell.run(*arguments, "--resume").line == {
         "output": str(output),
         "is_finished_before": True,
+        "failed_share": 0.0,
     }
     assert output.read_bytes() == before
     write(tmp_path / "images", {"b.jpg": jpeg(2)})

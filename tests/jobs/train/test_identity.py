@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,6 +46,11 @@ def test_the_same_run_goes_on_with_other_epochs(tmp_path: Path) -> None:
         (make_index(), {"network": {"backbone": "resnet18"}}, "backbone: 'tf_efficientnet_lite0'"),
         (make_index(), {"network": {"freeze": "backbone"}}, "freeze"),
         (make_index(), {"preprocess": {"height": 192, "width": 192}}, "preprocess"),
+        (make_index(), {"network": {"weights": "none"}}, "weights"),
+        (make_index(), {"augment": {"horizontal_flip": True}}, "augment"),
+        (make_index(), {"balance": "weights"}, "balance"),
+        (make_index(), {"batch_size": 32}, "batch_size"),
+        (make_index(), {"seed": 3}, "seed"),
     ],
 )
 def test_a_name_used_for_something_else_is_refused(
@@ -53,6 +59,14 @@ def test_a_name_used_for_something_else_is_refused(
     claim_run(make_config(tmp_path), make_index(), "night")
     with pytest.raises(ConfigError, match=f"something else before .*{told}"):
         claim_run(make_config(tmp_path, **changes), index, "night")
+
+
+def test_what_an_older_version_did_not_write_down_is_not_compared(tmp_path: Path) -> None:
+    claim_run(make_config(tmp_path), make_index(), "night")
+    account = tmp_path / "night" / "run.json"
+    older = {k: v for k, v in json.loads(account.read_text()).items() if k != "seed"}
+    account.write_text(json.dumps(older))
+    claim_run(make_config(tmp_path, seed=3), make_index(), "night")
 
 
 def test_a_damaged_account_of_a_run_is_an_error(tmp_path: Path) -> None:

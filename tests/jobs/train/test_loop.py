@@ -7,18 +7,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import jobs.train.loop
 from jobs.data.streams import Batch
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.loop import NotFiniteError, Place, fit
 from jobs.train.network import Network
+from jobs.train.steps import train_step
 from models.errors import DataError, StorageError
 from models.storage import open_store
 
@@ -120,6 +123,39 @@ def run(
         watcher=notes or Notes(),
     )
     return network, history
+
+
+def test_a_run_goes_on_with_the_rate_and_the_decay_that_it_is_given_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lowering the rate is what is advised where the loss broke; the old one came back."""
+    with pytest.raises(KeyboardInterrupt):
+        run(make_config(), tmp_path, Notes(stop_after=2))
+    rates, decays = list[float](), list[float]()
+
+    def noting(*arguments: Any, **settings: Any) -> torch.Tensor:
+        groups = settings["optimiser"].param_groups
+        rates.append(max(group["lr"] for group in groups))
+        decays.append(max(group["weight_decay"] for group in groups))
+        return train_step(*arguments, **settings)
+
+    monkeypatch.setattr(jobs.train.loop, "train_step", noting)
+    optimiser = {"lr": 2e-4, "backbone_lr_scale": 1.0, "warmup_epochs": 0.5, "weight_decay": 0.3}
+    run(make_config(optimiser=optimiser), tmp_path)
+    assert len(rates) == 2 * 6
+    assert 1e-5 < max(rates) < 2e-4
+    assert rates == sorted(rates, reverse=True)  # in the middle of the same cosine
+    assert set(decays) == {0.3}
+
+
+def test_a_run_that_has_all_its_epochs_says_that_nothing_is_trained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(make_config(), tmp_path)
+    notes = Notes()
+    run(make_config(), tmp_path, notes)
+    assert notes.steps == 0
+    assert "has its 4 epochs already, so nothing is trained" in caplog.text
 
 
 def test_it_learns_what_can_be_learnt(tmp_path: Path) -> None:
