@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs.demo_data import write_elpv
+from models.decoders import IMAGE_SUFFIXES
 from models.errors import ConfigError
 
 NUM_CELLS = 200
@@ -38,7 +39,7 @@ def write_large(target: Path, photos: Path) -> Path:
     from PIL import Image
 
     height, width = LARGE
-    files = [path for path in sorted(photos.iterdir()) if path.suffix in (".jpg", ".jpeg")]
+    files = [path for path in sorted(photos.iterdir()) if path.suffix in IMAGE_SUFFIXES]
     canvas = Image.new("RGB", (width, height))
     tile = 1000
     places = [(x, y) for y in range(0, height, tile) for x in range(0, width, tile)]

@@ -37,6 +37,7 @@ class Server:
         self.requests = list(requests)
         self.mark = mark or f"server-{secrets.token_hex(8)}"
         self.start_up_seconds = 0.0  # from the start of its first process to its first answer
+        self.warm_per_second = 0.0  # requests answered while it was warmed up
         self.seconds_between = 0.0  # two of its processes that are stopped or woken
         self._environment = {k: v for k, v in os.environ.items() if k != MARK}
         self._idle_seconds = 0.0  # what one request takes when there is no other

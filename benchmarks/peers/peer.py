@@ -81,7 +81,7 @@ class Peer(Server):
             self._launch(environment)
             self._check()
             self.learn_idle()
-            self.load(*WARM_UP)
+            self.warm_per_second = self.load(*WARM_UP).per_second
         except (PeerFailure, OSError, httpx.HTTPError, RuntimeError) as error:
             reason = f"{error}{self._log_tail()}"
             self.stop()

@@ -120,6 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report.versions[str(name)] = str(found["version"])
     summarise(steps, setting, report)
     table = rows(steps, setting)
+    if not table:
+        steps.finish()  # so that the next run begins anew
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in report.failures.items())
+        raise SystemExit(f"the ceiling or Sightline itself could not be measured: {reasons}")
     print_table("the ceiling, each layout once", ("layout", "images/s"), screened(steps))
     print_table("medians of interleaved repetitions", COLUMNS, [row.cells for row in table])
     print_table("ratios", ("ratio", ""), [(k, f"{v:.3f}") for k, v in report.ratios.items()])

@@ -74,14 +74,18 @@ class Row:
 
 def summarise(steps: Steps, setting: Setting, report: Report) -> None:
     """Fill the report's ratios, figures and failures from what was measured."""
+    for (failed_in, name), found in steps.below(FAILED):
+        report.failures[f"{name} {failed_in}"] = str(found["reason"])[:500]
     ceilings = ceiling_series(steps)
+    if not ceilings or not best_of(steps, SAME, SIGHTLINE, RAW):
+        return
     report.figures["ceiling_images_per_s"] = statistics.median(ceilings)
     report.figures["ceiling_layout"] = max(
         {key[0] for key, _ in steps.below(SAME, CEILING)},
         key=lambda layout: statistics.median(steps.series("per_second", SAME, CEILING, layout)),
         default="",
     )
-    report.figures["raw_images_per_s"] = capacity(steps, SAME, SIGHTLINE)
+    report.figures["raw_images_per_s"] = statistics.median(best_of(steps, SAME, SIGHTLINE, RAW))
     report.ratios["raw_to_ceiling"] = paired(best_of(steps, SAME, SIGHTLINE, RAW), ceilings)
     for window in _windows(steps, SAME, SIGHTLINE):
         if window.startswith("16 images"):
@@ -106,8 +110,6 @@ def summarise(steps: Steps, setting: Setting, report: Report) -> None:
     _starts(steps, report)
     _kinds(steps, report)
     _cpu(steps, report)
-    for (failed_in, name), found in steps.below(FAILED):
-        report.failures[f"{name} {failed_in}"] = str(found["reason"])[:500]
     for wave in (SAME, KINDS_WAVE):
         failed = sum(
             int(found["num_429"]) + int(found["num_other"])
@@ -127,6 +129,8 @@ def summarise(steps: Steps, setting: Setting, report: Report) -> None:
 def rows(steps: Steps, setting: Setting) -> list[Row]:
     """Return the table: the ceiling, Sightline in each way, the peers by speed."""
     ceilings = ceiling_series(steps)
+    if not ceilings or not best_of(steps, SAME, SIGHTLINE, RAW):
+        return []
     found = [Row("ceiling: decode+infer, no server", ceilings, 1.0)]
     for window in _windows(steps, SAME, SIGHTLINE):
         series = steps.series("per_second", SAME, SIGHTLINE, window)

@@ -91,6 +91,7 @@ class Waves:
             return
         with ExitStack() as stack:
             server = stack.enter_context(self._sightline({"": self.setting.bundle}, SAME))
+            server.pause()
             servers: dict[str, Server] = {SIGHTLINE: server}
             contestants = [self._ceiling(stack, finalists, environment)]
             windows = self._sightline_windows(server, {"": calls})
@@ -121,7 +122,7 @@ class Waves:
         key, row = new_key("benchmark", [ADMIN])
         with variable_set(KEYS, row), self._sightline(bundles, OWN, layouts) as server:
             if (LABELS,) not in self.steps:
-                self.steps.add((LABELS,), self._labels(server, open_bundle(bundles[LABELS]), key))
+                self._measure_labels(server, open_bundle(bundles[LABELS]), key)
             server.pause()
             for name in self.setting.peers:
                 if self._is_done_own(name, windows[name]):
@@ -158,15 +159,18 @@ class Waves:
             kind: self.setting.bundle if kind == "generic" else self._as_kind(kind)
             for kind in KINDS
         }
-        with self._sightline(bundles, KINDS_WAVE) as server:
-            windows = dict(self._sightline_windows(server, calls))
-            for name in photos:
-                requests = CALLS[RAW](server.paths["generic"], self._folders[name])
-                windows[f"generic, {name}"] = self._window(
-                    server, requests, self.pace.connections[0]
-                )
-            contestants = [Contestant(SIGHTLINE, windows)]
-            measure_rounds(KINDS_WAVE, contestants, self.pace.repetitions, self.steps)
+        try:
+            with self._sightline(bundles, KINDS_WAVE) as server:
+                windows = dict(self._sightline_windows(server, calls))
+                for name in photos:
+                    requests = CALLS[RAW](server.paths["generic"], self._folders[name])
+                    windows[f"generic, {name}"] = self._window(
+                        server, requests, self.pace.connections[0]
+                    )
+                contestants = [Contestant(SIGHTLINE, windows)]
+                measure_rounds(KINDS_WAVE, contestants, self.pace.repetitions, self.steps)
+        except FAILURES as error:
+            self.steps.add((FAILED, KINDS_WAVE, SIGHTLINE), {"reason": str(error)})
 
     def num_steps(self) -> int:
         """Return how many steps there will be in all, for the progress bar."""
@@ -187,10 +191,16 @@ class Waves:
             self._kinds[kind] = as_kind(self.setting.bundle, kind, self._store)
         return self._kinds[kind]
 
-    def _labels(self, server: Sightline, bundle: Bundle, key: str) -> Figures:
+    def _measure_labels(self, server: Sightline, bundle: Bundle, key: str) -> None:
         path = server.paths[LABELS]
         (image, *_) = CALLS[RAW](path, self.setting.images)
-        return measure_labels(f"{server.url}{path}", image, bundle.manifest.classes[0].id, key)
+        label = bundle.manifest.classes[0].id
+        try:
+            found = measure_labels(f"{server.url}{path}", image, label, key)
+        except FAILURES as error:
+            self.steps.add((FAILED, LABELS, SIGHTLINE), {"reason": str(error)})
+        else:
+            self.steps.add((LABELS,), found)
 
     def _crew(self, layout: Layout, environment: Mapping[str, str]) -> Crew:
         setting = self.setting
@@ -265,7 +275,12 @@ class Waves:
         def measured(count: int) -> Callable[[], Figures]:
             def measure() -> Figures:
                 assert peer is not None
-                return figures(peer.load(count, seconds))
+                if is_same:
+                    return figures(peer.load(count, seconds))
+                # To the last answer: of batches that take seconds, those under way at the end of a
+                # fixed time would be a tenth of all.
+                num_requests = max(2 * count, round(peer.warm_per_second * seconds))
+                return figures(peer.count(count, num_requests, peer.requests))
 
             return measure
 

@@ -14,6 +14,7 @@ END_SHARE = 0.1  # of the warm part, whose median is called the first and the la
 # Growth per hour that is called growth: of memory as a share and in MiB, whichever is more, and in
 # descriptors.
 MEMORY_SHARE, MEMORY_MIB, DESCRIPTORS = 0.05, 15.0, 10.0
+THREADS = 4.0  # more at the end than at the beginning
 # What has to be flat and to live. What else runs is Ray's own, and only reported.
 OURS = ("replicas of ", "HAProxy")
 MAX_POINTS = 300  # between which slopes are taken
@@ -31,13 +32,20 @@ class Growth:
     first_descriptors: float
     last_descriptors: float
     descriptors_per_hour: float
+    more_threads: float
     num_ended: int  # processes that were there and are gone
 
     @property
     def is_flat(self) -> bool:
         """Whether it is within what caches and noise explain."""
         most = max(MEMORY_MIB, MEMORY_SHARE * self.memory_mib)
-        return self.memory_mib_per_hour <= most and self.descriptors_per_hour <= DESCRIPTORS
+        # A jump moves the ends and not the median slope; a slow leak moves both.
+        return (
+            max(self.memory_mib_per_hour, self.last_mib - self.first_mib) <= most
+            and self.descriptors_per_hour <= DESCRIPTORS
+            and self.last_descriptors - self.first_descriptors <= DESCRIPTORS
+            and self.more_threads <= THREADS
+        )
 
     @property
     def is_ours(self) -> bool:
@@ -58,20 +66,26 @@ def growths(samples: Sequence[Sample]) -> list[Growth]:
     moments = defaultdict(lambda: defaultdict(list))
     for each in samples:
         moments[each.role][each.seconds].append(each)
-    warm_from = WARM_UP_SHARE * max((each.seconds for each in samples), default=0.0)
-    found = [_growth(role, of_role, warm_from) for role, of_role in moments.items()]
+    end = max((each.seconds for each in samples), default=0.0)
+    warm_from = WARM_UP_SHARE * end
+    found = [_growth(role, of_role, warm_from, end) for role, of_role in moments.items()]
     return sorted((each for each in found if each), key=lambda each: -each.memory_mib)
 
 
-def _growth(role: str, moments: Mapping[float, list[Sample]], warm_from: float) -> Growth | None:
+def _growth(
+    role: str, moments: Mapping[float, list[Sample]], warm_from: float, end: float
+) -> Growth | None:
     times = [seconds for seconds in sorted(moments) if seconds >= warm_from]
     if len(times) < 2:
         return None
     memory = [sum(each.memory_mib for each in moments[seconds]) for seconds in times]
     files = [float(sum(each.descriptors for each in moments[seconds])) for seconds in times]
+    threads = [float(sum(each.threads for each in moments[seconds])) for seconds in times]
+    first_threads, last_threads = _ends(threads)
     hours = [seconds / 3600 for seconds in times]
     seen = {each.pid for every in moments.values() for each in every}
-    at_end = {each.pid for each in moments[max(moments)]}
+    # By the end of the run, not of the role: a role may have vanished whole.
+    at_end = {each.pid for each in moments.get(end, ())}
     first, last = _ends(memory)
     first_files, last_files = _ends(files)
     return Growth(
@@ -83,6 +97,7 @@ def _growth(role: str, moments: Mapping[float, list[Sample]], warm_from: float) 
         first_descriptors=first_files,
         last_descriptors=last_files,
         descriptors_per_hour=slope(hours, files),
+        more_threads=last_threads - first_threads,
         num_ended=len(seen - at_end),
     )
 

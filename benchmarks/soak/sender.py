@@ -81,7 +81,8 @@ class Sender:
                 outcome, said = await self._exchange(request, kind)
         except TimeoutError:
             outcome, said = "no answer", f"nothing for {PATIENCE_SECONDS:g} s"
-        except (OSError, asyncio.IncompleteReadError) as error:
+        # also what no server should say: a length that is no number, a head without an end
+        except (OSError, EOFError, ValueError, LookupError, asyncio.LimitOverrunError) as error:
             outcome, said = BROKEN, repr(error)
         self._seen.note(kind, outcome, time.monotonic() - started, said)
 

@@ -160,6 +160,26 @@ def test_one_that_breaks_is_left_out_with_its_reason_and_the_others_go_on(steps:
     assert is_whole("same", {"a": ["raw"], "b": ["raw"]}, 2, steps)
 
 
+def test_one_that_answers_nothing_is_left_out_too(steps: Steps) -> None:
+    """A rate of 0 once ended a run of forty minutes, and each that went on with it."""
+    measure_rounds("same", [Contestant("a", {"raw": lambda: {"per_second": 0.0}})], 2, steps)
+    assert steps.series("per_second", "same", "a") == []
+    assert "not one request was answered" in steps[(FAILED, "same", "a")]["reason"]
+
+
+@pytest.mark.parametrize("name", ["ceiling", "Sightline"])
+def test_without_the_ceiling_or_sightline_there_is_a_reason_and_no_table(
+    steps: Steps, name: str
+) -> None:
+    report, setting = Report("serving"), Setting("b", "fp32", Path(), Layout(), (), QUICK)
+    other = "Sightline" if name == "ceiling" else "ceiling"
+    steps.add(("same", other, "raw body, 16 connections", 0), {"per_second": 5.0})
+    steps.add((FAILED, "same", name), {"reason": "it ended"})
+    summarise(steps, setting, report)
+    assert report.failures == {f"{name} same": "it ended"}
+    assert rows(steps, setting) == []
+
+
 def measured(steps: Steps, sightline: float, peer: float) -> Setting:
     """Fill the steps of a run in which the machine slowed down by a third in the last round."""
     for repetition, slow in enumerate((1.0, 1.0, 2 / 3)):

@@ -57,6 +57,30 @@ def test_a_leak_is_growth_and_warming_up_or_noise_is_not() -> None:
     assert leak.memory_mib_per_hour == pytest.approx(60, abs=10)
 
 
+@pytest.mark.parametrize("minute", [30, 45])
+def test_one_jump_is_growth_too(minute: int) -> None:
+    jumping = [230.0 + 300 * (n * 10 >= minute * 60) for n in range(361)]
+    (jump,) = growths(samples(jumping))
+    assert not jump.is_flat
+
+
+def test_threads_that_stay_are_growth() -> None:
+    flat = samples([500.0] * 361)
+    more = [dataclasses.replace(each, threads=50 + n // 40) for n, each in enumerate(flat)]
+    (growth,) = growths(more)
+    assert (growth.more_threads, growth.verdict) == (6, "grows")
+
+
+def test_a_role_that_vanished_has_ended() -> None:
+    haproxy = [
+        dataclasses.replace(each, role="HAProxy", pid=9)
+        for each in samples([16.0] * 361)
+        if each.seconds < 3000
+    ]
+    found = {each.role: each for each in growths([*samples([500.0] * 361), *haproxy])}
+    assert found["HAProxy"].verdict == "1 ended"
+
+
 def test_descriptors_that_grow_are_found() -> None:
     (growth,) = growths(samples([500.0] * 361, [100 + n // 20 for n in range(361)]))
     assert growth.descriptors_per_hour == pytest.approx(18, abs=2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +15,18 @@ import grpc  # type: ignore[import-untyped]
 
 from serve_app.oip.grpc_service import SERVICE
 from serve_app.oip.messages import message
-from tests.faults.load import CLIENTS, OK, PATIENCE_SECONDS, REFUSED, RESET, SILENT, Outcome, Seen
+from tests.faults.load import (
+    CLIENTS,
+    CUT,
+    OK,
+    PATIENCE_SECONDS,
+    REFUSED,
+    RESET,
+    SILENT,
+    Outcome,
+    Seen,
+    check_asked_until,
+)
 from tests.faults.site import NAME
 from tests.serve_app.grpc_client import image_request
 
@@ -31,20 +43,19 @@ def grpc_load(
     """
     seen, done = Seen(), threading.Event()
     period = clients / per_second
-    threads = [
-        threading.Thread(
-            target=_ask_until, args=(done, address, image, period, number / per_second, seen)
-        )
-        for number in range(clients)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
+    with ThreadPoolExecutor(clients, "load") as pool:
+        asking = [
+            pool.submit(_ask_until, done, address, image, period, number / per_second, seen)
+            for number in range(clients)
+        ]
+        try:
+            yield seen
+        finally:
+            done.set()
+            ended = time.monotonic()
+            for each in asking:
+                each.result()
+    check_asked_until(ended, seen)
 
 
 def _ask_until(
@@ -67,7 +78,7 @@ def _ask_until(
 
 def _exchange(ask: Any, request: Any) -> tuple[str, str]:
     try:
-        ask(request, timeout=PATIENCE_SECONDS, metadata=(("application", NAME),))
+        answer = ask(request, timeout=PATIENCE_SECONDS, metadata=(("application", NAME),))
     except grpc.RpcError as error:
         status: Any = error
         said = f"{status.code().name}: {status.details()}"[:200]
@@ -76,4 +87,6 @@ def _exchange(ask: Any, request: Any) -> tuple[str, str]:
         if status.code() == grpc.StatusCode.UNAVAILABLE:
             return (REFUSED if "connect" in said else RESET), said
         return status.code().name, said
+    if not answer.raw_output_contents:
+        return CUT, f"an answer without outputs: {answer}"[:200]
     return OK, ""

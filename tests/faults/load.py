@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ FIRST_PART = 14_000  # bytes: what a TCP connection sends at first
 PAUSE_SECONDS = 0.002
 PATIENCE_SECONDS = 30.0
 CLIENTS = 12
+QUIET_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,23 @@ def load(
     before it ends.
     """
     seen, done = Seen(), threading.Event()
+    with ThreadPoolExecutor(1, "load") as pool:
+        asking = pool.submit(
+            asyncio.run, _ask_all(url, body, clients, per_second, done.is_set, seen)
+        )
+        try:
+            yield seen
+        finally:
+            done.set()
+            ended = time.monotonic()
+            asking.result()  # a client that breaks would ask no more, and nothing would fail
+    check_asked_until(ended, seen)
 
-    def run() -> None:
-        asyncio.run(_ask_all(url, body, clients, per_second, done.is_set, seen))
 
-    thread = threading.Thread(target=run, name="load")
-    thread.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        thread.join()
+def check_asked_until(ended: float, seen: Seen) -> None:
+    """Raise where nobody asked any more at the end: then nothing is known of what came last."""
+    if not seen.since(ended - QUIET_SECONDS):
+        raise RuntimeError(f"nothing was asked in the last {QUIET_SECONDS:g} s of the load")
 
 
 async def _ask_all(
@@ -164,9 +172,12 @@ class _Client:
         if headers.get("connection", "").lower() == "close":
             self._hang_up()
         try:
-            return status, orjson.loads(body)
+            answer = orjson.loads(body)
         except orjson.JSONDecodeError:
-            return status, body.decode(errors="replace")
+            answer = body.decode(errors="replace")
+        if status == OK and not (isinstance(answer, dict) and answer.get("label")):
+            return CUT, f"200 without a label: {answer!r}"
+        return status, answer
 
     def _hang_up(self) -> None:
         if self._streams is not None:

@@ -22,6 +22,7 @@ from tests.serve_app.grpc_ready import wait_until_routed
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(240)]
 
+SECONDS_TO_HOLD = 0.3  # a replica that is stopped, and given requests meanwhile
 SECONDS_TO_NOTICE = 40.0  # of a replica that hangs; Serve looks three times
 LIMIT_BYTES = 48 << 20
 # Decoded it takes 3 bytes a pixel, which is more than the limit. A PNG, since a JPEG would be
@@ -30,8 +31,14 @@ SIDE = 6000
 
 
 def kill_one(site: Site, *, replicas: int) -> tuple[float, float]:
-    """Kill a replica; return when, and when as many as before ran again (monotonic)."""
+    """Kill a replica; return when, and when as many as before ran again (monotonic).
+
+    It is stopped before, so that it has requests: each takes it a few milliseconds, and most kills
+    would meet none.
+    """
     pid = site.replicas()[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(SECONDS_TO_HOLD)
     killed = kill(pid)
     return killed, site.wait_until_whole(replicas, without=frozenset([pid]))
 
@@ -83,6 +90,7 @@ def test_a_replica_that_hangs_is_replaced_and_what_it_had_is_answered_by_another
         whole = site.wait_until_whole(2, without=frozenset([pid]))
         time.sleep(3)
     waited = sum(each.answered - each.asked > 2 for each in seen.outcomes)
+    assert waited, "it had no request when it stopped"
     note = f"seen after {seen_at - hung:.1f} s; {waited} requests waited for more than 2 s"
     figures.append(row("replica hangs", seen, recovered=whole - hung, note=note))
     assert figures[-1].failed == 0
