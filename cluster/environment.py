@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from cluster.container import free_memory, limited_cores
 from cluster.resilience import resilience_environment
 
 MARK = "SIGHTLINE_SESSION"
@@ -108,8 +109,9 @@ def _past_proxies() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Return the cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
+    """Return the cores that this process may run on, and whose time its container may use."""
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, limited_cores() or cores)
 
 
 def logical_cpus(configured: int | None = None) -> int:
@@ -142,7 +144,9 @@ def object_store_bytes() -> int:
     """Return the size of Ray's shared memory: a fifth of what is free, since blocks of images are
     small here.
     """
-    return min(OBJECT_STORE_LIMIT, int(psutil.virtual_memory().available * OBJECT_STORE_SHARE))
+    free, mine = psutil.virtual_memory().available, free_memory()
+    free = free if mine is None else min(free, mine)
+    return min(OBJECT_STORE_LIMIT, int(free * OBJECT_STORE_SHARE))
 
 
 def free_port() -> int:

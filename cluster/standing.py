@@ -51,7 +51,13 @@ def up(home: Path, dashboard_port: int) -> int:
         *("--include-dashboard", "true", "--dashboard-port", str(dashboard_port)),
         "--disable-usage-stats",
     ]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+    except BaseException:  # Ctrl-C: what has started by then is known to nobody else
+        end_marked(mark)
+        raise
     if result.returncode != 0:
         end_marked(mark)
         print(f"Ray did not start:\n{result.stdout}{result.stderr}", file=sys.stderr)

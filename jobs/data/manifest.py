@@ -37,6 +37,7 @@ def list_manifest(config: DataConfig) -> Listing:
         _require(config, table, split_column, "split_column")
     elif DEFAULT_SPLIT_COLUMN in table.column_names:
         split_column = DEFAULT_SPLIT_COLUMN
+        _refuse_twice(config, table, split_column)
     paths = texts(table, config.path_column)
     labels = texts(table, config.label_column)
     splits = texts(table, split_column) if split_column else [""] * table.num_rows
@@ -118,11 +119,17 @@ READERS: dict[str, Callable[[bytes], pa.Table]] = {
 
 
 def _require(config: DataConfig, table: pa.Table, column: str, setting: str) -> None:
+    _refuse_twice(config, table, column)
     if column not in table.column_names:
         raise DataError(
             f"manifest {config.uri} has no column {column!r}; it has "
             f"{', '.join(map(repr, table.column_names))}; set data.{setting}"
         )
+
+
+def _refuse_twice(config: DataConfig, table: pa.Table, column: str) -> None:
+    if table.column_names.count(column) > 1:
+        raise DataError(f"manifest {config.uri} has the column {column!r} more than once")
 
 
 def texts(table: pa.Table, column: str) -> list[str]:

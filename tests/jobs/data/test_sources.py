@@ -235,6 +235,12 @@ def test_a_csv_without_a_label_column_is_refused_with_the_columns_it_has(tmp_pat
     assert "no column 'label'; it has 'path', 'class'; set data.label_column" in message
 
 
+@pytest.mark.parametrize("column", ["path", "label", "split"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, column: str) -> None:
+    path = csv_file(tmp_path, f"path,label,split,{column}\na.jpg,ok,train,x\n")
+    assert f"has the column {column!r} more than once" in refusal(manifest(path))
+
+
 def test_other_column_names_can_be_configured(tmp_path: Path) -> None:
     path = csv_file(tmp_path, "file,class,fold\na.jpg,ok,train\nb.jpg,bad,test\n")
     config = manifest(path, path_column="file", label_column="class", split_column="fold")
