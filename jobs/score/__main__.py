@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
@@ -25,6 +26,7 @@ from jobs.score.exchange import Key
 from jobs.score.output import check_output, failed_share
 from jobs.score.parts import read_journal
 from jobs.score.run import AlreadyFinished, Options, Outcome, run_scoring, work_store
+from jobs.submitted import refuse_lost_results
 from models.errors import ConfigError, SightlineError
 
 INTERRUPTED = 130
@@ -39,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logging()
     with _ended_by_sigterm(), readable_errors(console):
         values = {k: v for k, v in vars(given).items() if k not in OPTIONS_OF_COMMAND}
+        refuse_lost_results({"--output": given.output}, Path.cwd())
         options = Options(**values, key=read_key(given.key_env))
         try:
             outcome = run_scoring(options, console)

@@ -14,12 +14,9 @@ from pathlib import Path
 from cluster.session import SessionOptions, open_session
 from jobs.config import load_config
 from jobs.console import make_console, readable_errors, set_up_logging
+from jobs.submitted import refuse_lost_results
 from jobs.train.config import TrainConfig
 from jobs.train.pipeline import run_training
-from models.errors import ConfigError
-from models.storage import is_remote
-
-RAY_WORKING_DIRS = "working_dir_files"  # where Ray unpacks `--working-dir` (runtime_env, 2.60)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logging()
     with readable_errors(console):
         config = load_config(TrainConfig, given.config, given.overrides)
-        refuse_lost_results(config, Path.cwd())
+        refuse_lost_results(written_by(config), Path.cwd())
         with open_session(SessionOptions()):
             outcome = run_training(config, console)
     line = {
@@ -47,19 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def refuse_lost_results(config: TrainConfig, folder: Path) -> None:
-    """Raise `ConfigError` where results would go into the copy of the code that Ray makes for a
-    submitted job, and removes afterwards.
-    """
-    if RAY_WORKING_DIRS not in folder.parts:
-        return
-    for key, uri in (("store", config.store), ("runs", config.runs), ("data.uri", config.data.uri)):
-        if not is_remote(uri) and not Path(uri).is_absolute():
-            raise ConfigError(
-                f"{key} is the relative path {uri!r}, but a submitted job runs in a copy "
-                "of your working directory that Ray removes afterwards. Give a bucket URI or an "
-                f"absolute path that every node sees: {key}=s3://bucket/folder"
-            )
+def written_by(config: TrainConfig) -> dict[str, str]:
+    """Return where a run reads and writes, by setting."""
+    return {"store": config.store, "runs": config.runs, "data.uri": config.data.uri}
 
 
 if __name__ == "__main__":

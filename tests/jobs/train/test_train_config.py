@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from jobs.config import load_config
-from jobs.train.__main__ import refuse_lost_results
+from jobs.submitted import refuse_lost_results
+from jobs.train.__main__ import written_by
 from jobs.train.config import TrainConfig
 from models.errors import ConfigError
 
@@ -40,8 +41,8 @@ def test_a_submitted_job_refuses_results_in_the_copy_that_ray_removes(key: str) 
     overrides = [f"{name}={uri}" for name, uri in given.items() if name != key]
     config = load_config(TrainConfig, ROOT / "configs/train/elpv.yaml", overrides)
     with pytest.raises(ConfigError, match=f"^{key} is the relative path"):
-        refuse_lost_results(config, unpacked)
-    refuse_lost_results(config, ROOT)
+        refuse_lost_results(written_by(config), unpacked)
+    refuse_lost_results(written_by(config), ROOT)
 
 
 def test_right_angles_need_a_square_input() -> None:
