@@ -90,8 +90,12 @@ def decode(
     limits: ImageLimits = DEFAULT_LIMITS,
     *,
     smallest: tuple[int, int] = (0, 0),
+    grey_bits: int = 16,
 ) -> Pixels:
     """Decode one image file to a uint8 array (h, w, 3), RGB, upright.
+
+    `grey_bits` is how many bits of a 16-bit grey image carry the picture, the lowest ones: cameras
+    of 10 or 12 bits write such files. The upper eight of them are kept.
 
     A JPEG may come back smaller than it is, but never below `smallest` (height, width): the decoder
     then skips work that the caller's resize would throw away. Raises `ImageTypeError`,
@@ -112,7 +116,7 @@ def decode(
     try:
         if name == "JPEG":
             return _decode_jpeg(view, limits, smallest)
-        return _decode_pillow(view, name, limits)
+        return _decode_pillow(view, name, limits, grey_bits)
     except ImageError:
         raise
     except MemoryError as error:
@@ -174,7 +178,7 @@ def _second_opinion(data: bytes, limits: ImageLimits, complaint: ValueError) -> 
         ) from error
 
 
-def _decode_pillow(data: bytes, name: str, limits: ImageLimits) -> Pixels:
+def _decode_pillow(data: bytes, name: str, limits: ImageLimits, grey_bits: int = 16) -> Pixels:
     # MPO is what many phones write: a JPEG with a second picture behind the first.
     formats = ("JPEG", "MPO") if name == "JPEG" else (name,)
     check_parts(data, name)  # before Pillow walks through them
@@ -188,26 +192,26 @@ def _decode_pillow(data: bytes, name: str, limits: ImageLimits) -> Pixels:
             _check_pixels(*tile, limits)
         image.load()
         orientation = _orientation(image)
-        pixels = _to_pixels(image)
+        pixels = _to_pixels(image, grey_bits)
     return _upright(pixels, orientation)
 
 
-def _to_pixels(image: PillowImage) -> Pixels:
+def _to_pixels(image: PillowImage, grey_bits: int) -> Pixels:
     """Convert band by band: whole, a large picture would be in memory up to five times."""
     width, height = image.size
     rows = max(1, BAND_PIXELS // max(1, width))
     if height <= rows:
-        return np.ascontiguousarray(np.asarray(_to_rgb(image)))
+        return np.ascontiguousarray(np.asarray(_to_rgb(image, grey_bits)))
     pixels = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, rows):
         band = image.crop((0, top, width, min(height, top + rows)))
-        pixels[top : top + rows] = np.asarray(_to_rgb(band))
+        pixels[top : top + rows] = np.asarray(_to_rgb(band, grey_bits))
     return pixels
 
 
-def _to_rgb(image: PillowImage) -> PillowImage:
+def _to_rgb(image: PillowImage, grey_bits: int) -> PillowImage:
     if image.mode.startswith("I;16") or image.mode == "I":
-        return _sixteen_to_eight(image)
+        return _sixteen_to_eight(image, grey_bits)
     if image.mode == "F":
         raise ImageDecodeError(
             "the image has floating-point pixels, whose range is not defined; save it as 8 or 16 "
@@ -223,13 +227,12 @@ def _to_rgb(image: PillowImage) -> PillowImage:
     return image.convert("RGB")
 
 
-def _sixteen_to_eight(image: PillowImage) -> PillowImage:
-    """Keep the upper eight bits of 16-bit grey: the same for every image, so brightness stays
-    comparable.
+def _sixteen_to_eight(image: PillowImage, grey_bits: int) -> PillowImage:
+    """Keep the upper eight of so many bits of 16-bit grey: the same for every image, so brightness
+    stays comparable. What is brighter than they can say is white.
     """
-    upper = np.asarray(image) >> 8
-    if image.mode == "I":  # 32 bits, of which files use 16
-        np.clip(upper, 0, 255, out=upper)
+    upper = np.asarray(image) >> (grey_bits - 8)
+    np.clip(upper, 0, 255, out=upper)  # of mode I, too: 32 bits, of which files use 16
     grey = _pillow().fromarray(upper.astype(np.uint8))
     return cast("PillowImage", grey.convert("RGB"))
 

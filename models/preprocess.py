@@ -48,6 +48,9 @@ class PreprocessSpec(BaseModel):
     crop_ratio: float = Field(0.875, gt=0.2, le=1.0)
     pad_value: int = Field(114, ge=0, le=255)
     colour: Literal["rgb"] = "rgb"
+    # Of 16-bit grey files: how many bits the camera has. With 16, the pictures of a camera of 12
+    # bits would have 16 greys, all of them nearly black.
+    grey_bits: int = Field(16, ge=8, le=16)
 
 
 def prepare(
@@ -60,7 +63,8 @@ def prepare(
     Returns a contiguous uint8 array of shape (H, W, 3), RGB. Raises `ImageTypeError`,
     `ImageTooLargeError` or `ImageDecodeError`; never anything else, whatever the bytes are.
     """
-    return resize(decode(data, limits, smallest=_scaled_size(spec)), spec)
+    size = _scaled_size(spec)
+    return resize(decode(data, limits, smallest=size, grey_bits=spec.grey_bits), spec)
 
 
 def resize(image: Image, spec: PreprocessSpec) -> Image:

@@ -34,13 +34,20 @@ def claim_run(config: TrainConfig, index: Index, run_id: str) -> None:
         before: dict[str, object] = json.loads(store.read(FILE))
     except ValueError as error:
         raise StorageError(f"{store.uri}/{FILE} is damaged ({error}); use another run") from error
-    differing = [key for key, value in mine.items() if before.get(key, value) != value]
+    differing = [key for key, value in mine.items() if _filled(before.get(key), value) != value]
     if differing:
         changes = "; ".join(f"{key}: {before.get(key)!r}, now {mine[key]!r}" for key in differing)
         raise ConfigError(
             f"run {run_id!r} was trained for something else before ({changes}); "
             "give another `run`, or what it had then, to go on"
         )
+
+
+def _filled(before: object, now: object) -> object:
+    """Return what was written down, with what an older version knew nothing of as it is now."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return {**now, **before}
+    return now if before is None else before
 
 
 def _identity(config: TrainConfig, index: Index) -> dict[str, object]:

@@ -203,6 +203,22 @@ def test_a_small_tiff_with_a_huge_tile_is_refused() -> None:
         decode(data, ImageLimits(max_pixels=1000))
 
 
+@pytest.mark.parametrize(
+    ("grey_bits", "expected"),
+    [(16, [0, 0, 3, 15, 255]), (12, [0, 6, 62, 255, 255]), (8, [3, 100, 255, 255, 255])],
+)
+def test_a_camera_of_twelve_bits_in_a_file_of_sixteen_keeps_its_greys(
+    grey_bits: int, expected: list[int]
+) -> None:
+    """Its pictures came out with sixteen greys, nearly black, and nothing was said."""
+    buffer = io.BytesIO()
+    values = np.array([[3, 100, 1000, 4095, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(buffer, "PNG")
+    assert decode(buffer.getvalue(), grey_bits=grey_bits)[0, :, 0].tolist() == expected
+    spec = PreprocessSpec(height=16, width=16, resize="stretch", grey_bits=grey_bits)
+    assert prepare(buffer.getvalue(), spec)[0, -1, 0] == expected[-1]
+
+
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
 def test_sixteen_bit_grey_keeps_its_upper_eight(mode: str) -> None:
     values = np.array([[0, 255, 256, 65535]], dtype=np.uint16)
