@@ -95,15 +95,17 @@ class _Entrance:
         started = time.perf_counter_ns()
         status = CLIENT_GONE  # where nothing is said
 
+        # uvicorn's own object of one request knows when its connection has ended.
+        cycle = getattr(receive, "__self__", None)
+        send_whole = send_at_once(send, cycle)
+
         async def noting(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
-            await send(message)
+            await send_whole(message)
 
         prefix = self._prefix()
         scope["root_path"] += prefix
-        # uvicorn's own object of one request knows when its connection has ended.
-        cycle = getattr(receive, "__self__", None)
         self._count_in(METADATA)
         try:
             await self._api.answer(
@@ -148,6 +150,56 @@ def read_on(receive: Receive, cycle: Any) -> Receive:
         return message
 
     return receive_and_read_on
+
+
+def send_at_once(send: Send, cycle: Any) -> Send:
+    """Return `send`, by which an answer leaves whole.
+
+    uvicorn writes its head and its body one after the other: two system calls here, two pieces for
+    HAProxy and for the client to read, and an answer cut short where the replica is killed between
+    the two, which HAProxy can then send to no other.
+    """
+    if not hasattr(cycle, "transport"):
+        return send
+
+    async def send_whole(message: Message) -> None:
+        is_head = message["type"] == "http.response.start"
+        if is_head:
+            cycle.transport = _Held(cycle.transport)
+        await send(message)
+        is_last = not is_head and not message.get("more_body", False)
+        if is_last and isinstance(cycle.transport, _Held):
+            cycle.transport = cycle.transport.release()
+
+    return send_whole
+
+
+class _Held:
+    """A transport that keeps what is written until it is released or closed."""
+
+    __slots__ = ("_parts", "_transport")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Keep a part."""
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Close the connection behind what is kept."""
+        self.release().close()
+
+    def release(self) -> Any:
+        """Write what is kept, and return the transport that was held."""
+        if self._parts:
+            self._transport.write(b"".join(self._parts))
+            self._parts.clear()
+        return self._transport
 
 
 def _entrance_behind(app: ASGIApp) -> _Entrance | None:

@@ -52,7 +52,8 @@ def test_a_replica_that_is_killed_loses_no_request(
         for _ in range(3):
             killed, whole = kill_one(site, replicas=2)
             time.sleep(1)
-    figures.append(row("replica killed, 3 times", seen, recovered=whole - killed))
+    note = "; ".join(sorted({each.said for each in seen.outcomes if each.said}))
+    figures.append(row("replica killed, 3 times", seen, recovered=whole - killed, note=note))
     assert figures[-1].failed == 0
 
 

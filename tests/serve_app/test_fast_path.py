@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.fast_path import FastPath, read_on
+from serve_app.fast_path import FastPath, read_on, send_at_once
 
 HEAD = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 SMALL, LARGE = 1_000, 300_000  # uvicorn stops reading with 64 KiB at hand
@@ -35,19 +38,87 @@ class Watcher:
         self.has_seen_it_leave = cycle.disconnected
 
 
+class Teller:
+    """An application that answers as ours do, and counts what goes down the connection."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.num_writes = 0
+        self._fails = fails
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cycle = receive.__self__  # type: ignore[attr-defined]
+        transport, teller = cycle.transport, self
+
+        class Counting:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(transport, name)
+
+            def write(self, data: bytes) -> None:
+                teller.num_writes += 1
+                transport.write(data)
+
+        cycle.transport = Counting()
+        send = send_at_once(send, cycle)
+        close = [(b"connection", b"close")] if b"close" in dict(scope["headers"]) else []
+        headers = [(b"content-length", b"4"), *close]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if self._fails:
+            raise RuntimeError("on purpose")
+        await send({"type": "http.response.body", "body": b"good"})
+
+
+@asynccontextmanager
+async def served(app: ASGIApp) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Serve with uvicorn, and give a connection to it."""
+    config = uvicorn.Config(app, http="httptools", lifespan="off", log_level=60)
+    server = uvicorn.Server(config)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        serving = asyncio.create_task(server.serve([listening]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        yield reader, writer
+        writer.close()
+        server.should_exit = True
+        await serving
+
+
+def test_an_answer_leaves_whole_and_the_connection_goes_on() -> None:
+    """A replica killed between head and body cut an answer short, which nobody could repeat."""
+
+    async def run() -> int:
+        teller = Teller()
+        async with served(teller) as (reader, writer):
+            for _ in range(3):
+                # Two at once: the second answer has to stand behind the first.
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+                for _ in range(2):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    assert head.startswith(b"HTTP/1.1 200")
+                    assert await reader.readexactly(4) == b"good"
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nClose: yes\r\n\r\n")
+            assert (await reader.read()).endswith(b"\r\n\r\ngood")
+        return teller.num_writes
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == 7
+
+
+def test_an_application_that_breaks_in_an_answer_ends_the_connection() -> None:
+    async def run() -> bytes:
+        async with served(Teller(fails=True)) as (reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            return await reader.read()
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)).startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_a_client_that_leaves_is_seen_behind_a_body_of_any_size(size: int) -> None:
     async def run() -> bool | None:
         watcher = Watcher()
         # Passed on, since this is no replica of Serve's.
-        config = uvicorn.Config(FastPath(watcher), http="httptools", lifespan="off", log_level=60)
-        server = uvicorn.Server(config)
-        with socket.socket() as listening:
-            listening.bind(("127.0.0.1", 0))
-            serving = asyncio.create_task(server.serve([listening]))
-            while not server.started:
-                await asyncio.sleep(0.01)
-            _, writer = await asyncio.open_connection(*listening.getsockname())
+        async with served(FastPath(watcher)) as (_, writer):
             writer.write(HEAD % size + bytes(size // 2))
             await writer.drain()
             await asyncio.sleep(0.15)
@@ -57,8 +128,6 @@ def test_a_client_that_leaves_is_seen_behind_a_body_of_any_size(size: int) -> No
             writer.close()
             while watcher.has_seen_it_leave is None:
                 await asyncio.sleep(0.02)
-            server.should_exit = True
-            await serving
         return watcher.has_seen_it_leave
 
     assert asyncio.run(run())
