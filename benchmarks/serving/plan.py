@@ -31,7 +31,7 @@ class Pace:
     is_whole: bool  # with every call and kind, other photos, and peers at fixed rates
 
 
-QUICK = Pace(5, 1, 1, 2, 2, 4, 3, 3, 5, 1, (16,), (32,), is_whole=False)
+QUICK = Pace(5, 1, 1, 2, 2, 6, 3, 3, 5, 1, (16,), (32,), is_whole=False)
 FULL = Pace(5, 5, 3, 4, 5, 12, 6, 5, 8, 3, (16, 32), (16, 32), is_whole=True)
 
 

@@ -180,7 +180,8 @@ class Waves:
         own = peers * (1 + len(pace.own_connections))
         rates = len(SHARES) * pace.rate_repetitions
         total = len(layouts(usable_cores())) + pace.repetitions * same + pace.own_repetitions * own
-        total += rates + 2 + 2 * peers + 1 + 1
+        # Besides: the starts of both waves, Sightline's memory, the large photo, the labels.
+        total += rates + 2 * (1 + peers) + 3
         if pace.is_whole:
             kinds = 2 + len(pace.connections) * 3 + len(self._folders) - 1
             total += 2 * peers * (1 + len(SHARES)) + pace.repetitions * kinds + 1
