@@ -25,6 +25,9 @@ from models.kinds import find_kind
 
 SERVE_FILE = ROOT / "configs" / "serve" / "local.yaml"
 SECONDS_TO_START = 120
+# Ray ends the process that began the session, this one, when the GCS says nothing for a minute; it
+# sleeps for longer while others are measured.
+PATIENCE = ("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
 SECONDS_TO_SETTLE = 1.0  # after a pause: every timer of Ray is due at once
 WARM_UP = (16, 2.0)  # connections, seconds
 
@@ -75,6 +78,7 @@ def serving_sightline(
     with (
         ending_by_exception(),
         variable_set("PYTHONPATH", path),
+        variable_set(*PATIENCE),
         tempfile.TemporaryDirectory(prefix="sl-") as home,
     ):
         config = serve_config(bundles, layouts or {}, free_port(), Path(home))
