@@ -18,6 +18,7 @@ from serve_app.request import Request
 CLIENT_GONE = 499  # nginx's status; nobody reads it but the access log
 # The rest of a refused body is not worth reading: the connection ends with the answer.
 CLOSE = {"Connection": "close"}
+LARGE_BODY = 1 << 20  # bytes; what is smaller is read to its end, and the connection kept
 MAX_DIGITS = 19  # of a length in a header
 # What comes more slowly than any network is not meant to arrive: who sends a byte a second would
 # else be waited for as long as the largest body takes.
@@ -64,6 +65,17 @@ async def read_body(
     request.is_whole = True
     body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     return await unpack(body, encoding, max_bytes) if encoding else body
+
+
+def has_much_to_come(request: Request) -> bool:
+    """Whether a body is still to come that is large, or of unknown length."""
+    if request.is_whole:
+        return False
+    declared = request.headers.get("content-length")
+    if declared is None:
+        return "transfer-encoding" in request.headers
+    length = parse_whole(declared)
+    return length is None or length > LARGE_BODY
 
 
 def check_count(num_images: int, max_images: int) -> None:

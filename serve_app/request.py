@@ -14,9 +14,6 @@ from starlette.types import Receive, Scope
 NO_QUERY = QueryParams()  # of most requests; reading an empty one costs as much as one that is not
 
 
-LARGE_BODY = 1 << 20
-
-
 class Request:
     """What came with a request. `receive` may be replaced by whoever wants to see the body come,
     and who has read all of it says so.
@@ -33,18 +30,6 @@ class Request:
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in reversed(scope["headers"])
         }
-
-    @property
-    def has_much_to_come(self) -> bool:
-        """Whether a body is still to come that is large, or of unknown length."""
-        if self.is_whole:
-            return False
-        length = self.headers.get("content-length")
-        if length is None:
-            return "transfer-encoding" in self.headers
-        return not (length.isascii() and length.isdecimal() and len(length) < 8) or (
-            int(length) > LARGE_BODY
-        )
 
     @property
     def query(self) -> QueryParams:

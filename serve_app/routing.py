@@ -14,7 +14,7 @@ from dataclasses import replace
 from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import RequestError, error_reply
-from serve_app.limits import CLIENT_GONE, CLOSE, parse_whole
+from serve_app.limits import CLIENT_GONE, CLOSE, has_much_to_come, parse_whole
 from serve_app.replies import Reply, send_reply
 from serve_app.request import Request
 from serve_app.shown import shown
@@ -99,7 +99,7 @@ class Api:
         # a request may fail, the server may not; `error_reply` tells the two apart
         except Exception as error:
             reply = error_reply(error)
-        if request.has_much_to_come:
+        if has_much_to_come(request):
             # Nobody limits or times any more what comes after an answer.
             return replace(reply, headers={**reply.headers, **CLOSE})
         return reply

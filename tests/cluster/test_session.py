@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from cluster.environment import free_port, session_environment
 from cluster.session import NoRayError, check_answering, open_session
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_ray_that_has_ended_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,6 +25,26 @@ def test_a_ray_that_has_ended_is_named_at_once(monkeypatch: pytest.MonkeyPatch) 
         pass
     assert address in str(raised.value)
     assert time.monotonic() - started < 6, "Ray itself takes minutes"
+
+
+IN_A_SESSION = """
+import os, sys, time
+from cluster.session import _ending_in_order
+with _ending_in_order():
+    try:
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(5)
+    finally:
+        print("cleaned")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_end_of_a_job_or_a_terminal_goes_through_every_finally(number: int) -> None:
+    """A terminal that was closed once left Ray's processes behind."""
+    command = [sys.executable, "-c", IN_A_SESSION, str(int(number))]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (ended.returncode, ended.stdout) == (128 + number, "cleaned\n")
 
 
 def test_requests_to_this_machine_go_past_the_proxies_of_a_company(

@@ -9,8 +9,9 @@ import pytest
 
 from cluster.session import Session
 from jobs.data.config import DataConfig
-from jobs.data.index import Index, build_index
+from jobs.data.index import Index, build_index, examine_image
 from jobs.data.quarantine import keep_quarantine
+from models.decoders import ImageLimits
 from models.errors import AccessError, DataError, NotFoundError
 from models.preprocess import PreprocessSpec
 from models.storage import open_store
@@ -91,6 +92,13 @@ def test_files_that_a_manifest_names_but_are_missing_are_quarantined(
     assert [broken.path for broken in index.quarantine] == [f"{tmp_path}/ok/gone.jpg"]
     assert "there is no such object" in index.quarantine[0].reason
     assert index.num_images() == 42
+
+
+def test_a_file_that_cannot_be_read_is_that_images_fault_alone(tmp_path: Path) -> None:
+    """One among thousands once ended the run."""
+    digest, reason = examine_image(str(tmp_path), SPEC, ImageLimits())
+    assert digest == ""
+    assert str(tmp_path) in reason
 
 
 def test_a_set_of_broken_images_only_is_refused(ray_session: Session, tmp_path: Path) -> None:
