@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import httpx
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +26,7 @@ from cluster.session import SessionOptions, open_session
 from jobs.config import load_config
 from jobs.console import bar, make_console, readable_errors, set_up_logging
 from jobs.data.index import Index
-from jobs.data.locate import read_image
+from jobs.data.places import places_of, read_place
 from jobs.demo_data import write_elpv
 from jobs.local_serving import (
     as_it_is,
@@ -89,23 +90,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def score(index: Index, url: str, console: Console) -> list[Answered]:
     """Send every held-out image over HTTP, one after the other, and keep the answers."""
-    rows = [row for row in index.table.to_pylist() if row["split"] == "test"]
+    table = index.table.filter(pc.equal(index.table["split"], "test"))
+    rows = list(zip(places_of(table), table["label"].to_pylist(), strict=True))
     answers = []
     with (
         httpx.Client(timeout=30) as client,
         bar(console, "scoring over HTTP", len(rows)) as advance,
     ):
-        for row in rows:
-            data = read_image(row["path"])
+        for place, label in rows:
+            data = read_place(place)
             mark = time.perf_counter()
             response = client.post(url, content=data)
             elapsed = (time.perf_counter() - mark) * 1000
             if response.status_code != 200:
                 raise SightlineError(f"{url} answered {response.status_code}: {response.text}")
             answer = response.json()
-            truth = index.classes[row["label"]]
             answers.append(
-                Answered(row["path"], truth, answer["label"], answer["confidence"], elapsed)
+                Answered(
+                    place.path,
+                    index.classes[label],
+                    answer["label"],
+                    answer["confidence"],
+                    elapsed,
+                )
             )
             advance(1)
     return answers

@@ -127,6 +127,18 @@ def decode(
         raise ImageDecodeError(f"damaged {name}: {_first_line(error)}") from error
 
 
+def read_size(data: bytes) -> tuple[int, int]:
+    """Return height and width of an image that `decode` reads, upright, from its header."""
+    if sniff(data) == "JPEG":
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        turned = exif.orientation(exif.jpeg_exif(data))
+    else:
+        with _pillow().open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            turned = _orientation(image)
+    return (width, height) if turned >= 5 else (height, width)
+
+
 def _decode_jpeg(data: bytes, limits: ImageLimits, smallest: tuple[int, int]) -> Pixels:
     try:
         height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)

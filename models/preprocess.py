@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
@@ -19,14 +20,16 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.decoders import DEFAULT_LIMITS, ImageLimits, decode
+from models.errors import ImageDecodeError
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 Image = npt.NDArray[np.uint8]
+Box = Sequence[int]  # left, top, right, bottom in pixels of the upright image
 LONGEST_STRIP = 4  # times the model's input; no camera takes photos of a more extreme aspect
 
-__all__ = ["DEFAULT_LIMITS", "Image", "ImageLimits", "PreprocessSpec", "prepare", "resize"]
+__all__ = ["DEFAULT_LIMITS", "Box", "Image", "ImageLimits", "PreprocessSpec", "prepare", "resize"]
 
 
 class PreprocessSpec(BaseModel):
@@ -57,14 +60,29 @@ def prepare(
     data: bytes | bytearray | memoryview,
     spec: PreprocessSpec,
     limits: ImageLimits = DEFAULT_LIMITS,
+    box: Box | None = None,
 ) -> Image:
-    """Decode one encoded image and bring it to the model's size.
+    """Decode one encoded image, cut out `box` where there is one, and bring it to the model's size.
 
     Returns a contiguous uint8 array of shape (H, W, 3), RGB. Raises `ImageTypeError`,
-    `ImageTooLargeError` or `ImageDecodeError`; never anything else, whatever the bytes are.
+    `ImageTooLargeError` or `ImageDecodeError` (also for a box outside of the image); never anything
+    else, whatever the bytes are.
     """
+    if box is not None:
+        return resize(_cut(decode(data, limits, grey_bits=spec.grey_bits), box), spec)
     size = _scaled_size(spec)
     return resize(decode(data, limits, smallest=size, grey_bits=spec.grey_bits), spec)
+
+
+def _cut(image: Image, box: Box) -> Image:
+    left, top, right, bottom = box
+    height, width = image.shape[:2]
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise ImageDecodeError(
+            f"the box {left}, {top}, {right}, {bottom} (left, top, right, bottom) does not lie in "
+            f"the image of {width} x {height} pixels"
+        )
+    return image[top:bottom, left:right]
 
 
 def resize(image: Image, spec: PreprocessSpec) -> Image:

@@ -11,6 +11,7 @@ Credentials and the endpoint come from the variables that every S3 client reads:
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -72,6 +73,22 @@ class Store:
             found = obstore.get(self._client(), key)
             size = int(found.meta["size"])
             return size, b"" if size > max_bytes else bytes(found.bytes())
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Return `length` bytes of the object from `start` on; fewer where it ends before that."""
+        with self._explained("read", key):
+            try:
+                return bytes(obstore.get_range(self._client(), key, start=start, length=length))
+            except upstream.GenericError as error:
+                if "range" not in str(error).lower():
+                    raise
+                return b""  # it ends before `start`
+
+    def open_stream(self, key: str) -> BinaryIO:
+        """Return the object as a file to be read from one end to the other, and closed."""
+        with self._explained("read", key):
+            chunks = iter(obstore.get(self._client(), key).stream(min_chunk_size=1 << 20))
+        return cast(BinaryIO, io.BufferedReader(_Chunks(self, key, chunks), 1 << 20))
 
     def write(self, key: str, data: bytes) -> None:
         """Write the object whole, replacing what was there; readers see the old or the new
@@ -173,6 +190,29 @@ class Store:
             raise AccessError(_refused(thing, verb)) from error
         except (upstream.BaseError, OSError, ValueError) as error:
             raise _sort_generic(self.uri, thing, verb, error) from error
+
+
+class _Chunks(io.RawIOBase):
+    """The chunks of an object as a file."""
+
+    def __init__(self, store: Store, key: str, chunks: Iterator[Any]) -> None:
+        self._store, self._key, self._chunks = store, key, chunks
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with self._store._explained("read", self._key):
+            while not len(self._left):
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    return 0
+                self._left = memoryview(bytes(chunk))
+        size = min(len(buffer), len(self._left))
+        buffer[:size] = self._left[:size]
+        self._left = self._left[size:]
+        return size
 
 
 def open_store(uri: str | Path) -> Store:

@@ -26,6 +26,7 @@ MAY_IMPORT_RAY = {
     "jobs/data/chunks.py",
     "jobs/data/index.py",
     "jobs/data/streams.py",
+    "jobs/data/webdataset.py",
     "jobs/local_serving.py",
     "jobs/train/ray_train.py",
     "jobs/train/worker.py",

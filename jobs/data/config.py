@@ -23,6 +23,9 @@ class SplitConfig(BaseModel):
     validation: float = Field(0.15, ge=0, lt=1)
     test: float = Field(0.15, ge=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**63)
+    # Every class gets its shares, even a small one. Without it an image's split depends on its
+    # content alone: then no image ever moves, and classes get their shares only about.
+    stratify: bool = True
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
@@ -41,15 +44,22 @@ class DataConfig(BaseModel):
     # Class names such as 0 and 1 are numbers to YAML and names to us.
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
-    source: Literal["folder", "manifest"] = "folder"
+    source: Literal["folder", "manifest", "packed", "webdataset"] = "folder"
     uri: str = Field(min_length=1)
 
-    # Manifest columns. With `split_column` unset, a column named "split" is used if there is one.
+    # Columns of a manifest, keys of the JSON of a tar file. Those unset are used if there is one of
+    # the usual name: split, group, weight, box.
     path_column: str = "path"
     label_column: str = "label"
     split_column: str | None = None
+    group_column: str | None = None
+    weight_column: str | None = None
+    box_column: str | None = None
 
-    # Labels: old name -> new name, then the order of the classes (default: sorted by name).
+    # Labels: those to leave out, then new name -> old names, old name -> new name, and the order of
+    # the classes (default: sorted by name), which lets in no other.
+    drop: list[str] = Field(default_factory=list)
+    merge: dict[str, list[str]] = Field(default_factory=dict)
     rename: dict[str, str] = Field(default_factory=dict)
     classes: list[str] | None = Field(None, min_length=2)
 
@@ -64,6 +74,9 @@ class DataConfig(BaseModel):
     images_per_task: int = Field(256, ge=1, le=4096)
     read_threads: int | None = Field(None, ge=1, le=256)
     prefetch_batches: int = Field(4, ge=1, le=64)
+    # What an epoch shuffles: single images, or runs of neighbours in a container, which a bucket
+    # gives by one request. `auto`: runs where images lie in containers in a bucket.
+    shuffle: Literal["auto", "images", "runs"] = "auto"
 
     @model_validator(mode="after")
     def _classes_are_distinct(self) -> Self:
@@ -71,6 +84,24 @@ class DataConfig(BaseModel):
             twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
             raise ValueError(f"classes names {', '.join(map(repr, twice))} more than once")
         return self
+
+    @model_validator(mode="after")
+    def _every_label_has_one_rule(self) -> Self:
+        merged = [old for names in self.merge.values() for old in names]
+        ruled = [*self.drop, *merged, *self.rename]
+        twice = sorted({name for name in ruled if ruled.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"{', '.join(map(repr, twice))} has more than one rule; expected each label once "
+                "in drop, merge and rename together"
+            )
+        return self
+
+    @property
+    def new_names(self) -> dict[str, str]:
+        """Return the new name of every label that `rename` and `merge` name."""
+        merged = {old: new for new, names in self.merge.items() for old in names}
+        return {**self.rename, **merged}
 
     @property
     def limits(self) -> ImageLimits:

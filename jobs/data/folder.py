@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 
 from jobs.data.config import DataConfig
-from jobs.data.sources import Listing, ListingBuilder
+from jobs.data.sources import Listing, ListingBuilder, Row
 from jobs.data.split import SPLIT_ALIASES, Split
 from models.decoders import IMAGE_SUFFIXES
 from models.errors import DataError
@@ -37,7 +37,7 @@ def list_folder(config: DataConfig) -> Listing:
             loose.append(entry.key)
         else:
             split = SPLIT_ALIASES[parts[0].casefold()] if has_splits else None
-            builder.add(f"{store.uri}/{entry.key}", parts[depth - 1], split)
+            builder.add(Row(f"{store.uri}/{entry.key}", parts[depth - 1], split))
             images["/".join(parts[:depth])] += 1
     _refuse_empty(store, top, has_splits, images)
     warnings: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ def list_folder(config: DataConfig) -> Listing:
             f"{len(loose):,} images lie outside of a class folder and are left out, "
             f"for example {loose[0]}",
         )
-    return Listing(builder.build(), ignored, warnings)
+    return Listing(builder.build(), ignored, warnings=warnings)
 
 
 def _is_split_layout(uri: str, top: list[str]) -> bool:

@@ -7,9 +7,7 @@ before training starts. It keeps a row of text per image and never the pixels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -19,17 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from jobs.data import places, sources
 from jobs.data.chunks import Columns, Pace, run_chunks
 from jobs.data.config import DataConfig
-from jobs.data.labels import number_labels
-from jobs.data.locate import choose_threads, read_image
+from jobs.data.examine import Examined, examine_image
+from jobs.data.labels import drop_labels, number_labels
 from jobs.data.quarantine import Broken, check_share
 from jobs.data.sources import Listing, list_source
 from jobs.data.split import SPLITS, assign_splits
 from models.decoders import ImageLimits
-from models.errors import DataError, ImageError, NotFoundError, StorageError
-from models.preprocess import PreprocessSpec, prepare
-from models.storage import is_remote
+from models.errors import DataError
+from models.preprocess import PreprocessSpec
 
 # Called with (images read so far, images in all).
 Progress = Callable[[int, int], None]
@@ -39,10 +37,10 @@ INDEX_CHUNK = 64
 BYTES_PER_ROW = 200  # digest and reason of one image
 SCHEMA = pa.schema(
     [
-        ("path", pa.string()),
-        ("label", pa.int32()),
-        ("split", pa.string()),
-        ("sha256", pa.string()),
+        *places.FIELDS,
+        pa.field("label", pa.int32()),
+        *sources.GIVEN,
+        *(field for field in sources.EXAMINED if field.name != "reason"),
     ]
 )
 
@@ -51,8 +49,10 @@ SCHEMA = pa.schema(
 class Index:
     """The usable images, and an account of what was left out.
 
-    Columns of `table`: path (full), label (position in `classes`), split, sha256 of the file. Rows
-    are in the order of their paths, so that two passes over one set give equal tables.
+    The columns of `table` are those of `SCHEMA`: where the image lies, label (position in
+    `classes`), split, what else the source says of it, sha256 of the file and its size in pixels.
+    Rows are in the order of their paths, so that two passes over one set give equal tables, and a
+    packed set has the order of the one it was packed from.
     """
 
     table: pa.Table
@@ -90,16 +90,19 @@ def build_index(
     Raises `DataError` when the set makes no sense (labels, too much broken, a class without
     training images) and `StorageError` when it cannot be reached. Needs a running Ray.
     """
-    listing = list_source(config)
-    table = listing.table.sort_by("path")
+    listing = list_source(config, cpu_limit=cpu_limit)
+    table = drop_labels(listing.table, config).sort_by("path")
     labels, classes = number_labels(table, config)
-    digests, reasons = _examine(table["path"], config, spec, progress, cpu_limit)
-    is_usable = pc.equal(reasons, "")
-    quarantine = _list_broken(table["path"], reasons, pc.invert(is_usable))
-    check_share(quarantine, len(table), config.max_broken_share, config.uri)
-    if len(quarantine) == len(table):
+    if table["reason"].null_count:
+        table = _examine(table, config, spec, progress, cpu_limit)
+    is_usable = pc.equal(table["reason"], "")
+    broken = _list_broken(table["path"], table["reason"], pc.invert(is_usable))
+    quarantine = (*listing.broken, *broken)
+    total = len(table) + len(listing.broken)
+    check_share(quarantine, total, config.max_broken_share, config.uri)
+    if len(broken) == len(table):
         raise DataError(f"{config.uri} has no usable image among {len(table):,}")
-    usable = _assemble(table, labels, digests, is_usable, config)
+    usable = _assemble(table, labels, is_usable, config)
     counts = _count(usable, len(classes))
     _refuse_untrainable(config.uri, counts, classes)
     crossed = _find_crossing(usable)
@@ -111,30 +114,34 @@ def build_index(
         crossing=crossed,
         warnings=(
             *_warn_of_listing(listing),
+            *_warn_of_dropped(listing, table, config),
             *_warn_of_counts(counts, classes),
             *_warn_of_copies(usable, crossed),
+            *_warn_of_groups(usable),
         ),
     )
 
 
 def _examine(
-    paths: pa.ChunkedArray,
+    table: pa.Table,
     config: DataConfig,
     spec: PreprocessSpec,
     progress: Progress | None,
     cpu_limit: float | None,
-) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Return per image the digest of its content, and why it cannot be used ("" if it can)."""
-    digests: list[pa.Array] = []
-    reasons: list[pa.Array] = []
+) -> pa.Table:
+    """Fill in per image the digest of its content, its size, and why it cannot be used."""
+    found: dict[str, list[pa.Array]] = {field.name: [] for field in sources.EXAMINED}
     done = 0
-    for columns in _examine_chunks(paths, config, spec, cpu_limit):
-        digests.append(pa.array(columns["sha256"], pa.string()))
-        reasons.append(pa.array(columns["reason"], pa.string()))
-        done += len(reasons[-1])
+    for columns in _examine_chunks(table, config, spec, cpu_limit):
+        for field in sources.EXAMINED:
+            found[field.name].append(pa.array(columns[field.name], field.type))
+        done += len(columns["reason"])
         if progress is not None:
-            progress(done, len(paths))
-    return pa.chunked_array(digests, pa.string()), pa.chunked_array(reasons, pa.string())
+            progress(done, len(table))
+    for field in sources.EXAMINED:
+        column = pa.chunked_array(found[field.name], field.type)
+        table = table.set_column(table.column_names.index(field.name), field, column)
+    return table
 
 
 def _list_broken(
@@ -147,88 +154,63 @@ def _list_broken(
 
 
 def _examine_chunks(
-    paths: pa.ChunkedArray, config: DataConfig, spec: PreprocessSpec, cpu_limit: float | None
+    table: pa.Table, config: DataConfig, spec: PreprocessSpec, cpu_limit: float | None
 ) -> Iterator[Columns]:
     # Small enough that a small set keeps every CPU busy and the progress moves.
     size = min(config.images_per_task, INDEX_CHUNK)
     task = partial(
         _examine_chunk,
-        paths=ray.put(paths.combine_chunks()),
+        rows=ray.put(table.select([*places.SCHEMA.names, "box"]).combine_chunks()),
         size=size,
         spec=spec,
         limits=config.limits,
         threads=config.read_threads,
     )
     pace = Pace(chunk_bytes=size * BYTES_PER_ROW, ahead=64, cpu_limit=cpu_limit)
-    return run_chunks(task, -(-len(paths) // size), pace)
+    return run_chunks(task, -(-len(table) // size), pace)
 
 
 def _examine_chunk(
     chunk: int,
-    paths: ray.ObjectRef[pa.StringArray],
+    rows: ray.ObjectRef[pa.Table],
     size: int,
     spec: PreprocessSpec,
     limits: ImageLimits,
     threads: int | None,
 ) -> Columns:
     """Run in a Ray task: read, hash and decode one chunk of images."""
-    mine = ray.get(paths).slice(chunk * size, size).to_pylist()
-    with ThreadPoolExecutor(threads or choose_threads(mine[0])) as pool:
-        results = list(pool.map(partial(examine_image, spec=spec, limits=limits), mine))
-    digests, reasons = zip(*results, strict=True)
+    mine = ray.get(rows).slice(chunk * size, size)
+    boxes = mine["box"].to_pylist()
+
+    def examine(position: int, data: bytes | Exception) -> Examined:
+        return examine_image(data, spec, limits, boxes[position])
+
+    results: list[Examined] = places.read_each(places.places_of(mine), examine, threads)
+    columns = zip(*results, strict=True)
     return {
-        "sha256": np.array(digests, dtype=object),
-        "reason": np.array(reasons, dtype=object),
+        name: np.array(values, dtype=object)
+        for name, values in zip(Examined._fields, columns, strict=True)
     }
-
-
-def examine_image(path: str, spec: PreprocessSpec, limits: ImageLimits) -> tuple[str, str]:
-    """Return the SHA-256 of one image file and the reason why it cannot be used, "" if it can.
-
-    A missing file is that image's fault, and so is one on a disk that cannot be read; a refused key
-    or a dead store is everybody's and raises.
-    """
-    try:
-        data = read_image(path)
-    except NotFoundError as error:
-        return "", str(error)
-    except StorageError as error:
-        if is_remote(path):
-            raise
-        return "", str(error)
-    digest = hashlib.sha256(data).hexdigest()
-    try:
-        prepare(data, spec, limits)
-    except ImageError as error:
-        return digest, str(error)
-    return digest, ""
 
 
 def _assemble(
     table: pa.Table,
     labels: npt.NDArray[np.int32],
-    digests: pa.ChunkedArray,
     is_usable: pa.ChunkedArray,
     config: DataConfig,
 ) -> pa.Table:
     kept = table.filter(is_usable)
-    sha256 = digests.filter(is_usable)
+    numbers = labels[is_usable.to_numpy()]
     splits = assign_splits(
-        sha256.to_pylist(),
+        kept["sha256"].to_pylist(),
+        numbers,
         kept["split"].to_pylist(),
-        config.split.seed,
-        validation=config.split.validation,
-        test=config.split.test,
+        kept["group"].to_pylist(),
+        config.split,
     )
-    return pa.table(
-        [
-            kept["path"],
-            pa.array(labels[is_usable.to_numpy()]),
-            pa.array(splits, pa.string()),
-            sha256,
-        ],
-        schema=SCHEMA,
-    )
+    computed = {"label": pa.array(numbers), "split": pa.array(splits, pa.string())}
+    columns = [computed[name] if name in computed else kept[name] for name in SCHEMA.names]
+    return pa.table(columns, schema=SCHEMA).combine_chunks()
 
 
 def _count(table: pa.Table, num_classes: int) -> npt.NDArray[np.int64]:
@@ -254,6 +236,13 @@ def _warn_of_listing(listing: Listing) -> Iterator[str]:
     yield from listing.warnings
     if listing.ignored:
         yield f"{listing.ignored:,} files are not images by their names and were ignored"
+
+
+def _warn_of_dropped(listing: Listing, table: pa.Table, config: DataConfig) -> Iterator[str]:
+    dropped = listing.table.num_rows - table.num_rows
+    if dropped:
+        names = ", ".join(map(repr, config.drop))
+        yield f"{dropped:,} images of {names} were left out, as data.drop says"
 
 
 def _warn_of_counts(counts: npt.NDArray[np.int64], classes: tuple[str, ...]) -> Iterator[str]:
@@ -290,6 +279,18 @@ def _warn_of_copies(table: pa.Table, crossed: tuple[tuple[str, ...], ...]) -> It
     torn = _with_several(table, "label")
     if len(torn):
         yield f"{len(torn):,} images have copies under two labels"
+
+
+def _warn_of_groups(table: pa.Table) -> Iterator[str]:
+    """Warn of groups that the source itself puts on more than one side."""
+    grouped = table.filter(pc.is_valid(table["group"])).select(["group", "split"])
+    counts = grouped.group_by("group").aggregate([("split", "count_distinct")])
+    torn = counts.filter(pc.greater(counts["split_count_distinct"], 1))["group"]
+    if len(torn):
+        yield (
+            f"{len(torn):,} groups lie in more than one of the given splits, which flatters the "
+            f"figures; for example {torn[0].as_py()!r}"
+        )
 
 
 def _with_several(table: pa.Table, column: str) -> pa.Array:

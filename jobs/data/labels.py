@@ -1,7 +1,7 @@
 """From the label names of a source to numbered classes, with the mistakes that names invite.
 
-Renames come first, then the checks: names that look alike, a single class, a class that only occurs
-outside of train.
+The rules come first (drop, merge, rename), then the checks: names that look alike, a single class,
+a class that only occurs outside of train.
 """
 
 from __future__ import annotations
@@ -21,19 +21,29 @@ from models.labels import fold
 Labels = npt.NDArray[np.int32]
 
 
+def drop_labels(table: pa.Table, config: DataConfig) -> pa.Table:
+    """Return the rows of a listing without those of the labels that the config drops."""
+    if not config.drop:
+        return table
+    _check_rules(config, table["label"].unique().to_pylist())
+    return table.filter(pc.invert(pc.is_in(table["label"], pa.array(config.drop))))
+
+
 def number_labels(table: pa.Table, config: DataConfig) -> tuple[Labels, tuple[str, ...]]:
     """Return the class number of every row of a listing, and the classes in their order."""
     encoded = table["label"].combine_chunks().dictionary_encode()
     found: list[str] = encoded.dictionary.to_pylist()
-    _check_renames(config, found)
-    named = [config.rename.get(name, name) for name in found]
+    _check_rules(config, [*found, *config.drop])
+    new_names = config.new_names
+    named = [new_names.get(name, name) for name in found]
     _refuse_lookalikes(config.uri, named)
     classes = tuple(config.classes) if config.classes is not None else tuple(sorted(set(named)))
     _refuse_unknown(config, named, classes)
     if len(set(named)) < 2:
+        only = f"one class only, {named[0]!r}" if named else "no class left after data.drop"
         raise DataError(
-            f"{config.uri} has one class only, {named[0]!r}; a classifier needs two or more (is "
-            "data.uri one level too deep?)"
+            f"{config.uri} has {only}; a classifier needs two or more (is data.uri one level too "
+            "deep?)"
         )
     number = {name: position for position, name in enumerate(classes)}
     to_class = np.array([number[name] for name in named], dtype=np.int32)
@@ -42,14 +52,22 @@ def number_labels(table: pa.Table, config: DataConfig) -> tuple[Labels, tuple[st
     return labels, classes
 
 
-def _check_renames(config: DataConfig, found: Sequence[str]) -> None:
-    for old in config.rename:
-        if old not in found:
-            near = difflib.get_close_matches(old, found, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {_some(found)}"
+def _check_rules(config: DataConfig, found: Sequence[str]) -> None:
+    """Raise for a rule about a label that the source does not have: it is a typing error."""
+    rules = [("drop", name) for name in config.drop]
+    rules += [("merge", old) for names in config.merge.values() for old in names]
+    rules += [("rename", old) for old in config.rename]
+    for rule, name in rules:
+        if name not in found:
             raise DataError(
-                f"data.rename names the label {old!r}, which {config.uri} has not{hint}"
+                f"data.{rule} names the label {name!r}, which {config.uri} has not"
+                f"{_hint(name, found)}"
             )
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; it has {_some(known)}"
 
 
 def _refuse_lookalikes(uri: str, named: Sequence[str]) -> None:
@@ -67,9 +85,12 @@ def _refuse_lookalikes(uri: str, named: Sequence[str]) -> None:
 def _refuse_unknown(config: DataConfig, named: Sequence[str], classes: Sequence[str]) -> None:
     unknown = sorted(set(named) - set(classes))
     if unknown:
+        near = {name: difflib.get_close_matches(name, classes, n=1) for name in unknown}
+        hints = [f"{name!r} is near {found[0]!r}" for name, found in near.items() if found]
         raise DataError(
-            f"{config.uri} has labels that data.classes does not list: {_some(unknown)}; add them "
-            "there, or map them to a class with data.rename"
+            f"{config.uri} has labels that data.classes does not list: {_some(unknown)}"
+            f"{f' ({_joined(hints)})' if hints else ''}; add them there, map them to a class with "
+            "data.rename, or leave their images out with data.drop"
         )
 
 
@@ -87,5 +108,9 @@ def _refuse_untrained(uri: str, table: pa.Table, labels: Labels, classes: Sequen
 
 
 def _some(names: Sequence[str], shown: int = 10) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(map(repr, names[:shown])) + more
+    return _joined([repr(name) for name in names], shown)
+
+
+def _joined(texts: Sequence[str], shown: int = 10) -> str:
+    more = f" and {len(texts) - shown} more" if len(texts) > shown else ""
+    return ", ".join(texts[:shown]) + more

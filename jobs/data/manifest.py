@@ -1,14 +1,16 @@
 """A table that names the images: CSV, JSON lines or Parquet with a path and a label column.
 
-A path is relative to the manifest's folder, or absolute, or a URI of any store. An optional split
-column gives the split; a row without one is split by content. The file is read whole: it holds
-names, not pixels.
+A path is relative to the manifest's folder, or absolute, or a URI of any store. Optional columns
+give the split, the group that must stay on one side of it, a weight in training, and the box to cut
+out. The file is read whole: it holds names, not pixels.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -17,12 +19,12 @@ import pyarrow.parquet
 
 from jobs.data.config import DataConfig
 from jobs.data.locate import absolute
-from jobs.data.sources import Listing, ListingBuilder
+from jobs.data.sources import Listing, ListingBuilder, Row
 from jobs.data.split import SPLIT_ALIASES, SPLITS
+from models.decoders import MAX_SIDE
 from models.errors import DataError
 from models.storage import open_store, split_uri
 
-DEFAULT_SPLIT_COLUMN = "split"
 DELIMITERS = (",", ";", "\t")
 
 
@@ -32,21 +34,47 @@ def list_manifest(config: DataConfig) -> Listing:
     table = read_table(config.uri, name, open_store(folder).read(name))
     _require(config, table, config.path_column, "path_column")
     _require(config, table, config.label_column, "label_column")
-    split_column = config.split_column
-    if split_column is not None:
-        _require(config, table, split_column, "split_column")
-    elif DEFAULT_SPLIT_COLUMN in table.column_names:
-        split_column = DEFAULT_SPLIT_COLUMN
-        _refuse_twice(config, table, split_column)
     paths = texts(table, config.path_column)
     labels = texts(table, config.label_column)
-    splits = texts(table, split_column) if split_column else [""] * table.num_rows
     _refuse_blank(config, config.path_column, paths)
     _refuse_blank(config, config.label_column, labels)
+    given: dict[str, list[Any]] = {
+        name: [
+            _parsed(config, name, column, row, value)
+            for row, value in enumerate(texts(table, column), start=1)
+        ]
+        for name in PARSERS
+        if (column := _optional(config, table, name)) is not None
+    }
     builder = ListingBuilder()
-    for row, (path, label, split) in enumerate(zip(paths, labels, splits, strict=True), start=1):
-        builder.add(absolute(folder, path), label, _split_of(config, row, split_column, split))
+    for row, (path, label) in enumerate(zip(paths, labels, strict=True)):
+        cells = {name: values[row] for name, values in given.items()}
+        builder.add(Row(absolute(folder, path), label, **cells))
     return Listing(builder.build())
+
+
+def _optional(config: DataConfig, table: pa.Table, name: str) -> str | None:
+    """Return the column of something that a manifest may or may not say."""
+    column: str | None = getattr(config, f"{name}_column")
+    if column is not None:
+        _require(config, table, column, f"{name}_column")
+        return column
+    if name not in table.column_names:
+        return None
+    _refuse_twice(config, table, name)
+    return name
+
+
+def _parsed(config: DataConfig, name: str, column: str, row: int, value: str) -> Any:
+    if not value:
+        return None
+    try:
+        return PARSERS[name](value)
+    except ValueError as error:
+        raise DataError(
+            f"manifest {config.uri}: column {column!r} says {value!r} in row {row}; expected "
+            f"{error}, or nothing"
+        ) from None
 
 
 def read_table(uri: str, name: str, data: bytes) -> pa.Table:
@@ -151,13 +179,40 @@ def _refuse_blank(config: DataConfig, column: str, values: list[str]) -> None:
         )
 
 
-def _split_of(config: DataConfig, row: int, column: str | None, value: str) -> str | None:
-    if not value:
-        return None
+def parse_split(value: str) -> str:
+    """Return the split that a cell names. Raises `ValueError` saying what is expected."""
     split = SPLIT_ALIASES.get(value.casefold())
     if split is None:
-        raise DataError(
-            f"manifest {config.uri}: column {column!r} says {value!r} in row {row}; expected one "
-            f"of {', '.join(SPLITS)} (or val, valid), or nothing"
-        )
+        raise ValueError(f"one of {', '.join(SPLITS)} (or val, valid)")
     return split
+
+
+def parse_weight(value: str) -> float:
+    """Return a weight. Raises `ValueError` saying what is expected."""
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise ValueError("a number that is not negative")
+    return weight
+
+
+def parse_box(value: str) -> tuple[int, int, int, int]:
+    """Return left, top, right, bottom. Raises `ValueError` saying what is expected."""
+    numbers = value.strip("[]() ").replace(",", " ").split()
+    try:
+        left, top, right, bottom = (int(float(number)) for number in numbers)
+    except (ValueError, OverflowError):
+        left = top = right = bottom = 0
+    if not (0 <= left < right <= MAX_SIDE and 0 <= top < bottom <= MAX_SIDE):
+        raise ValueError("four numbers in pixels: left, top, right, bottom, as in '10 20 110 220'")
+    return left, top, right, bottom
+
+
+PARSERS: dict[str, Callable[[str], Any]] = {
+    "split": parse_split,
+    "group": str,
+    "weight": parse_weight,
+    "box": parse_box,
+}

@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from models.errors import DataError
 
+RUN_ROWS = 16  # that stay together in a shuffle of runs
+MIX_ROWS = 512  # within which images of different runs are mixed
+
 Ids = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int64]
 
@@ -23,29 +26,75 @@ def shuffled(num_rows: int, epoch: int, seed: int) -> Ids:
     return np.random.default_rng((seed, epoch)).permutation(num_rows)
 
 
-def balanced(labels: Labels, class_weights: Sequence[float], epoch: int, seed: int) -> Ids:
+def shuffled_runs(storage: Ids, epoch: int, seed: int) -> Ids:
+    """Return a permutation in which `RUN_ROWS` neighbours in storage stay close together.
+
+    `storage` holds the row numbers in the order in which the images lie in their containers. Where
+    runs begin is drawn anew for every epoch. Within `MIX_ROWS` rows of the result, images of
+    different runs are mixed. A batch from a bucket then takes a few requests, not one per image;
+    how good the shuffle is follows from how well the storage was mixed when it was packed.
+    """
+    num_rows = len(storage)
+    generator = np.random.default_rng((seed, epoch))
+    run = (np.arange(num_rows) + generator.integers(RUN_ROWS)) // RUN_ROWS
+    places_of_runs = generator.permutation(int(run[-1]) + 1 if num_rows else 0)
+    order = storage[np.argsort(places_of_runs[run], kind="stable")]
+    window = np.arange(num_rows) // MIX_ROWS
+    return order[np.lexsort((generator.random(num_rows), window))]
+
+
+def storage_order(containers: Ids, offsets: Ids) -> Ids:
+    """Return row numbers sorted by where the images lie: container after container, by offset."""
+    return np.lexsort((offsets, containers)).astype(np.int64)
+
+
+def weighted(weights: npt.NDArray[np.float64], epoch: int, seed: int) -> Ids:
+    """Return as many row numbers as there are weights, each row drawn as often as its weight says:
+    floor(x) or ceil(x) times (systematic sampling), so none is left out by chance for long.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(len(weights))
+    return _draw(order, weights[order], generator)
+
+
+def balanced(
+    labels: Labels,
+    class_weights: Sequence[float],
+    epoch: int,
+    seed: int,
+    weights: npt.NDArray[np.float64] | None = None,
+) -> Ids:
     """Return as many row numbers as there are labels, drawn so that classes occur by their weights.
 
     A class of weight 2 is seen twice as often as one of weight 1, however many images it has.
     Within a class every image is drawn floor(x) or ceil(x) times (systematic sampling), so none is
-    left out by chance for long.
+    left out by chance for long; with `weights` of the images, by those.
     """
-    weights = np.asarray(class_weights, dtype=np.float64)
-    if (weights < 0).any() or not np.isfinite(weights).all() or weights.sum() == 0:
-        raise DataError(f"class weights must be finite, not negative, not all 0; got {weights}")
-    counts = np.bincount(labels, minlength=len(weights))
-    if len(counts) > len(weights):
-        raise DataError(f"got {len(weights)} class weights for {len(counts)} classes")
-    per_image = np.divide(weights, counts, out=np.zeros_like(weights), where=counts > 0)
+    per_class = np.asarray(class_weights, dtype=np.float64)
+    if (per_class < 0).any() or not np.isfinite(per_class).all() or per_class.sum() == 0:
+        raise DataError(f"class weights must be finite, not negative, not all 0; got {per_class}")
+    own = np.ones(len(labels)) if weights is None else weights
+    totals = np.bincount(labels, weights=own, minlength=len(per_class))
+    if len(totals) > len(per_class):
+        raise DataError(f"got {len(per_class)} class weights for {len(totals)} classes")
+    factor = np.divide(per_class, totals, out=np.zeros_like(per_class), where=totals > 0)
+    per_image = own * factor[labels]
     generator = np.random.default_rng((seed, epoch))
     order = generator.permutation(len(labels))
     # Class by class: then each class gets its exact share, rounded, and not about its share.
     order = order[np.argsort(labels[order], kind="stable")]
-    reach = np.cumsum(per_image[labels[order]])
-    if reach[-1] == 0:
-        raise DataError(f"class weights {weights} are 0 for every class that has images")
-    ticks = (generator.random() + np.arange(len(labels))) * (reach[-1] / len(labels))
-    drawn = order[np.searchsorted(reach, ticks, side="right").clip(max=len(labels) - 1)]
+    if not per_image.any():
+        raise DataError(f"class weights {per_class} are 0 for every class that has images")
+    return _draw(order, per_image[order], generator)
+
+
+def _draw(order: Ids, weights: npt.NDArray[np.float64], generator: np.random.Generator) -> Ids:
+    """Draw as many rows as there are, each as often as its weight says, by systematic sampling."""
+    reach = np.cumsum(weights)
+    if not np.isfinite(reach[-1]) or reach[-1] <= 0:
+        raise DataError("the weights of the training images must be finite and not all 0")
+    ticks = (generator.random() + np.arange(len(order))) * (reach[-1] / len(order))
+    drawn = order[np.searchsorted(reach, ticks, side="right").clip(max=len(order) - 1)]
     return generator.permutation(drawn)
 
 
@@ -64,6 +113,13 @@ def whole_batches(ids: Ids, batch_size: int, world: int) -> Ids:
 def shard(ids: Ids, rank: int, world: int) -> Ids:
     """Return the rows of one rank: every `world`-th, so the shares of a split differ by one."""
     return ids[rank::world]
+
+
+def shard_batches(ids: Ids, batch_size: int, rank: int, world: int) -> Ids:
+    """Return the rows of one rank of whole batches: in each step its piece of `batch_size`, so that
+    what lies together in storage is read by one rank.
+    """
+    return ids.reshape(-1, world, batch_size)[:, rank].reshape(-1)
 
 
 def chunk_bounds(num_rows: int, batch_size: int, largest: int, parallel: int) -> Ids:

@@ -1,30 +1,61 @@
-"""What a source lists: one row per image with its path, label and, where given, split.
+"""What a source lists: one row per image with its path, label and, where given, split and more.
 
 `list_source` picks the reader by name. Nothing is decoded here: whether a listed file is an image
-is found out by `index`.
+is found out by `index`, except where reading a container had to go through its images anyway.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from jobs.data import places
 from jobs.data.config import DataConfig
+from jobs.data.quarantine import Broken
 from models.errors import DataError
 
-SCHEMA = pa.schema([("path", pa.string()), ("label", pa.string()), ("split", pa.string())])
+BOX = pa.list_(pa.int32(), 4)  # left, top, right, bottom in pixels of the upright image
+GIVEN = (  # what a user may say about an image beside its label
+    pa.field("split", pa.string()),
+    pa.field("group", pa.string()),
+    pa.field("weight", pa.float32()),
+    pa.field("box", BOX),
+)
+EXAMINED = (  # what is known of an image that was read; `reason` says why it cannot be used, or ""
+    pa.field("sha256", pa.string()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("reason", pa.string()),
+)
+SCHEMA = pa.schema([*places.FIELDS, pa.field("label", pa.string()), *GIVEN, *EXAMINED])
 ROWS_PER_CHUNK = 65_536
 
 
 @dataclass(frozen=True)
 class Listing:
-    """All images that a source names. Columns of `table`: path (full), label, split or null."""
+    """All images that a source names, with the columns of `SCHEMA`. What a source does not say is
+    null; `reason` is null where the image was not read yet.
+    """
 
     table: pa.Table
     ignored: int = 0  # files that are not images by their name, or are hidden
+    broken: tuple[Broken, ...] = ()  # containers that could not be read to their end
     warnings: tuple[str, ...] = ()
+
+
+class Row(NamedTuple):
+    """One image of a source that gives a file to each."""
+
+    path: str
+    label: str
+    split: str | None = None
+    group: str | None = None
+    weight: float | None = None
+    box: tuple[int, int, int, int] | None = None
 
 
 @dataclass
@@ -32,11 +63,11 @@ class ListingBuilder:
     """Collects rows into Arrow chunks, so that millions of rows do not live as Python objects."""
 
     _chunks: list[pa.RecordBatch] = field(default_factory=list)
-    _rows: list[tuple[str, str, str | None]] = field(default_factory=list)
+    _rows: list[Row] = field(default_factory=list)
 
-    def add(self, path: str, label: str, split: str | None) -> None:
+    def add(self, row: Row) -> None:
         """Append one image."""
-        self._rows.append((path, label, split))
+        self._rows.append(row)
         if len(self._rows) >= ROWS_PER_CHUNK:
             self._flush()
 
@@ -47,21 +78,36 @@ class ListingBuilder:
 
     def _flush(self) -> None:
         if self._rows:
-            columns = [pa.array(values, pa.string()) for values in zip(*self._rows, strict=True)]
-            self._chunks.append(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+            columns = dict(zip(Row._fields, zip(*self._rows, strict=True), strict=True))
+            self._chunks.append(complete(columns, len(self._rows)))
             self._rows = []
 
 
-def list_source(config: DataConfig) -> Listing:
+def complete(columns: Mapping[str, Any], num_rows: int) -> pa.RecordBatch:
+    """Return a batch of all columns of `SCHEMA`; those that are not given are null."""
+    arrays = [
+        pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else pa.nulls(num_rows, field.type)
+        for field in SCHEMA
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def list_source(config: DataConfig, *, cpu_limit: float | None = None) -> Listing:
     """List the source's images. Raises `DataError` for a set that makes no sense, `StorageError`
-    when it cannot be reached.
+    when it cannot be reached. Tar files are read through to find what they hold, by Ray tasks.
     """
     from jobs.data.folder import list_folder
     from jobs.data.manifest import list_manifest
+    from jobs.data.packed import list_packed
+    from jobs.data.webdataset import list_webdataset
 
     readers: dict[str, Callable[[DataConfig], Listing]] = {
         "folder": list_folder,
         "manifest": list_manifest,
+        "packed": list_packed,
+        "webdataset": partial(list_webdataset, cpu_limit=cpu_limit),
     }
     listing = readers[config.source](config)
     if listing.table.num_rows == 0:

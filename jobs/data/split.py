@@ -1,15 +1,22 @@
-"""Which split an image belongs to, from its content alone.
+"""Which split an image belongs to, from its content.
 
-A pure function of (SHA-256 of the file, seed): so copies of one file always land on the same side,
-and an image never moves when other images are added or removed. It knows nothing of labels: with
-few images per class the shares per class vary, as any random split's do.
+The place of an image on the line from 0 to 1 is a pure function of (SHA-256 of the file, seed), or
+of (name of its group, seed): so copies of one file, and the images of one group, always land on the
+same side. Stratified, each class's line is cut where its shares are full; otherwise all are cut at
+the same places, and then an image never moves when others are added or removed.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from jobs.data.config import SplitConfig
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -47,34 +54,93 @@ def choose_split(digest: str, seed: int, *, validation: float, test: float) -> S
     return "validation" if place < test + validation else "train"
 
 
+@dataclass(frozen=True)
+class Shares:
+    """The shares of the images that are to be test and validation; the rest is train."""
+
+    validation: float
+    test: float
+
+
 def assign_splits(
     digests: Sequence[str],
+    labels: npt.NDArray[np.integer],
     given: Sequence[str | None],
-    seed: int,
-    *,
-    validation: float,
-    test: float,
+    groups: Sequence[str | None],
+    config: SplitConfig,
 ) -> list[Split]:
-    """Return the split per image: the source's own where it has one, else by content.
+    """Return the split per image: the source's own where it has one, else by content or group.
 
     A split that the source lacks altogether is carved out of its train images. So a source with
     train and test keeps its test set as it is, and its train images yield validation.
     """
-    present = {split for split in given if split is not None}
-    carved_validation = 0.0 if "validation" in present else validation
-    carved_test = 0.0 if "test" in present else test
-    # The shares are of all images; where the other side is given, they are of what is left.
-    left = 1.0 - (validation - carved_validation) - (test - carved_test)
-    splits: list[Split] = []
-    for digest, own in zip(digests, given, strict=True):
-        if own is None:
-            splits.append(choose_split(digest, seed, validation=validation, test=test))
-        elif own == "train":
-            splits.append(
-                choose_split(
-                    digest, seed, validation=carved_validation / left, test=carved_test / left
-                )
-            )
-        else:
-            splits.append(SPLIT_ALIASES[own])
+    splits: list[Split] = ["train" if own is None else SPLIT_ALIASES[own] for own in given]
+    free = [row for row, own in enumerate(given) if own is None]
+    own_train = [row for row, own in enumerate(given) if own == "train"]
+    whole = Shares(config.validation, config.test)
+    for rows, shares in ((free, whole), (own_train, _carved(set(given), whole))):
+        keys = [f"group {groups[row]}" if groups[row] else digests[row] for row in rows]
+        cut = _cut_classes if config.stratify else _cut_all
+        chosen = cut(keys, labels[rows], shares, config.seed)
+        for row, split in zip(rows, chosen, strict=True):
+            splits[row] = split
     return splits
+
+
+def _carved(present: set[str | None], whole: Shares) -> Shares:
+    """Return what to take from the source's own train images: only splits that it has not."""
+    validation = 0.0 if "validation" in present else whole.validation
+    test = 0.0 if "test" in present else whole.test
+    # The shares are of all images; where the other side is given, they are of what is left.
+    left = 1.0 - (whole.validation - validation) - (whole.test - test)
+    return Shares(validation / left, test / left)
+
+
+def _cut_all(
+    keys: Sequence[str], _labels: npt.NDArray[np.integer], shares: Shares, seed: int
+) -> list[Split]:
+    return [choose_split(key, seed, validation=shares.validation, test=shares.test) for key in keys]
+
+
+def _cut_classes(
+    keys: Sequence[str], labels: npt.NDArray[np.integer], shares: Shares, seed: int
+) -> list[Split]:
+    """Give each class its shares, to the nearest image; what has one key stays together.
+
+    A class of four images or more gives at least one to each split that has a share.
+    """
+    if not keys:
+        return []
+    units, unit_of, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    places = np.array([position(str(key), seed) for key in units])
+    unit_labels = _majority(unit_of, labels, len(units))
+    codes = np.zeros(len(units), dtype=np.int8)  # 0 train, 1 validation, 2 test
+    for label in np.unique(unit_labels):
+        mine = np.flatnonzero(unit_labels == label)
+        mine = mine[np.argsort(places[mine], kind="stable")]
+        total = int(sizes[mine].sum())
+        wanted = [round(total * share) for share in (shares.test, shares.validation)]
+        if len(mine) >= 4:
+            asked = (shares.test > 0, shares.validation > 0)
+            wanted = [
+                max(count, int(is_asked)) for count, is_asked in zip(wanted, asked, strict=True)
+            ]
+        # A unit belongs where its middle lies, so that a large group does not overshoot by itself.
+        middles = np.cumsum(sizes[mine]) - sizes[mine] / 2
+        codes[mine[middles < wanted[0] + wanted[1]]] = 1
+        codes[mine[middles < wanted[0]]] = 2
+    names: tuple[Split, ...] = ("train", "validation", "test")
+    return [names[code] for code in codes[unit_of].tolist()]
+
+
+def _majority(
+    unit_of: npt.NDArray[np.intp], labels: npt.NDArray[np.integer], num_units: int
+) -> npt.NDArray[np.int64]:
+    """Return the label that most images of each unit have, the lowest of several."""
+    pairs, counts = np.unique(
+        np.stack([unit_of, labels.astype(np.int64)]), axis=1, return_counts=True
+    )
+    order = np.lexsort((-pairs[1], counts))  # the best last
+    result = np.zeros(num_units, dtype=np.int64)
+    result[pairs[0][order]] = pairs[1][order]
+    return result

@@ -10,10 +10,9 @@ Shape legend: B images per batch, H x W the model's input size, channels last, R
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Required, TypedDict, Unpack
+from typing import Any, Literal, Required, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -21,17 +20,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from jobs.data import places
 from jobs.data.chunks import Columns, Pace, count_cpus, run_chunks
 from jobs.data.config import DataConfig
 from jobs.data.index import Index
-from jobs.data.locate import choose_threads, read_image
-from jobs.data.order import Ids, balanced, chunk_bounds, shard, shuffled, whole_batches
+from jobs.data.order import (
+    Ids,
+    balanced,
+    chunk_bounds,
+    shard,
+    shard_batches,
+    shuffled,
+    shuffled_runs,
+    storage_order,
+    weighted,
+    whole_batches,
+)
 from jobs.data.quarantine import Broken, check_share
+from jobs.data.split import SPLITS
 from models.decoders import DEFAULT_LIMITS, ImageLimits
-from models.errors import DataError, ImageError, NotFoundError
+from models.errors import DataError, ImageError
 from models.preprocess import PreprocessSpec, prepare
+from models.storage import is_remote
 
 MAX_CHUNK_BYTES = 32 << 20
+COLUMNS = [*places.SCHEMA.names, "label", "weight", "box"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,7 @@ class StreamOptions:
     cpu_limit: float | None = None
     limits: ImageLimits = DEFAULT_LIMITS
     max_broken_share: float = 0.05
+    shuffle: Literal["auto", "images", "runs"] = "auto"
 
     @classmethod
     def from_config(cls, config: DataConfig, cpu_limit: float | None = None) -> StreamOptions:
@@ -69,6 +83,7 @@ class StreamOptions:
             cpu_limit=cpu_limit,
             limits=config.limits,
             max_broken_share=config.max_broken_share,
+            shuffle=config.shuffle,
         )
 
 
@@ -96,16 +111,14 @@ class IndexedImages:
         self.spec = spec
         self.options = options or StreamOptions()
         self._splits = {
-            split: index.table.filter(pc.equal(index.table["split"], split)).select(
-                ["path", "label"]
-            )
-            for split in ("train", "validation", "test")
+            split: index.table.filter(pc.equal(index.table["split"], split)).select(COLUMNS)
+            for split in SPLITS
         }
         self._broken: dict[str, Broken] = {}
-        self._path_refs: dict[str, ray.ObjectRef[pa.StringArray]] = {}
+        self._row_refs: dict[str, ray.ObjectRef[pa.Table]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_path_refs": {}}
+        return {**self.__dict__, "_row_refs": {}}
 
     @property
     def broken(self) -> tuple[Broken, ...]:
@@ -137,14 +150,20 @@ class IndexedImages:
         is_shuffled = arguments.get("shuffle", False)
         epoch, seed = arguments.get("epoch", 0), arguments.get("seed", 0)
         rank, world = arguments.get("rank", 0), arguments.get("world", 1)
-        ids = np.arange(self.num_images(split), dtype=np.int64)
-        if class_weights is not None and len(ids):
-            ids = balanced(self.labels(split), class_weights, epoch, seed)
-        elif is_shuffled:
-            ids = shuffled(len(ids), epoch, seed)
-        if len(ids) and (is_shuffled or class_weights is not None):
-            ids = whole_batches(ids, arguments["batch_size"], world)
-        return shard(ids, rank, world)
+        num_rows = self.num_images(split)
+        if not num_rows or not (is_shuffled or class_weights is not None):
+            return shard(np.arange(num_rows, dtype=np.int64), rank, world)
+        weights = self._weights(split)
+        if class_weights is not None:
+            ids = balanced(self.labels(split), class_weights, epoch, seed, weights)
+        elif weights is not None:
+            ids = weighted(weights, epoch, seed)
+        elif self._shuffles_runs(split):
+            ids = shuffled_runs(self._storage_order(split), epoch, seed)
+        else:
+            ids = shuffled(num_rows, epoch, seed)
+        batch_size = arguments["batch_size"]
+        return shard_batches(whole_batches(ids, batch_size, world), batch_size, rank, world)
 
     def num_batches(self, split: str, **arguments: Unpack[Order]) -> int:
         """Return how many batches one pass has for this rank."""
@@ -176,7 +195,7 @@ class IndexedImages:
         pace = Pace(largest * self._image_bytes(), max(2, ahead), self.options.cpu_limit)
         task = partial(
             _read_chunk,
-            paths=self._paths_ref(split),
+            table=self._rows_ref(split),
             order=ray.put(ids),
             bounds=bounds,
             spec=self.spec,
@@ -208,10 +227,31 @@ class IndexedImages:
     def _image_bytes(self) -> int:
         return self.spec.height * self.spec.width * 3
 
-    def _paths_ref(self, split: str) -> ray.ObjectRef[pa.StringArray]:
-        if split not in self._path_refs:
-            self._path_refs[split] = ray.put(self._table(split)["path"].combine_chunks())
-        return self._path_refs[split]
+    def _rows_ref(self, split: str) -> ray.ObjectRef[pa.Table]:
+        if split not in self._row_refs:
+            rows = self._table(split).select([*places.SCHEMA.names, "box"])
+            self._row_refs[split] = ray.put(rows.combine_chunks())
+        return self._row_refs[split]
+
+    def _weights(self, split: str) -> npt.NDArray[np.float64] | None:
+        """Return how often each image is to be drawn, where the source says; 1 if not of it."""
+        column = self._table(split)["weight"]
+        if column.null_count == len(column):
+            return None
+        weights: npt.NDArray[np.float64] = column.fill_null(1.0).to_numpy().astype(np.float64)
+        return weights
+
+    def _shuffles_runs(self, split: str) -> bool:
+        if self.options.shuffle != "auto":
+            return self.options.shuffle == "runs"
+        containers = self._table(split)["container"]
+        return containers.null_count == 0 and is_remote(containers[0].as_py())
+
+    def _storage_order(self, split: str) -> Ids:
+        table = self._table(split)
+        containers = table["container"].combine_chunks().indices.fill_null(-1).to_numpy()
+        offsets = table["offset"].fill_null(0).to_numpy()
+        return storage_order(containers.astype(np.int64), offsets)
 
     def _table(self, split: str) -> pa.Table:
         if split not in self._splits:
@@ -252,7 +292,7 @@ def assemble(
 
 def _read_chunk(
     chunk: int,
-    paths: ray.ObjectRef[pa.StringArray],
+    table: ray.ObjectRef[pa.Table],
     order: ray.ObjectRef[Ids],
     bounds: Ids,
     spec: PreprocessSpec,
@@ -261,16 +301,18 @@ def _read_chunk(
 ) -> Columns:
     """Run in a Ray task: read and decode one chunk of the order."""
     rows = ray.get(order)[bounds[chunk] : bounds[chunk + 1]]
-    mine = ray.get(paths).take(pa.array(rows)).to_pylist()
-    images = np.zeros((len(mine), spec.height, spec.width, 3), dtype=np.uint8)
+    mine = ray.get(table).take(pa.array(rows))
+    boxes = mine["box"].to_pylist()
+    images = np.zeros((len(rows), spec.height, spec.width, 3), dtype=np.uint8)
 
-    def read_into(slot: int) -> str:
+    def decode_into(slot: int, data: bytes | Exception) -> str:
+        if isinstance(data, Exception):
+            return str(data) or type(data).__name__
         try:
-            images[slot] = prepare(read_image(mine[slot]), spec, limits)
-        except (ImageError, NotFoundError) as error:
+            images[slot] = prepare(data, spec, limits, boxes[slot])
+        except ImageError as error:
             return str(error) or type(error).__name__
         return ""
 
-    with ThreadPoolExecutor(threads or choose_threads(mine[0])) as pool:
-        reasons = list(pool.map(read_into, range(len(mine))))
+    reasons = places.read_each(places.places_of(mine), decode_into, threads)
     return {"id": rows, "image": images, "reason": np.array(reasons, dtype=object)}

@@ -56,6 +56,8 @@ class FeatureCache:
         rows = index.table.filter(pc.equal(index.table["split"], split))
         for column in ("sha256", "label"):
             digest.update(repr(rows.column(column).to_pylist()).encode())
+        if rows["box"].null_count < len(rows):
+            digest.update(repr(rows["box"].to_pylist()).encode())
         settings = (config.preprocess.model_dump_json(), split, num_views, rank, world)
         augment = (config.augment.model_dump_json(), config.seed) if num_views > 1 else ()
         digest.update(repr((*settings, *augment)).encode())

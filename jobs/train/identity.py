@@ -50,9 +50,14 @@ def _filled(before: object, now: object) -> object:
     return now if before is None else before
 
 
+def _says(index: Index, column: str) -> bool:
+    return bool(index.table[column].null_count < index.table.num_rows)
+
+
 def _identity(config: TrainConfig, index: Index) -> dict[str, object]:
     images = hashlib.sha256()
-    for column in ("sha256", "label", "split"):
+    said = [name for name in ("weight", "box") if _says(index, name)]
+    for column in ("sha256", "label", "split", *said):
         for start in range(0, index.table.num_rows, ROWS_AT_ONCE):
             rows = index.table[column].slice(start, ROWS_AT_ONCE)
             images.update(repr(rows.to_pylist()).encode())

@@ -27,7 +27,7 @@ from rich.console import Console
 from cluster.environment import data_cpus
 from jobs.console import Advance, bar
 from jobs.data.index import Index, build_index
-from jobs.data.locate import read_image
+from jobs.data.places import Place, places_of, read_place
 from jobs.data.quarantine import Broken, keep_quarantine
 from jobs.export.exporter import Draft, Provenance, code_revision, digest_of, export_draft, finish
 from jobs.train import report
@@ -42,7 +42,7 @@ from models.bundle import Published, publish
 from models.errors import DataError, ImageError, NotFoundError
 from models.kinds import find_kind
 from models.manifest import Tolerance
-from models.preprocess import prepare
+from models.preprocess import Box, prepare
 from models.storage import open_store
 from models.validation_outputs import VALIDATION, dump_outputs
 
@@ -183,23 +183,25 @@ def reference_images(config: TrainConfig, index: Index) -> npt.NDArray[np.uint8]
     """
     split = "validation" if index.num_images("validation") else "train"
     rows = index.table.filter(pc.equal(index.table["split"], split))
-    paths, labels = rows["path"].to_pylist(), rows["label"].to_pylist()
-    by_class: dict[int, list[str]] = {}
-    for path, label in zip(paths, labels, strict=True):
-        by_class.setdefault(label, []).append(path)
-    in_turn = (path for row in zip_longest(*by_class.values()) for path in row if path is not None)
+    by_class: dict[int, list[tuple[Place, Box | None]]] = {}
+    found = zip(places_of(rows), rows["box"].to_pylist(), rows["label"].to_pylist(), strict=True)
+    for place, box, label in found:
+        by_class.setdefault(label, []).append((place, box))
+    in_turn = (one for row in zip_longest(*by_class.values()) for one in row if one is not None)
     return np.stack(list(islice(_readable(in_turn, config), config.export.num_reference_images)))
 
 
-def _readable(paths: Iterator[str], config: TrainConfig) -> Iterator[npt.NDArray[np.uint8]]:
+def _readable(
+    images: Iterator[tuple[Place, Box | None]], config: TrainConfig
+) -> Iterator[npt.NDArray[np.uint8]]:
     """Prepare images, passing over those that broke since the index was made.
 
     Raises `DataError` if none is left.
     """
     found = 0
-    for path in paths:
+    for place, box in images:
         try:
-            image = prepare(read_image(path), config.preprocess, config.data.limits)
+            image = prepare(read_place(place), config.preprocess, config.data.limits, box)
         except (ImageError, NotFoundError):
             continue
         found += 1

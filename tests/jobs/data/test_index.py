@@ -9,7 +9,9 @@ import pytest
 
 from cluster.session import Session
 from jobs.data.config import DataConfig
-from jobs.data.index import Index, build_index, examine_image
+from jobs.data.examine import examine_image
+from jobs.data.index import Index, build_index
+from jobs.data.places import Place, read_each
 from jobs.data.quarantine import keep_quarantine
 from models.decoders import ImageLimits
 from models.errors import AccessError, DataError, NotFoundError
@@ -96,9 +98,10 @@ def test_files_that_a_manifest_names_but_are_missing_are_quarantined(
 
 def test_a_file_that_cannot_be_read_is_that_images_fault_alone(tmp_path: Path) -> None:
     """One among thousands once ended the run."""
-    digest, reason = examine_image(str(tmp_path), SPEC, ImageLimits())
-    assert digest == ""
-    assert str(tmp_path) in reason
+    (data,) = read_each([Place(str(tmp_path))], lambda _, data: data)
+    found = examine_image(data, SPEC, ImageLimits())
+    assert found.sha256 == ""
+    assert str(tmp_path) in found.reason
 
 
 def test_a_set_of_broken_images_only_is_refused(ray_session: Session, tmp_path: Path) -> None:

@@ -2,16 +2,43 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.data.config import SplitConfig
 from jobs.data.split import SPLITS, Split, assign_splits, choose_split, position
 
 digests = st.binary(max_size=8).map(lambda data: hashlib.sha256(data).hexdigest())
-seeds = st.integers(min_value=-(2**63), max_value=2**63)
+seeds = st.integers(min_value=0, max_value=2**63 - 1)
 shares = st.tuples(st.floats(min_value=0.0, max_value=0.4), st.floats(min_value=0.0, max_value=0.4))
+
+
+def assign(
+    contents: list[str],
+    given_splits: Sequence[str | None] | None = None,
+    *,
+    validation: float = 0.15,
+    test: float = 0.15,
+    seed: int = 0,
+    labels: Sequence[int] | None = None,
+    groups: Sequence[str | None] | None = None,
+    stratify: bool = False,
+) -> list[Split]:
+    """Assign splits; without labels all images are of one class."""
+    config = SplitConfig(
+        train=1 - validation - test,
+        validation=validation,
+        test=test,
+        seed=seed,
+        stratify=stratify,
+    )
+    none = [None] * len(contents)
+    numbers = np.array(labels if labels is not None else [0] * len(contents), dtype=np.int32)
+    return assign_splits(contents, numbers, given_splits or none, groups or none, config)
 
 
 def many(count: int) -> list[str]:
@@ -32,22 +59,29 @@ def test_the_place_of_an_image_stays_the_same_in_every_version_of_the_code() -> 
 
 
 @given(st.lists(digests, max_size=30), st.lists(digests, max_size=30), seeds, shares)
-def test_an_image_never_moves_when_the_set_grows(
+def test_unstratified_an_image_never_moves_when_the_set_grows(
     before: list[str], added: list[str], seed: int, share: tuple[float, float]
 ) -> None:
     validation, test = share
-    old = assign_splits(before, [None] * len(before), seed, validation=validation, test=test)
-    grown = before + added
-    new = assign_splits(grown, [None] * len(grown), seed, validation=validation, test=test)
+    old = assign(before, seed=seed, validation=validation, test=test)
+    new = assign(before + added, seed=seed, validation=validation, test=test)
     assert new[: len(old)] == old
 
 
-@given(st.lists(digests, min_size=1, max_size=30), seeds, shares)
+@given(st.lists(digests, min_size=1, max_size=30), seeds, shares, st.booleans())
 def test_copies_never_lie_on_two_sides(
-    contents: list[str], seed: int, share: tuple[float, float]
+    contents: list[str], seed: int, share: tuple[float, float], stratify: bool
 ) -> None:
-    twice = contents * 2
-    splits = assign_splits(twice, [None] * len(twice), seed, validation=share[0], test=share[1])
+    # The copies have other labels, too.
+    labels = [number % 3 for number in range(2 * len(contents))]
+    splits = assign(
+        contents * 2,
+        seed=seed,
+        validation=share[0],
+        test=share[1],
+        labels=labels,
+        stratify=stratify,
+    )
     assert splits[: len(contents)] == splits[len(contents) :]
 
 
@@ -61,7 +95,7 @@ def test_the_validation_share_moves_nothing_into_or_out_of_test(
 
 
 def test_the_shares_are_about_what_was_asked_for() -> None:
-    splits = assign_splits(many(20_000), [None] * 20_000, 0, validation=0.15, test=0.15)
+    splits = assign(many(20_000))
     counts = Counter(splits)
     # Three standard deviations of a share of 0.15 among 20,000 are 0.0076.
     assert counts["validation"] / 20_000 == pytest.approx(0.15, abs=0.0076)
@@ -69,14 +103,14 @@ def test_the_shares_are_about_what_was_asked_for() -> None:
 
 
 def test_another_seed_gives_another_split() -> None:
-    one = assign_splits(many(200), [None] * 200, 0, validation=0.3, test=0.3)
-    two = assign_splits(many(200), [None] * 200, 1, validation=0.3, test=0.3)
+    one = assign(many(200), validation=0.3, test=0.3)
+    two = assign(many(200), seed=1, validation=0.3, test=0.3)
     assert one != two
 
 
 def test_the_splits_of_the_source_are_kept() -> None:
     given_splits = ["train", "validation", "test"] * 10
-    assert assign_splits(many(30), given_splits, 0, validation=0.5, test=0.4) == given_splits
+    assert assign(many(30), given_splits, validation=0.5, test=0.4) == given_splits
 
 
 @pytest.mark.parametrize(("lacking", "present"), [("validation", "test"), ("test", "validation")])
@@ -84,7 +118,7 @@ def test_a_split_that_the_source_lacks_is_carved_out_of_train(
     lacking: Split, present: Split
 ) -> None:
     given_splits = ["train"] * 8_500 + [present] * 1_500
-    splits = assign_splits(many(10_000), given_splits, 0, validation=0.15, test=0.15)
+    splits = assign(many(10_000), given_splits)
     assert splits[8_500:] == [present] * 1_500
     assert set(splits[:8_500]) == {"train", lacking}
     # 0.15 of all images is 0.15 / 0.85 of the training images.
@@ -92,7 +126,40 @@ def test_a_split_that_the_source_lacks_is_carved_out_of_train(
 
 
 def test_a_source_with_train_only_is_split_three_ways() -> None:
-    splits = assign_splits(many(1_000), ["train"] * 1_000, 0, validation=0.15, test=0.15)
+    splits = assign(many(1_000), ["train"] * 1_000)
     assert set(splits) == set(SPLITS)
-    bare = assign_splits(many(1_000), [None] * 1_000, 0, validation=0.15, test=0.15)
+    bare = assign(many(1_000))
     assert splits == bare
+
+
+def test_stratified_every_class_gets_its_shares_to_the_image() -> None:
+    sizes = [1_000, 100, 20, 4, 3, 1]
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    splits = assign(many(len(labels)), labels=labels, stratify=True)
+    counts = [
+        [splits[row] for row, label in enumerate(labels) if label == number].count("test")
+        for number in range(len(sizes))
+    ]
+    assert counts == [150, 15, 3, 1, 0, 0]
+
+
+@given(st.lists(digests, min_size=8, max_size=60, unique=True), seeds)
+def test_stratified_few_images_move_when_the_set_grows_by_one(
+    contents: list[str], seed: int
+) -> None:
+    old = assign(contents[:-1], seed=seed, stratify=True)
+    new = assign(contents, seed=seed, stratify=True)
+    # Each of the two cuts moves by one place for the new image, and by one as shares are rounded.
+    assert sum(a != b for a, b in zip(old, new, strict=False)) <= 4
+
+
+@given(seeds, st.booleans())
+def test_a_group_stays_on_one_side(seed: int, stratify: bool) -> None:
+    groups = [f"part {number // 5}" for number in range(300)]
+    labels = [number % 2 for number in range(300)]
+    splits = assign(many(300), seed=seed, labels=labels, groups=groups, stratify=stratify)
+    by_group: dict[str, set[Split]] = {group: set() for group in groups}
+    for group, split in zip(groups, splits, strict=True):
+        by_group[group].add(split)
+    assert all(len(sides) == 1 for sides in by_group.values())
+    assert set(splits) == set(SPLITS)

@@ -23,7 +23,8 @@ def make_index(classes: tuple[str, ...] = ("bad", "good"), digest: str = "aa") -
         "split": ["train", "train"],
         "sha256": [digest, "bb"],
     }
-    return Index(pa.table(columns, schema=SCHEMA), classes)
+    others = {field.name: pa.nulls(2, field.type) for field in SCHEMA if field.name not in columns}
+    return Index(pa.table({**columns, **others}).select(SCHEMA.names).cast(SCHEMA), classes)
 
 
 def make_config(folder: Path, **changes: object) -> TrainConfig:

@@ -1,0 +1,281 @@
+"""Tar shards as WebDataset names their members: `key.jpg` beside `key.cls`, `.txt` or `.json`.
+
+A tar file has no table of contents, so it is read from one end to the other, once, by a Ray task;
+its images are hashed and decoded on the way. Later they are read by their range. The label is the
+text of `key.cls` or `key.txt`, or a field of `key.json`; an image without one is left out.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Callable
+from functools import partial
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import ray
+
+from jobs.data.chunks import Columns, Pace, run_chunks
+from jobs.data.config import DataConfig
+from jobs.data.examine import examine_image
+from jobs.data.folder import HIDDEN
+from jobs.data.locate import split_at_root
+from jobs.data.manifest import PARSERS
+from jobs.data.quarantine import Broken
+from jobs.data.sources import SCHEMA, Listing, complete
+from jobs.data.split import SPLIT_ALIASES, Split
+from models.decoders import IMAGE_SUFFIXES
+from models.errors import DataError, ImageTooLargeError
+from models.preprocess import PreprocessSpec
+from models.storage import Entry, Store, is_remote, open_store, split_uri
+
+LABEL_MEMBERS = ("cls", "txt")  # in this order, behind a label in the JSON
+MAX_TEXT = 64 << 10  # bytes of a label or of JSON
+
+
+def list_webdataset(config: DataConfig, *, cpu_limit: float | None = None) -> Listing:
+    """Read all tar files below the URI, or the one it names, and return their images, examined.
+
+    Needs a running Ray. A tar file that was cut short gives the images before the cut, and is
+    itself listed as broken.
+    """
+    shards = find_shards(config.uri)
+    task = partial(_list_shard, shards=ray.put(shards), config=config)
+    tables: list[pa.Table] = []
+    broken: list[Broken] = []
+    ignored = unlabelled = 0
+    example = ""
+    # A row says where one image is; a tar file of 1 GiB has some 10,000.
+    pace = Pace(chunk_bytes=4 << 20, ahead=16, cpu_limit=cpu_limit)
+    for columns in run_chunks(task, len(shards), pace):
+        for row in range(len(columns["listing"])):
+            tables.append(pa.ipc.open_stream(columns["listing"][row]).read_all())
+            ignored += int(columns["ignored"][row])
+            unlabelled += int(columns["unlabelled"][row])
+            example = example or str(columns["example"][row])
+            if columns["problem"][row]:
+                broken.append(Broken(shards[len(tables) - 1].key, str(columns["problem"][row])))
+    table = pa.concat_tables(tables)
+    if unlabelled and not len(table):
+        raise DataError(
+            f"no image of {config.uri} has a label, for example {example}; expected a member "
+            f"KEY.cls or KEY.txt, or KEY.json with the key {config.label_column!r} (set "
+            "data.label_column) beside each KEY.jpg"
+        )
+    warnings: tuple[str, ...] = ()
+    if unlabelled:
+        warnings = (
+            f"{unlabelled:,} images have no label beside them and are left out, for example "
+            f"{example}",
+        )
+    return Listing(table.unify_dictionaries(), ignored, tuple(broken), warnings)
+
+
+def find_shards(uri: str) -> list[Entry]:
+    """Return the tar files below a folder or prefix, or the one that the URI names, with full URIs.
+
+    Raises `DataError` where there is none, or where they are compressed.
+    """
+    if uri.lower().endswith(".tar"):
+        folder, name = split_uri(uri)
+        store = open_store(folder)
+        found = [entry for entry in store.list_children()[1] if entry.key == name]
+    else:
+        store = open_store(uri)
+        found = [entry for entry in store.list() if not _is_hidden(entry.key)]
+    squeezed = [entry.key for entry in found if entry.key.lower().endswith(COMPRESSED)]
+    if squeezed:
+        raise DataError(
+            f"{store.uri}/{squeezed[0]} is compressed, so no image in it can be read by itself; "
+            "unpack it to .tar first (gunzip, zstd -d)"
+        )
+    shards = sorted(
+        (
+            Entry(f"{store.uri}/{entry.key}", entry.size)
+            for entry in found
+            if entry.key.lower().endswith(".tar")
+        ),
+        key=lambda entry: entry.key,
+    )
+    if not shards:
+        raise DataError(f"{uri} holds no .tar file ({len(found):,} others); is it a folder?")
+    return shards
+
+
+COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
+
+
+def _is_hidden(key: str) -> bool:
+    return any(part.startswith(HIDDEN) for part in key.split("/"))
+
+
+def _list_shard(chunk: int, shards: ray.ObjectRef[list[Entry]], config: DataConfig) -> Columns:
+    """Run in a Ray task: read one tar file through."""
+    shard = ray.get(shards)[chunk]
+    found = ShardReader(shard, config)
+    table = found.read()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return {
+        "listing": np.array([sink.getvalue().to_pybytes()], dtype=object),
+        "ignored": np.array([found.ignored]),
+        "unlabelled": np.array([found.unlabelled]),
+        "example": np.array([found.example], dtype=object),
+        "problem": np.array([found.problem], dtype=object),
+    }
+
+
+class ShardReader:
+    """Reads one tar file through, and counts what it leaves out."""
+
+    def __init__(self, shard: Entry, config: DataConfig) -> None:
+        self.ignored = 0  # members that are neither an image nor text
+        self.unlabelled = 0
+        self.example = ""  # of an image without a label
+        self.problem = ""  # why the file could not be read to its end
+        self._shard = shard
+        self._config = config
+        self._split = split_of_name(shard.key)
+        self._rows: list[dict[str, Any]] = []
+
+    def read(self) -> pa.Table:
+        """Return a listing of the images."""
+        sample: dict[str, Any] = {}
+        problem = ""
+        with (
+            _open_stream(self._shard.key) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as tar,
+        ):
+            try:
+                for member in tar:
+                    tar.members = []  # type: ignore[attr-defined]  # a kilobyte of each
+                    key, extension = _split_name(member.name)
+                    if not member.isfile() or _is_hidden(key):
+                        continue
+                    if sample and sample["key"] != key:
+                        self._finish(sample)
+                        sample = {}
+                    sample["key"] = key
+                    self._take(sample, member, extension, tar.extractfile(member))
+                if sample:
+                    self._finish(sample)
+                problem = self._problem_at(tar.offset)
+            except tarfile.TarError as error:
+                # What was begun is left out: its label may lie behind the cut.
+                problem = f"the tar file is damaged or cut short at byte {tar.offset:,}: {error}"
+        if problem:
+            self.problem = f"{problem}; what follows in it is lost"
+        columns = {name: [row.get(name) for row in self._rows] for name in SCHEMA.names}
+        return pa.Table.from_batches([complete(columns, len(self._rows))])
+
+    def _take(
+        self, sample: dict[str, Any], member: tarfile.TarInfo, extension: str, file: Any
+    ) -> None:
+        """Take what one member says of a sample; its bytes have to be read now or never."""
+        if f".{extension}".endswith(IMAGE_SUFFIXES) and "path" not in sample:
+            is_small = member.size <= self._config.max_image_bytes
+            sample |= {
+                "path": f"{self._shard.key}/{member.name}",
+                "container": self._shard.key,
+                "offset": member.offset_data,
+                "size": member.size,
+                "content": file.read() if is_small else _too_large(member, self._config),
+            }
+        elif extension in ("json", *LABEL_MEMBERS) and member.size <= MAX_TEXT:
+            sample[extension] = file.read().decode("utf-8", "replace").strip()
+        else:
+            self.ignored += 1
+
+    def _finish(self, sample: dict[str, Any]) -> None:
+        """Turn a sample into a row, if it is an image with a label."""
+        if "path" not in sample:
+            self.ignored += 1
+            return
+        given = self._read_json(sample)
+        label = given.get("label") or next(
+            (sample[name] for name in LABEL_MEMBERS if sample.get(name)), None
+        )
+        if not label:
+            self.unlabelled += 1
+            self.example = self.example or str(sample["path"])
+            return
+        row = {**sample, "label": label, "split": given.get("split", self._split)}
+        row |= {name: given[name] for name in ("group", "weight", "box") if name in given}
+        found = examine_image(
+            sample.pop("content"), PreprocessSpec(), self._config.limits, row.get("box")
+        )
+        self._add({**row, **found._asdict()})
+
+    def _read_json(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Return what the JSON of a sample says, by our names. Raises `DataError`."""
+        if "json" not in sample:
+            return {}
+        where = f"{self._shard.key}/{sample['key']}.json"
+        try:
+            fields = orjson.loads(sample["json"])
+        except orjson.JSONDecodeError as error:
+            raise DataError(f"{where} is not JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise DataError(f"{where} is not a JSON object but {type(fields).__name__}")
+        given: dict[str, Any] = {}
+        parsers: dict[str, Callable[[str], Any]] = {"label": str, **PARSERS}
+        for name, parse in parsers.items():
+            column = getattr(self._config, f"{name}_column") or name
+            value = fields.get(column)
+            text = "" if value is None else value if isinstance(value, str) else _as_text(value)
+            if not text.strip():
+                continue
+            try:
+                given[name] = parse(text.strip())
+            except ValueError as error:
+                raise DataError(f"{where}: {column!r} says {text!r}; expected {error}") from None
+        return given
+
+    def _problem_at(self, end: int) -> str:
+        """Say what is wrong where reading ended; a sound tar file ends with a block of zeros."""
+        root, key = split_at_root(self._shard.key)
+        block = Store(root).read_range(key, end, tarfile.BLOCKSIZE)
+        if block == bytes(tarfile.BLOCKSIZE):
+            return ""
+        if len(block) < tarfile.BLOCKSIZE:
+            return f"the tar file was cut short at byte {self._shard.size:,}"
+        return f"the tar file is damaged at byte {end:,}"
+
+    def _add(self, row: dict[str, Any]) -> None:
+        row.pop("content", None)
+        self._rows.append(row)
+
+
+def split_of_name(key: str) -> Split | None:
+    """Return the split that a shard's path names by a word of its own: `train/`, `val-0001.tar`."""
+    words = re.split(r"[^a-z]+", key.lower())
+    found = [SPLIT_ALIASES[word] for word in words if word in SPLIT_ALIASES]
+    return found[-1] if found else None
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Split a member's name at the first dot of its last part, as WebDataset does."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    key, _, extension = base.partition(".")
+    return f"{folder}{slash}{key}", extension.lower()
+
+
+def _too_large(member: tarfile.TarInfo, config: DataConfig) -> ImageTooLargeError:
+    return ImageTooLargeError(
+        f"the image has {member.size:,} bytes, more than the limit of {config.max_image_bytes:,}"
+    )
+
+
+def _as_text(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _open_stream(uri: str) -> BinaryIO:
+    if not is_remote(uri):
+        return open(uri, "rb")
+    root, key = split_at_root(uri)
+    return Store(root).open_stream(key)
