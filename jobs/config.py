@@ -32,14 +32,44 @@ def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] =
     """
     origins: dict[str, str] = {}
     values = _read_yaml(Path(path), origins)
+    return _validate(model, values, overrides, origins, str(path))
+
+
+def load_section(
+    model: type[Model], path: str | Path | None, section: str, overrides: Sequence[str] = ()
+) -> Model:
+    """Take one section of the file, or nothing without one, and the overrides, whose names begin
+    below the section. Raises `ConfigError` as `load_config` does.
+    """
+    origins: dict[str, str] = {}
+    values: Any = {}
+    if path is not None:
+        values = _read_yaml(Path(path), origins).get(section) or {}
+        if not isinstance(values, dict):
+            raise ConfigError(
+                f"{path}: expected settings below {section}, got a {type(values).__name__}"
+            )
+        origins = {
+            name.removeprefix(f"{section}."): place
+            for name, place in origins.items()
+            if name.startswith(f"{section}.")
+        }
+    return _validate(model, values, overrides, origins, str(path or COMMAND_LINE))
+
+
+def _validate(
+    model: type[Model],
+    values: dict[str, Any],
+    overrides: Sequence[str],
+    origins: dict[str, str],
+    file: str,
+) -> Model:
     for override in overrides:
         _apply(values, override, origins)
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        mistakes = [
-            _explain(model, values, details, origins, str(path)) for details in error.errors()
-        ]
+        mistakes = [_explain(model, values, details, origins, file) for details in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(mistakes))) from None
 
 

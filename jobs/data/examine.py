@@ -13,6 +13,7 @@ from models.preprocess import Box, PreprocessSpec, prepare
 class Examined(NamedTuple):
     """What reading one image showed; `reason` says why it cannot be used, "" if it can."""
 
+    size: int  # bytes
     sha256: str
     width: int
     height: int
@@ -27,11 +28,11 @@ def examine_image(
 ) -> Examined:
     """Hash and decode the bytes of one image, or take note of why there are none."""
     if isinstance(data, Exception):
-        return Examined("", 0, 0, str(data))
+        return Examined(0, "", 0, 0, str(data))
     digest = hashlib.sha256(data).hexdigest()
     try:
         prepare(data, spec, limits, box)
         height, width = read_size(data)
     except ImageError as error:
-        return Examined(digest, 0, 0, str(error))
-    return Examined(digest, width, height, "")
+        return Examined(len(data), digest, 0, 0, str(error))
+    return Examined(len(data), digest, width, height, "")

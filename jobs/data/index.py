@@ -129,18 +129,19 @@ def _examine(
     progress: Progress | None,
     cpu_limit: float | None,
 ) -> pa.Table:
-    """Fill in per image the digest of its content, its size, and why it cannot be used."""
-    found: dict[str, list[pa.Array]] = {field.name: [] for field in sources.EXAMINED}
+    """Fill in per image what reading it shows."""
+    found: dict[str, list[pa.Array]] = {name: [] for name in Examined._fields}
     done = 0
     for columns in _examine_chunks(table, config, spec, cpu_limit):
-        for field in sources.EXAMINED:
-            found[field.name].append(pa.array(columns[field.name], field.type))
+        for name, chunks in found.items():
+            chunks.append(pa.array(columns[name], sources.SCHEMA.field(name).type))
         done += len(columns["reason"])
         if progress is not None:
             progress(done, len(table))
-    for field in sources.EXAMINED:
-        column = pa.chunked_array(found[field.name], field.type)
-        table = table.set_column(table.column_names.index(field.name), field, column)
+    for name, chunks in found.items():
+        field = sources.SCHEMA.field(name)
+        column = pa.chunked_array(chunks, field.type)
+        table = table.set_column(table.column_names.index(name), field, column)
     return table
 
 

@@ -26,9 +26,10 @@ from rich.console import Console
 
 from cluster.environment import data_cpus
 from jobs.console import Advance, bar
-from jobs.data.index import Index, build_index
+from jobs.data.index import Index
 from jobs.data.places import Place, places_of, read_place
 from jobs.data.quarantine import Broken, keep_quarantine
+from jobs.data.tables import print_broken, read_index
 from jobs.export.exporter import Draft, Provenance, code_revision, digest_of, export_draft, finish
 from jobs.train import report
 from jobs.train.config import TrainConfig
@@ -47,8 +48,6 @@ from models.storage import open_store
 from models.validation_outputs import VALIDATION, dump_outputs
 
 logger = logging.getLogger(__name__)
-
-QUARANTINE_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,8 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
     for uri in dict.fromkeys((config.store, config.runs)):
         open_store(uri).check_writable()
     with _timed(seconds, "index"):
-        index = _index(config, run_id, console)
+        index = read_index(config.data, config.preprocess, console, cpu_limit=data_cpus())
+        _report_broken(config, index.quarantine, run_id, "quarantine.jsonl", console)
     split = _evaluation_split(config, index)
     with _timed(seconds, "train"):
         trained = _train(config, index, run_id, console)
@@ -97,35 +97,12 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def _index(config: TrainConfig, run_id: str, console: Console) -> Index:
-    with bar(console, "reading images", None) as advance:
-        done = 0
-
-        def progress(count: int, total: int) -> None:
-            nonlocal done
-            advance(count - done, total)
-            done = count
-
-        index = build_index(config.data, config.preprocess, progress, cpu_limit=data_cpus())
-    console.print(report.index_table(index))
-    for warning in index.warnings:
-        console.print(f"[yellow]note:[/] {warning}", highlight=False)
-    _report_broken(config, index.quarantine, run_id, "quarantine.jsonl", console)
-    return index
-
-
 def _report_broken(
     config: TrainConfig, broken: Sequence[Broken], run_id: str, name: str, console: Console
 ) -> None:
     """Keep the list of images that were left out with the run, and show how it begins."""
-    if not broken:
-        return
-    where = keep_quarantine(broken, config.runs, run_id, name)
-    console.print(
-        f"[yellow]note:[/] {len(broken)} images left out, listed in {where}:", highlight=False
-    )
-    for one in broken[:QUARANTINE_SHOWN]:
-        console.print(f"  {one.path}: {one.reason}", highlight=False, markup=False)
+    if broken:
+        print_broken(broken, keep_quarantine(broken, config.runs, run_id, name), console)
 
 
 class _BarWatcher:

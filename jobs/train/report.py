@@ -26,22 +26,6 @@ CURVES = "curves.png"
 ENOUGH_SUPPORT = 20
 
 
-def index_table(index: Index) -> Table:
-    """Return the images per class and split."""
-    table = Table(title="images", title_justify="left")
-    table.add_column("class")
-    for name in (*SPLITS, "all"):
-        table.add_column(name, justify="right")
-    for name, row in index.counts.items():
-        table.add_row(
-            escape(name), *(f"{row[split]:,}" for split in SPLITS), f"{sum(row.values()):,}"
-        )
-    table.add_section()
-    totals = [index.num_images(split) for split in SPLITS]
-    table.add_row("all", *(f"{total:,}" for total in totals), f"{sum(totals):,}")
-    return table
-
-
 def evaluation_table(evaluation: Evaluation, title: str) -> Table:
     """Return precision, recall and F1 per class, and the overall figures below."""
     table = Table(title=title, title_justify="left")

@@ -1,0 +1,66 @@
+"""What people see of a data set: images per class and split, notes, and what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from jobs.console import bar
+from jobs.data.config import DataConfig
+from jobs.data.index import Index, build_index
+from jobs.data.quarantine import Broken
+from jobs.data.split import SPLITS
+from models.preprocess import PreprocessSpec
+
+QUARANTINE_SHOWN = 5
+
+
+def read_index(
+    config: DataConfig, spec: PreprocessSpec, console: Console, *, cpu_limit: float | None = None
+) -> Index:
+    """Build the index of a set under a progress bar, and print what it holds.
+
+    Raises the errors of `build_index`.
+    """
+    with bar(console, "reading images", None) as advance:
+        done = 0
+
+        def progress(count: int, total: int) -> None:
+            nonlocal done
+            advance(count - done, total)
+            done = count
+
+        index = build_index(config, spec, progress, cpu_limit=cpu_limit)
+    console.print(index_table(index))
+    for warning in index.warnings:
+        console.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
+    return index
+
+
+def index_table(index: Index) -> Table:
+    """Return the images per class and split."""
+    table = Table(title="images", title_justify="left")
+    table.add_column("class")
+    for name in (*SPLITS, "all"):
+        table.add_column(name, justify="right")
+    for name, row in index.counts.items():
+        table.add_row(
+            escape(name), *(f"{row[split]:,}" for split in SPLITS), f"{sum(row.values()):,}"
+        )
+    table.add_section()
+    totals = [index.num_images(split) for split in SPLITS]
+    table.add_row("all", *(f"{total:,}" for total in totals), f"{sum(totals):,}")
+    return table
+
+
+def print_broken(broken: Sequence[Broken], where: str, console: Console) -> None:
+    """Say how many images were left out, where they are listed, and how the list begins."""
+    console.print(
+        f"[yellow]note:[/] {len(broken):,} images left out, listed in {escape(where)}:",
+        highlight=False,
+    )
+    for one in broken[:QUARANTINE_SHOWN]:
+        console.print(f"  {one.path}: {one.reason}", highlight=False, markup=False)
