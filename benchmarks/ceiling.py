@@ -8,9 +8,7 @@ that they are ready, and then run for as many seconds as each line on their stan
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -19,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from benchmarks.crew import Crew
 from models.bundle import Bundle, open_bundle
 from models.engines.base import engine_artifact
 from models.engines.openvino_engine import HINTS
@@ -71,74 +68,21 @@ def layouts(cores: int) -> list[Layout]:
     return [*found, *of_one_stream]
 
 
-class Crew:
-    """The processes of one layout, loaded and waiting."""
-
-    def __init__(
-        self,
-        layout: Layout,
-        bundle: str,
-        images: Path,
-        precision: str,
-        environment: Mapping[str, str],
-    ) -> None:
-        self.layout = layout
-        self.cpu_ms_per_image = 0.0  # of the latest run
-        self.others_share = 0.0  # of the whole machine, used by other processes in the latest run
-        command = [
-            *(sys.executable, "-m", "benchmarks.ceiling", "--bundle", bundle),
-            *("--images", str(images), "--threads", str(layout.threads)),
-            *("--streams", str(layout.streams), "--precision", precision),
-            *(["--pinned"] if layout.is_pinned else []),
-            *(["--async-queue"] if layout.is_async else []),
-        ]
-        self._workers = [
-            subprocess.Popen(
-                [*command, *(["--core", str(number)] if layout.is_split else [])],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=environment,
-            )
-            for number in range(layout.processes)
-        ]
-        for worker in self._workers:
-            self._read(worker)
-
-    def run(self, seconds: float) -> float:
-        """Run all processes at once and return images per second."""
-        for worker in self._workers:
-            assert worker.stdin is not None
-            worker.stdin.write(f"{seconds}\n")
-            worker.stdin.flush()
-        started, before, busy = time.perf_counter(), self._cpu_seconds(), busy_seconds()
-        speed = sum(float(json.loads(self._read(worker))) for worker in self._workers)
-        elapsed, used = time.perf_counter() - started, self._cpu_seconds() - before
-        self.cpu_ms_per_image = used * 1e3 / max(1.0, speed * seconds)
-        whole = elapsed * (os.cpu_count() or 1)
-        self.others_share = max(0.0, busy_seconds() - busy - used) / whole
-        return speed
-
-    def _cpu_seconds(self) -> float:
-        return sum(sum(psutil.Process(worker.pid).cpu_times()[:2]) for worker in self._workers)
-
-    def close(self) -> None:
-        """End the processes."""
-        for worker in self._workers:
-            worker.communicate()
-
-    def _read(self, worker: subprocess.Popen[str]) -> str:
-        assert worker.stdout is not None
-        line = worker.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a process of the layout {self.layout.name} ended by itself")
-        return line
-
-
-def busy_seconds() -> float:
-    """Return the seconds that all cores together have been busy since the machine started."""
-    times = psutil.cpu_times()
-    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0))
+def open_crew(
+    layout: Layout, bundle: str, images: Path, precision: str, environment: Mapping[str, str]
+) -> Crew:
+    """Start the processes of a layout."""
+    command = [
+        *(sys.executable, "-m", "benchmarks.ceiling", "--bundle", bundle),
+        *("--images", str(images), "--threads", str(layout.threads)),
+        *("--streams", str(layout.streams), "--precision", precision),
+        *(["--pinned"] if layout.is_pinned else []),
+        *(["--async-queue"] if layout.is_async else []),
+    ]
+    cores = [
+        ["--core", str(number)] if layout.is_split else [] for number in range(layout.processes)
+    ]
+    return Crew(layout.name, [[*command, *core] for core in cores], environment)
 
 
 def proven_precision(bundle: Bundle) -> str:

@@ -41,6 +41,12 @@ def cpu_seconds(mark: str) -> dict[str, float]:
     return used
 
 
+def busy_seconds() -> float:
+    """Return the seconds that all cores together have been busy since the machine started."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0))
+
+
 def per_image_ms(
     before: Mapping[str, float], after: Mapping[str, float], images: float
 ) -> dict[str, float]:

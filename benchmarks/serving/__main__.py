@@ -21,10 +21,10 @@ from benchmarks.ceiling import proven_precision
 from benchmarks.common import OUT, Report, library_versions, machine_facts, print_table
 from benchmarks.fixtures import ROOT, collect_images, find_bundle
 from benchmarks.load import generator_name
+from benchmarks.page import as_markdown, write_section
 from benchmarks.peers.table import PEERS
 from benchmarks.photos import collect_cells, write_large
 from benchmarks.serving.large import measure_large
-from benchmarks.serving.page import as_markdown
 from benchmarks.serving.pictures import save_pictures
 from benchmarks.serving.plan import FULL, QUICK, Setting
 from benchmarks.serving.results import COLUMNS, rows, screened, summarise
@@ -37,6 +37,12 @@ from models.bundle import open_bundle
 
 STEPS = OUT / "serving.steps.jsonl"
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+TITLE = "Serving"
+INTRODUCTION = (
+    "Medians of interleaved repetitions; a ratio is the median of the ratios of each repetition. "
+    "Rates are Poisson arrivals at shares of each server's own capacity, and what was never "
+    "answered counts with the time it has waited."
+)
 
 
 def measure(setting: Setting, folders: dict[str, Path], store: Path, steps: Steps) -> None:
@@ -132,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in save_pictures(table, steps, setting):
         print(f"plot: {path}")
     if given.record:
-        RESULTS.write_text(as_markdown(report, COLUMNS, [row.cells for row in table]))
+        cells = [row.cells for row in table]
+        write_section(RESULTS, TITLE, as_markdown(TITLE, INTRODUCTION, report, COLUMNS, cells))
         print(f"written: {RESULTS}")
     (OUT / "serving.json").write_text(report.line() + "\n")
     steps.finish()

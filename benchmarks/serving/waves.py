@@ -15,9 +15,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.ceiling import Crew, Layout, layouts
+from benchmarks.ceiling import Layout, layouts, open_crew
 from benchmarks.common import variable_set
 from benchmarks.cpu import cpu_seconds, per_image_ms
+from benchmarks.crew import Crew
 from benchmarks.load import Load
 from benchmarks.peers.peer import serving_peer
 from benchmarks.peers.reference import open_reference
@@ -205,7 +206,7 @@ class Waves:
 
     def _crew(self, layout: Layout, environment: Mapping[str, str]) -> Crew:
         setting = self.setting
-        return Crew(layout, setting.bundle, setting.images, setting.precision, environment)
+        return open_crew(layout, setting.bundle, setting.images, setting.precision, environment)
 
     def _ceiling(
         self, stack: ExitStack, finalists: Sequence[Layout], environment: Mapping[str, str]

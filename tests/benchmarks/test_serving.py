@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.common import Report
+from benchmarks.page import as_markdown
 from benchmarks.serving.calls import BATCH, multipart_batches, oip_batches, oip_binary
 from benchmarks.serving.labels import seconds_to_all
-from benchmarks.serving.page import as_markdown
 from benchmarks.serving.plan import QUICK, SHARES, Setting
 from benchmarks.serving.results import COLUMNS, paired, rows, summarise
 from benchmarks.serving.rounds import FAILED, Contestant, is_whole, measure_rounds
@@ -244,7 +244,7 @@ def test_the_page_of_results_shows_everybody_and_why_one_is_missing(steps: Steps
         "Sightline, raw body, 16 connections",
         "mosec, same model",
     ]
-    page = as_markdown(report, COLUMNS, [row.cells for row in table])
+    page = as_markdown("Serving", "Medians.", report, COLUMNS, [row.cells for row in table])
     assert "| Sightline, raw body, 16 connections | 90.0 | 60.0 to 90.0 | 0.900 |" in page
     assert "| mosec own | java is not installed |" in page
     widths = {line.count(" | ") for line in page.splitlines() if line.startswith("| Sightline, ")}

@@ -1,0 +1,1 @@
+"""The ingest benchmark: images into a training loop, from files and buckets."""
