@@ -118,18 +118,26 @@ def read_each(places: Sequence[Place], use: Use, threads: int | None = None) -> 
     no fault of an image.
     """
     results: list[Any] = [None] * len(places)
-
-    def run(group: list[int]) -> None:
-        for position, data in _read_each(places, group):
-            results[position] = use(position, data)
-
     if not places:
         return results
-    with ThreadPoolExecutor(
-        threads or choose_threads(places[0].container or places[0].path)
-    ) as pool:
-        for _ in pool.map(run, group_reads(places)):
-            pass
+    waiting = iter(group_reads(places))
+
+    def work() -> None:
+        try:
+            for group in waiting:
+                for position, data in _read_each(places, group):
+                    results[position] = use(position, data)
+        except BaseException:
+            for _ in waiting:  # leave nothing for the other threads
+                pass
+            raise
+
+    # Each thread takes what is next. A future per image would cost 0.07 ms of it, mostly in locks
+    # that the threads wait for: a twelfth of decoding a photo.
+    count = threads or choose_threads(places[0].container or places[0].path)
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(work) for _ in range(count)]:
+            done.result()
     return results
 
 
