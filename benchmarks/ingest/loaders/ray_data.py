@@ -7,6 +7,7 @@ and where `options` give a `buffer`, rows within it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,6 @@ import ray.data
 from benchmarks.ingest.consume import Batches
 from benchmarks.ingest.loaders.transforms import SPEC, prepared
 from cluster.session import SessionOptions, open_session
-from jobs.data.chunks import quiet_ray_data
 
 if TYPE_CHECKING:
     from benchmarks.ingest.reader import Request
@@ -30,7 +30,7 @@ def loading(request: Request) -> Iterator[Callable[[], Batches]]:
     """Start Ray."""
 
     def open_batches() -> Batches:
-        quiet_ray_data()
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
