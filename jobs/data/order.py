@@ -125,7 +125,7 @@ def shard_batches(ids: Ids, batch_size: int, rank: int, world: int) -> Ids:
 def chunk_bounds(num_rows: int, batch_size: int, largest: int, parallel: int) -> Ids:
     """Return where the chunks that tasks read begin, and the end: 0, ..., `num_rows`.
 
-    A task costs about 25 ms of its own, so large chunks are cheaper; but the first batch waits for
+    A task costs about 6 ms of its own, so large chunks are cheaper; but the first batch waits for
     the first chunk, and at the end all `parallel` workers should finish together. So sizes grow
     from one batch to `largest` rows and shrink again. Chunks hold whole batches, which then need no
     putting together; a batch larger than `largest` is divided evenly instead. What is in a batch

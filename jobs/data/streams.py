@@ -1,4 +1,4 @@
-"""Batches of decoded images for one split, streamed: read, decoded and ordered ahead by Ray Data.
+"""Batches of decoded images for one split, streamed: read and decoded ahead by Ray tasks.
 
 The row numbers are shuffled, not the images, so the shuffle is perfect and costs nothing; each
 worker of a training run makes its own stream over its own share. Images stay uint8: a quarter of
@@ -303,7 +303,7 @@ def _read_chunk(
     rows = ray.get(order)[bounds[chunk] : bounds[chunk + 1]]
     mine = ray.get(table).take(pa.array(rows))
     boxes = mine["box"].to_pylist()
-    images = np.zeros((len(rows), spec.height, spec.width, 3), dtype=np.uint8)
+    images = np.empty((len(rows), spec.height, spec.width, 3), dtype=np.uint8)
 
     def decode_into(slot: int, data: bytes | Exception) -> str:
         if isinstance(data, Exception):

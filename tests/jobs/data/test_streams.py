@@ -218,8 +218,8 @@ def test_chunks_ahead_of_a_slow_consumer_are_few(ray_session: Session, tmp_path:
         time.sleep(0.1)
         ahead = max(ahead, len(list(tmp_path.iterdir())) - taken)
     assert taken == 60
-    # 2 waiting, 2 being computed, and a few on their way through Ray Data's own hands.
-    assert ahead <= 12
+    # 2 waiting, 2 being computed, and what was started while the files were counted.
+    assert ahead <= 5
 
 
 # Assembling, without Ray
