@@ -30,7 +30,7 @@ from jobs.data.split import SPLIT_ALIASES, Split
 from models.decoders import IMAGE_SUFFIXES
 from models.errors import DataError, ImageTooLargeError
 from models.preprocess import PreprocessSpec
-from models.storage import Entry, Store, is_remote, open_store, split_uri
+from models.storage import Entry, Store, is_remote, normalise_uri, open_store, split_uri
 
 LABEL_MEMBERS = ("cls", "txt")  # in this order, behind a label in the JSON
 MAX_TEXT = 64 << 10  # bytes of a label or of JSON
@@ -105,6 +105,10 @@ def find_shards(uri: str) -> list[Entry]:
     return shards
 
 
+def _root(uri: str) -> str:
+    return split_uri(uri)[0] if uri.lower().endswith(".tar") else normalise_uri(uri)
+
+
 COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 
 
@@ -139,7 +143,8 @@ class ShardReader:
         self.problem = ""  # why the file could not be read to its end
         self._shard = shard
         self._config = config
-        self._split = split_of_name(shard.key)
+        # Only below what the user named: the folders above say nothing about splits.
+        self._split = split_of_name(shard.key.removeprefix(f"{_root(config.uri)}/"))
         self._rows: list[dict[str, Any]] = []
 
     def read(self) -> pa.Table:
@@ -251,7 +256,9 @@ class ShardReader:
 
 
 def split_of_name(key: str) -> Split | None:
-    """Return the split that a shard's path names by a word of its own: `train/`, `val-0001.tar`."""
+    """Return the split that a tar file's path below the source names by a word of its own, as in
+    `train/7.tar` or `val-0001.tar`.
+    """
     words = re.split(r"[^a-z]+", key.lower())
     found = [SPLIT_ALIASES[word] for word in words if word in SPLIT_ALIASES]
     return found[-1] if found else None
