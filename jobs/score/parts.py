@@ -24,9 +24,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.lease import Lease
 from jobs.score.client import Answer
 from jobs.score.columns import KEY, KEY_BYTES, Columns, digest
-from jobs.score.lease import Lease
 from models.errors import AccessError, AlreadyExistsError, ConfigError, StorageError
 from models.storage import Store, is_remote
 

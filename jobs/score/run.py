@@ -16,12 +16,12 @@ from rich.console import Console
 
 from jobs.console import Advance, bar
 from jobs.data.locate import choose_threads
+from jobs.lease import acquire
 from jobs.score.client import Client
 from jobs.score.columns import Columns, Scores
 from jobs.score.endpoint import Endpoint, check_url, open_endpoint
 from jobs.score.exchange import Exchange, Key
 from jobs.score.items import Source, open_source
-from jobs.score.lease import acquire
 from jobs.score.output import check_output, output_exists, write_output
 from jobs.score.parts import Done, Parts, check_journal, read_journal, remove, write_journal
 from jobs.score.patience import Patience
@@ -175,7 +175,7 @@ def _opened(
         "columns": vars(columns),
         "overwrite": options.overwrite,
     }
-    lease = acquire(_made(work))
+    lease = acquire(_made(work), "--output")
     try:
         before = read_journal(work)
         _refuse_existing(options, output, before)

@@ -9,12 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.score import lease
-from jobs.score.client import Answer
-from jobs.score.columns import Columns
-from jobs.score.items import Item
-from jobs.score.lease import acquire
-from jobs.score.parts import Parts
+from jobs import lease
+from jobs.lease import acquire
 from models.errors import ConfigError
 from models.storage import open_store
 from tests.conftest import S3Server
@@ -56,16 +52,16 @@ def test_a_lease_of_another_machine_is_taken_over_only_when_it_shows_no_life(pla
     thread = threading.Thread(target=live)
     thread.start()
     try:
-        with pytest.raises(ConfigError, match="process 1 on elsewhere"):
-            acquire(store)
+        with pytest.raises(ConfigError, match=r"process 1 on elsewhere.*another --output"):
+            acquire(store, "--output")
     finally:
         ended.set()
         thread.join()
-    taken = acquire(store)
+    taken = acquire(store, "--output")
     assert taken.number == 4
     taken.check()
     taken.release(forget=False)
-    again = acquire(store)
+    again = acquire(store, "--output")
     assert again.number == 5
     again.release(forget=True)
     assert list(store.list()) == []
@@ -81,7 +77,7 @@ def test_of_many_that_want_a_lease_one_gets_it(place: str) -> None:
     def take() -> None:
         together.wait()
         try:
-            got.append(acquire(store))
+            got.append(acquire(store, "--output"))
         except ConfigError as error:
             refused.append(error)
 
@@ -98,7 +94,7 @@ def test_of_many_that_want_a_lease_one_gets_it(place: str) -> None:
 @pytest.mark.usefixtures("quick_lease")
 def test_who_slept_and_lost_the_lease_stops(place: str) -> None:
     store = open_store(place)
-    slept = acquire(store)
+    slept = acquire(store, "--output")
     store.create("lock-000002.json", b"{}")
 
     def is_lost() -> bool:
@@ -111,23 +107,3 @@ def test_who_slept_and_lost_the_lease_stops(place: str) -> None:
     wait_for(is_lost, 5)
     slept.release(forget=True)
     assert store.exists("lock-000002.json")
-
-
-@pytest.mark.usefixtures("quick_lease")
-def test_an_image_that_two_runs_wrote_counts_once(place: str) -> None:
-    store, columns = open_store(place), Columns(False, True, "none", 1, 0)
-    taken = acquire(store)
-    (first, *others) = (Answer(Item(f"{n}", f"{n}.jpg", f"{n}.jpg"), "good", 0.9) for n in range(4))
-    awake, asleep = Parts(store, columns, taken), Parts(store, columns, taken)
-    awake.add([first, *others[:1]])
-    asleep.add([first, *others[1:]])
-    assert awake.flush() is not None
-    assert asleep.flush() is not None
-    resumed = Parts(store, columns, taken)
-    done, tables = resumed.load()
-    assert len(done) == 4
-    assert all(str(n) in done for n in range(4))
-    assert "4" not in done
-    found = [path for table in tables for path in table["path"].to_pylist()]
-    assert sorted(found) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
-    taken.release(forget=True)

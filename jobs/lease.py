@@ -74,17 +74,19 @@ class Lease:
                 logger.warning("cannot keep hold of %s: %s", self._store.uri, error)
 
 
-def acquire(store: Store) -> Lease:
-    """Take the lease of a folder, or raise `ConfigError` when a living run holds it."""
+def acquire(store: Store, option: str) -> Lease:
+    """Take the lease of a folder, or raise `ConfigError` when a living run holds it; its message
+    advises to give another `option`, by which the user chose the output.
+    """
     numbers = _numbers(store)
     newest = max(numbers, default=0)
     if newest and not _is_dead(store, newest):
-        raise _refusal(store, newest)
+        raise _refusal(store, newest, option)
     holder = _this_process()
     try:
         store.create(_key(newest + 1), _body(holder, 0))
     except AlreadyExistsError as error:
-        raise _refusal(store, newest + 1) from error
+        raise _refusal(store, newest + 1, option) from error
     for number in numbers:
         store.delete(_key(number))
     return Lease(store, newest + 1, holder)
@@ -133,11 +135,11 @@ def _this_process() -> dict[str, Any]:
     }
 
 
-def _refusal(store: Store, number: int) -> ConfigError:
+def _refusal(store: Store, number: int, option: str) -> ConfigError:
     holder = _read(store, number) or {}
     return ConfigError(
         f"another run (process {holder.get('pid')} on {holder.get('host')}) is writing this output "
-        f"now, in {store.uri}; wait for it, end it, or give another --output"
+        f"now, in {store.uri}; wait for it, end it, or give another {option}"
     )
 
 
