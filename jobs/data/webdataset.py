@@ -21,12 +21,12 @@ import ray
 from jobs.data.chunks import Columns, Pace, run_chunks
 from jobs.data.config import DataConfig
 from jobs.data.examine import examine_image
-from jobs.data.folder import HIDDEN
 from jobs.data.locate import split_at_root
 from jobs.data.manifest import PARSERS
 from jobs.data.quarantine import Broken
 from jobs.data.sources import SCHEMA, Listing, complete
 from jobs.data.split import SPLIT_ALIASES, Split
+from jobs.data.walk import is_hidden
 from models.decoders import IMAGE_SUFFIXES
 from models.errors import DataError, ImageTooLargeError
 from models.preprocess import PreprocessSpec
@@ -113,7 +113,7 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 
 
 def _is_hidden(key: str) -> bool:
-    return any(part.startswith(HIDDEN) for part in key.split("/"))
+    return any(map(is_hidden, key.split("/")))
 
 
 def _list_shard(chunk: int, shards: ray.ObjectRef[list[Entry]], config: DataConfig) -> Columns:

@@ -1,14 +1,12 @@
 """Which images are to be scored: those of a folder, a bucket prefix or a manifest, or a single one.
 
-Images are yielded while the listing goes on, so that millions of them need no memory. A local
-folder is walked here and not by the storage library, which ends the listing at the first file name
-that is no Unicode or at a link that leads in a circle. Nothing is read or decoded.
+Images are yielded while the listing goes on, so that millions of them need no memory. A file
+whose name is no Unicode is scored like any other. Nothing is read or decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,12 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from jobs.data.folder import HIDDEN
 from jobs.data.locate import absolute
 from jobs.data.manifest import READERS, read_table, texts
 from jobs.data.split import SPLIT_ALIASES
+from jobs.data.walk import is_hidden, list_folders, printable, walk
 from models.decoders import IMAGE_SUFFIXES
-from models.errors import AccessError, DataError, NotFoundError
+from models.errors import DataError, NotFoundError
 from models.storage import Store, is_remote, normalise_uri, open_store, split_uri
 
 ROWS_PER_CHUNK = 8192
@@ -87,14 +85,17 @@ class Folder:
 
     def items(self) -> Iterator[Item]:
         """Walk the folder. The names of one folder are in memory while it is walked."""
-        depth = _class_depth(_folders(self.uri)) if self._has_truth else 0
-        for parts in _walk(self.uri, (), ()):
+        depth = _class_depth(list_folders(self.uri)) if self._has_truth else 0
+        for parts in self._images():
             path = f"{self.uri.rstrip('/')}/{'/'.join(parts)}"
             yield Item(path, path, printable(path), _truth(parts, depth))
 
     def count(self) -> int:
         """Walk the folder and count."""
-        return sum(1 for _ in _walk(self.uri, (), ()))
+        return sum(1 for _ in self._images())
+
+    def _images(self) -> Iterator[tuple[str, ...]]:
+        return (found.parts for found in walk(self.uri) if _is_image(found.parts[-1]))
 
 
 class Bucket:
@@ -120,7 +121,7 @@ class Bucket:
 
     def _keys(self) -> Iterator[str]:
         for entry in self._store.list():
-            if not any(map(_is_hidden, entry.key.split("/"))) and _is_image(entry.key):
+            if not any(map(is_hidden, entry.key.split("/"))) and _is_image(entry.key):
                 yield entry.key
 
 
@@ -185,55 +186,15 @@ class Single:
         return 1
 
 
-def printable(path: str) -> str:
-    r"""Return a path as Unicode: bytes of a file name that are no UTF-8 are written as `\xff`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _walk(
-    root: str, parts: tuple[str, ...], above: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[str, ...]]:
-    """Yield the images below a folder as parts of their paths, sorted; `above` are the folders that
-    lead there, so that a link to one of them is not followed for ever.
-    """
-    folder = "/".join((root.rstrip("/") or "/", *parts))
-    try:
-        status = os.stat(folder)
-        with os.scandir(folder) as entries:
-            found = sorted((entry.name, entry.is_dir()) for entry in entries)
-    except FileNotFoundError:  # removed meanwhile
-        return
-    except OSError as error:
-        raise AccessError(f"cannot list {printable(folder)}: {error.strerror}") from error
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    for name, is_folder in found:
-        if _is_hidden(name):
-            continue
-        if is_folder:
-            yield from _walk(root, (*parts, name), (*above, here))
-        elif _is_image(name):
-            yield (*parts, name)
-
-
-def _folders(root: str) -> list[str]:
-    return [entry.name for entry in os.scandir(root) if entry.is_dir()]
-
-
 def _class_depth(folders: Sequence[str]) -> int:
     """Return at which level the class folders lie: 1, or 2 where the first is of splits only."""
-    visible = [name for name in folders if not _is_hidden(name)]
+    visible = [name for name in folders if not is_hidden(name)]
     has_splits = bool(visible) and all(name.casefold() in SPLIT_ALIASES for name in visible)
     return 2 if has_splits else 1
 
 
 def _truth(parts: Sequence[str], depth: int) -> str | None:
     return printable(parts[depth - 1]) if 0 < depth < len(parts) else None
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(HIDDEN)
 
 
 def _is_image(name: str) -> bool:
