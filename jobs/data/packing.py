@@ -361,13 +361,16 @@ def _write_shard(
     images = [one for one in taken if isinstance(one, bytes)]
     columns = _columns(mine.take(pa.array(kept, pa.int64())), images, _schema(whole))
     name = shards.shard_name(number)
-    size, digest = _store_shard(Store(uri), name, columns, images) if kept else (0, "")
+    size, digest = (
+        _store_shard(Store(uri, is_patient=True), name, columns, images) if kept else (0, "")
+    )
     paths = mine["shown"].to_pylist()
     broken = tuple(
         Broken(path, one) for path, one in zip(paths, taken, strict=True) if isinstance(one, str)
     )
     record = Record(name, len(kept), size, digest, broken)
-    Store(uri).child(shards.WORK).write(f"{name}.json", record.dump())
+    work = Store(uri, is_patient=True).child(shards.WORK)
+    work.write(f"{name}.json", record.dump())
     return {"number": np.array([number])}
 
 
@@ -463,7 +466,7 @@ def _verify(store: Store, records: Sequence[Record], console: Console) -> pa.Tab
 
 def _verify_shard(chunk: int, records: Sequence[Record], uri: str) -> Columns:
     """Run in a Ray task: read one shard back."""
-    record, store = records[chunk], Store(uri)
+    record, store = records[chunk], Store(uri, is_patient=True)
     try:
         table = _check_shard(store, record)
     except (NotFoundError, DataError) as error:

@@ -159,7 +159,7 @@ def _raise_if_everybodys(error: Exception, place: Place) -> None:
 def _read_range(container: str, offset: int, size: int, last: Place) -> bytes:
     if is_remote(container):
         root, key = split_at_root(container)
-        data = Store(root).read_range(key, offset, size)
+        data = Store(root, is_patient=True).read_range(key, offset, size)
     else:
         data = _pread(container, offset, size)
     if len(data) < size:
