@@ -126,12 +126,31 @@ def _train(config: TrainConfig, index: Index, run_id: str, console: Console) -> 
     console.print(
         f"run {run_id}: {config.network.backbone}, {config.epochs} epochs", highlight=False
     )
+    if not frozen:
+        _report_tail(config, index, console)
     with bar(console, "features" if frozen else "training", total) as advance:
         watcher = _BarWatcher(console, advance, quiet_epochs=frozen)
         trained = train(config, index, run_id, watcher)
     kept = trained.history[best_epoch(trained.history, config.monitor)]
     console.print(f"kept {describe(kept)}", highlight=False)
     return trained
+
+
+def _report_tail(config: TrainConfig, index: Index, console: Console) -> None:
+    """Say how many images an epoch goes without, or sees twice, so that every batch is whole."""
+    world = max(1, config.workers.num_workers)
+    group, images = config.batch_size * world, index.num_images("train")
+    left = open_images(config, index).num_left_out(
+        "train", batch_size=config.batch_size, world=world
+    )
+    if images < group:
+        console.print(f"an epoch repeats images: one step takes {group:,}, there are {images:,}")
+    elif left:
+        console.print(
+            f"every epoch leaves out {left:,} of {images:,} images, other ones each time: a step "
+            f"takes {group:,}",
+            highlight=False,
+        )
 
 
 def _export(
