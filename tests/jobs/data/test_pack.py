@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow.parquet
 import pytest
 import ray
@@ -38,6 +37,7 @@ from models.preprocess import PreprocessSpec
 from models.storage import open_store
 from tests.conftest import S3Server
 from tests.jobs.data.images import BROKEN, class_files, jpeg, write
+from tests.jobs.data.workers import kill_one_task
 
 SPEC = PreprocessSpec(height=16, width=16)
 SHARD = 64 << 10
@@ -150,11 +150,19 @@ def test_the_order_follows_the_seed(ray_session: Session, folder: Path, tmp_path
     assert packed_index(tmp_path / "a").table["path"] == packed_index(tmp_path / "b").table["path"]
 
 
+def pack_command(folder: Path, dest: Path) -> list[str]:
+    """Return the command that packs with the smallest shards."""
+    return [
+        *(sys.executable, "-m", "jobs.data.pack", str(folder), str(dest)),
+        *("--shard-mib", "1"),
+    ]
+
+
 def killed_packs(
     folder: Path, dest: Path, delays: Iterator[float], environment: dict[str, str]
 ) -> int:
     """Pack in a process that is killed after each delay, until it gets done; return the kills."""
-    command = [sys.executable, "-m", "jobs.data.pack", str(folder), str(dest), "--shard-mib", "1"]
+    command = pack_command(folder, dest)
     kills = 0
     for delay in delays:
         process = subprocess.Popen(
@@ -172,74 +180,66 @@ def killed_packs(
     raise AssertionError("it never got done")
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of 240 larger images, some 9 MB."""
+    root = tmp_path_factory.mktemp("photos")
+    names = {number: "ok" if number % 3 else "bad" for number in range(240)}
+    write(root, {f"{name}/{n:04}.jpg": jpeg(n, size=220) for n, name in names.items()})
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos_packed(
+    ray_session: Session, photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """The digests of these images packed without a disturbance."""
+    dest = tmp_path_factory.mktemp("photos-packed")
+    pack(photos, dest, shard_bytes=MIB)
+    return digests(dest)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_killed_packing_ends_with_the_same_bytes(
-    ray_session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path,
+    photos_packed: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    source = tmp_path / "source"
-    write(
-        source,
-        {
-            f"{name}/{number:04}.jpg": jpeg(number, size=220)
-            for number, name in ((n, "ok" if n % 3 else "bad") for n in range(240))
-        },
-    )
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    killed_packs(source, whole, iter([120.0]), environment)
     seed = time.time_ns()
     chance = random.Random(seed)
     delays = (chance.uniform(2.0, 7.0) if number < 4 else 120.0 for number in range(5))
-    kills = killed_packs(source, killed, delays, environment)
+    kills = killed_packs(photos, tmp_path, delays, environment)
     with capsys.disabled():
         print(f"\n{kills} kills of jobs.data.pack (seed {seed}), then the same bytes")
-    assert digests(killed) == digests(whole)
+    assert digests(tmp_path) == photos_packed
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_killed_worker_of_ray_does_not_change_the_bytes(
-    ray_session: Session, packed: Path, folder: Path, tmp_path: Path
+def test_killed_workers_of_ray_do_not_change_the_bytes(
+    ray_session: Session,
+    photos: Path,
+    photos_packed: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     process = subprocess.Popen(
-        [sys.executable, "-c", PACK_IN_SMALL_SHARDS, str(folder), str(tmp_path)], env=environment
+        pack_command(photos, tmp_path), stdout=subprocess.DEVNULL, env=environment
     )
     kills = 0
     while process.poll() is None:
-        time.sleep(0.2)
-        if kills < 2 and list(tmp_path.glob("*.parquet")):
-            for worker in psutil.process_iter(["cmdline"]):
-                if any(
-                    "_call" in part or "MapBatches" in part for part in worker.info["cmdline"] or ()
-                ):
-                    worker.kill()
-                    kills += 1
-                    break
+        time.sleep(0.1)
+        if kills < 4:
+            kills += kill_one_task(ray_session)
+    with capsys.disabled():
+        print(f"\n{kills} workers of jobs.data.pack killed, then the same bytes")
+    assert kills
     assert process.returncode == 0
-    assert digests(tmp_path) == digests(packed)
-
-
-def kill_one_task() -> bool:
-    """Kill a worker of Ray that runs a task of Ray Data, if there is one now."""
-    for worker in psutil.process_iter(["cmdline"]):
-        if any("MapBatches" in part for part in worker.info["cmdline"] or ()):
-            worker.kill()
-            return True
-    return False
-
-
-PACK_IN_SMALL_SHARDS = """
-import sys, io
-from rich.console import Console
-from cluster.session import SessionOptions, open_session
-from jobs.data.config import DataConfig
-from jobs.data.packing import PackOptions, run_packing
-with open_session(SessionOptions()):
-    options = PackOptions(uri=sys.argv[2], shard_bytes=64 << 10)
-    run_packing(DataConfig(uri=sys.argv[1]), options, Console(file=io.StringIO()))
-"""
+    assert digests(tmp_path) == photos_packed
 
 
 @pytest.mark.ray

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import random
 import time
 from collections.abc import Iterator
 from itertools import chain
@@ -22,6 +23,7 @@ from models.preprocess import PreprocessSpec, prepare
 from models.storage import open_store
 from tests.conftest import S3Server
 from tests.jobs.data.images import class_files, write
+from tests.jobs.data.workers import kill_one_task
 
 SPEC = PreprocessSpec(height=20, width=16)
 NUM_TRAIN = 100
@@ -289,3 +291,32 @@ def test_the_order_of_a_seed_is_the_same_on_any_number_of_readers_and_after_a_re
     with capsys.disabled():
         print(f"\norder of seed 5: {digests}")
     assert len(set(digests.values())) == 1
+
+
+@pytest.mark.ray
+def test_killed_data_workers_change_nothing(
+    ray_session: Session, index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kill the processes that read and decode, ten times, at random points of an epoch."""
+    options = StreamOptions(images_per_task=4, prefetch_batches=1)
+    seed = time.time_ns()
+    chance = random.Random(seed)
+
+    def digest(num_kills: int) -> tuple[str, int]:
+        found, kills = hashlib.sha256(), 0
+        for epoch in range(3):
+            images = IndexedImages(index, SPEC, options)
+            for batch in images.batches("train", batch_size=4, epoch=epoch, shuffle=True):
+                for array in (batch.ids, batch.labels, batch.images):
+                    found.update(array.tobytes())
+                if kills < num_kills and chance.random() < 0.3:
+                    kills += kill_one_task(ray_session)
+            assert not images.broken
+        return found.hexdigest(), kills
+
+    undisturbed, _ = digest(0)
+    disturbed, kills = digest(10)
+    with capsys.disabled():
+        print(f"\n{kills} data workers killed (seed {seed}): {undisturbed == disturbed}")
+    assert kills >= 3
+    assert disturbed == undisturbed
