@@ -7,7 +7,7 @@ before training starts. It keeps a row of text per image and never the pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -23,14 +23,11 @@ from jobs.data.config import DataConfig
 from jobs.data.examine import Examined, examine_image
 from jobs.data.labels import drop_labels, number_labels
 from jobs.data.quarantine import Broken, check_share
-from jobs.data.sources import Listing, list_source
+from jobs.data.sources import Listing, Progress, list_source
 from jobs.data.split import SPLITS, assign_splits
 from models.decoders import ImageLimits
 from models.errors import DataError
 from models.preprocess import PreprocessSpec
-
-# Called with (images read so far, images in all).
-Progress = Callable[[int, int], None]
 
 SMALL_CLASS = 50
 INDEX_CHUNK = 64
@@ -84,13 +81,15 @@ def build_index(
     progress: Progress | None = None,
     *,
     cpu_limit: float | None = None,
+    container_progress: Progress | None = None,
 ) -> Index:
-    """List the source, read every image once, and return what can be trained on.
+    """List the source, read every image once, and return what can be trained on. `progress` counts
+    images, `container_progress` tar files that are read through to list them.
 
     Raises `DataError` when the set makes no sense (labels, too much broken, a class without
     training images) and `StorageError` when it cannot be reached. Needs a running Ray.
     """
-    listing = list_source(config, cpu_limit=cpu_limit)
+    listing = list_source(config, container_progress, cpu_limit=cpu_limit)
     table = drop_labels(listing.table, config).sort_by("path")
     labels, classes = number_labels(table, config)
     if table["reason"].null_count:

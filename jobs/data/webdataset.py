@@ -24,7 +24,7 @@ from jobs.data.examine import examine_image
 from jobs.data.locate import split_at_root
 from jobs.data.manifest import PARSERS
 from jobs.data.quarantine import Broken
-from jobs.data.sources import SCHEMA, Listing, complete
+from jobs.data.sources import SCHEMA, Listing, Progress, complete
 from jobs.data.split import SPLIT_ALIASES, Split
 from jobs.data.walk import is_hidden
 from models.decoders import IMAGE_SUFFIXES
@@ -36,7 +36,9 @@ LABEL_MEMBERS = ("cls", "txt")  # in this order, behind a label in the JSON
 MAX_TEXT = 64 << 10  # bytes of a label or of JSON
 
 
-def list_webdataset(config: DataConfig, *, cpu_limit: float | None = None) -> Listing:
+def list_webdataset(
+    config: DataConfig, *, progress: Progress | None = None, cpu_limit: float | None = None
+) -> Listing:
     """Read all tar files below the URI, or the one it names, and return their images, examined.
 
     Needs a running Ray. A tar file that was cut short gives the images before the cut, and is
@@ -58,6 +60,8 @@ def list_webdataset(config: DataConfig, *, cpu_limit: float | None = None) -> Li
             example = example or str(columns["example"][row])
             if columns["problem"][row]:
                 broken.append(Broken(shards[len(tables) - 1].key, str(columns["problem"][row])))
+        if progress is not None:
+            progress(len(tables), len(shards))
     table = pa.concat_tables(tables)
     if unlabelled and not len(table):
         raise DataError(
