@@ -100,6 +100,12 @@ class Store:
             chunks = iter(obstore.get(self._client(), key).stream(min_chunk_size=1 << 20))
         return cast(BinaryIO, io.BufferedReader(_Chunks(self, key, chunks), 1 << 20))
 
+    def open_seekable(self, key: str) -> BinaryIO:
+        """Return the object as a file of which any part can be read, by ranges."""
+        with self._explained("read", key):
+            file = obstore.open_reader(self._client(), key, buffer_size=1 << 20)
+        return cast(BinaryIO, io.BufferedReader(_Seekable(self, key, file), 1 << 20))
+
     def write(self, key: str, data: bytes) -> None:
         """Write the object whole, replacing what was there; readers see the old or the new
         bytes.
@@ -223,6 +229,31 @@ class _Chunks(io.RawIOBase):
         buffer[:size] = self._left[:size]
         self._left = self._left[size:]
         return size
+
+
+class _Seekable(io.RawIOBase):
+    """The library's reader as Python's own kind of file."""
+
+    def __init__(self, store: Store, key: str, file: obstore.ReadableFile) -> None:
+        self._store, self._key, self._file = store, key, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        with self._store._explained("read", self._key):
+            data = bytes(self._file.read(len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def open_store(uri: str | Path, *, is_patient: bool = False) -> Store:

@@ -7,7 +7,6 @@ text of `key.cls` or `key.txt`, or a field of `key.json`; an image without one i
 
 from __future__ import annotations
 
-import re
 import tarfile
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +24,7 @@ from jobs.data.locate import split_at_root
 from jobs.data.manifest import PARSERS
 from jobs.data.quarantine import Broken
 from jobs.data.sources import SCHEMA, Listing, Progress, complete
-from jobs.data.split import SPLIT_ALIASES, Split
+from jobs.data.split import split_of_name
 from jobs.data.walk import is_hidden
 from models.decoders import IMAGE_SUFFIXES
 from models.errors import DataError, ImageTooLargeError
@@ -257,15 +256,6 @@ class ShardReader:
     def _add(self, row: dict[str, Any]) -> None:
         row.pop("content", None)
         self._rows.append(row)
-
-
-def split_of_name(key: str) -> Split | None:
-    """Return the split that a tar file's path below the source names by a word of its own, as in
-    `train/7.tar` or `val-0001.tar`.
-    """
-    words = re.split(r"[^a-z]+", key.lower())
-    found = [SPLIT_ALIASES[word] for word in words if word in SPLIT_ALIASES]
-    return found[-1] if found else None
 
 
 def _split_name(name: str) -> tuple[str, str]:

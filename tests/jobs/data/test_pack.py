@@ -292,7 +292,7 @@ def test_overwriting_replaces_a_set(ray_session: Session, folder: Path, tmp_path
             lambda dest: os.truncate(dest / "part-00001.parquet", 999),
             "has 999 bytes; pack.json says",
         ),
-        (lambda dest: (dest / "pack.json").unlink(), "but no pack.json"),
+        (lambda dest: (dest / "pack.json").unlink(), "has an index.arrow but no pack.json"),
         (lambda dest: (dest / "pack.json").write_text("{}"), "has the format None"),
         (lambda dest: (dest / "pack.json").write_text('{"a'), "pack.json is damaged"),
         (lambda dest: (dest / "index.arrow").write_text("?"), "index.arrow is damaged"),

@@ -16,8 +16,8 @@ from cluster.session import Session
 from jobs.data.config import DataConfig
 from jobs.data.index import Index, build_index
 from jobs.data.sources import Listing, list_source
+from jobs.data.split import split_of_name
 from jobs.data.streams import IndexedImages
-from jobs.data.webdataset import split_of_name
 from models.errors import DataError
 from models.preprocess import PreprocessSpec, prepare
 from models.storage import open_store
