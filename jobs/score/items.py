@@ -1,4 +1,5 @@
-"""Which images are to be scored: those of a folder, a bucket prefix or a manifest, or a single one.
+"""Which images are to be scored: those of a folder, a bucket prefix or a manifest, or a single one;
+and, in `containers`, those of a packed set or of tar files.
 
 Images are yielded while the listing goes on, so that millions of them need no memory. A file
 whose name is no Unicode is scored like any other. Nothing is read or decoded.
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from jobs.data.locate import absolute
 from jobs.data.manifest import READERS, read_table, texts
+from jobs.data.places import Place
 from jobs.data.split import SPLIT_ALIASES
 from jobs.data.walk import is_hidden, list_folders, printable, walk
 from models.decoders import IMAGE_SUFFIXES
@@ -33,6 +35,15 @@ class Item:
     path: str  # full path or URI
     shown: str  # the path as it stands in the results
     truth: str | None = None
+    container: str | None = None  # URI of the file that holds the image's bytes, if it has none
+    offset: int = 0
+    size: int = 0
+    problem: str = ""  # why there is nothing to read, where the listing knows
+
+    @property
+    def place(self) -> Place:
+        """Where the bytes lie."""
+        return Place(self.path, self.container, self.offset, self.size)
 
 
 class Source(Protocol):
@@ -45,8 +56,8 @@ class Source(Protocol):
         """Yield the images, in the same order each time."""
         ...
 
-    def count(self) -> int:
-        """Return how many there are; may take a listing."""
+    def count(self) -> int | None:
+        """Return how many there are; may take a listing. None where it would take too much."""
         ...
 
 
@@ -56,6 +67,8 @@ def open_source(uri: str, *, path_column: str, label_column: str | None) -> Sour
     With a `label_column` images carry their truth: of that column of a manifest, else the name of
     the class folder. Raises `DataError`, `StorageError`.
     """
+    from jobs.score.containers import find_container
+
     full = normalise_uri(uri)
     suffix = full.lower().rpartition("/")[2].rpartition(".")[2]
     if is_remote(full) or Path(full).is_file():
@@ -63,13 +76,16 @@ def open_source(uri: str, *, path_column: str, label_column: str | None) -> Sour
             return Manifest(full, path_column, label_column)
         if f".{suffix}" in IMAGE_SUFFIXES:
             return Single(full)
+    container = find_container(full, label_column)
+    if container is not None:
+        return container
     if is_remote(full):
         return Bucket(full, label_column is not None)
     if not Path(full).is_dir():
         kind = "is no image or manifest by its suffix" if Path(full).exists() else "does not exist"
         raise NotFoundError(
             f"{uri} {kind}; expected a folder, a bucket prefix, an image "
-            f"({', '.join(IMAGE_SUFFIXES)}) or a manifest (.{', .'.join(READERS)})"
+            f"({', '.join(IMAGE_SUFFIXES)}), a tar file or a manifest (.{', .'.join(READERS)})"
         )
     return Folder(full, label_column is not None)
 
