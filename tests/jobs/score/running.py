@@ -23,9 +23,13 @@ sys.exit(main())
 """
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    """Start the command as a process of its own."""
-    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+def start(*arguments: object, chunk: int | None = None) -> subprocess.Popen[str]:
+    """Start the command as a process of its own; workers take `chunk` images at a time."""
+    program = PROGRAM
+    if chunk is not None:
+        small = f"import jobs.score.crew\njobs.score.crew.IMAGES_PER_CHUNK = {chunk}\nsys.exit"
+        program = PROGRAM.replace("sys.exit", small)
+    command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
