@@ -66,7 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome.tally.show(console)
         if options.truth and not outcome.tally.pairs:
             console.print("--truth: no image has a truth; there is no class folder, or no label")
-        print(json.dumps(result_line(outcome), ensure_ascii=False))
+        line = result_line(outcome)
+        num_now = outcome.tally.num_images - outcome.num_before
+        console.print(
+            f"{num_now:,} images in {outcome.seconds:,.1f} s, {line['images_per_second']:,}/s: "
+            f"{outcome.told}",
+            highlight=False,
+        )
+        print(json.dumps(line, ensure_ascii=False))
     return _status(outcome.tally.failed_share, given.max_failed_share, outcome.output, console)
 
 

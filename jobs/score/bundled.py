@@ -76,11 +76,12 @@ class Bundled:
     def start(self, source: Source, columns: Columns) -> Iterator[Scorer]:
         """Connect to Ray, or start one here, and wait for the first worker."""
         with open_session(SessionOptions()), ended_by_sigterm():
-            from jobs.score.crew import Crew, choose_size
+            from jobs.score.crew import Crew, choose_size, list_nodes
             from jobs.score.worker import Job
 
             running = self._running
             size = choose_size(
+                list_nodes(),
                 num_cpus=data_cpus(),
                 threads=running.threads,
                 workers=running.workers,
@@ -99,8 +100,7 @@ class Bundled:
                 num_readers=running.readers or choose_threads(source.uri),
             )
             with Crew(job, size) as crew:
-                opened = crew.open()
-                logger.info("scoring on %s: %s", opened.device, size)
+                crew.open()
                 yield crew
 
 

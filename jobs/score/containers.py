@@ -28,7 +28,7 @@ from jobs.data.webdataset import (
     open_stream,
     split_name,
 )
-from jobs.score.items import ROWS_PER_CHUNK, Item, Source
+from jobs.score.items import BOX, ROWS_PER_CHUNK, Item, Source, parse_item_box
 from models.decoders import IMAGE_SUFFIXES
 from models.storage import Entry, is_remote, open_store
 
@@ -69,14 +69,14 @@ class Packed:
 
     def items(self) -> Iterator[Item]:
         """Yield the rows."""
-        names = ["path", "container", "offset", "size", "label"]
+        names = ["path", "container", "offset", "size", "label", "box"]
         for start in range(0, self._table.num_rows, ROWS_PER_CHUNK):
             chunk: pa.Table = self._table.slice(start, ROWS_PER_CHUNK).select(names)
             columns = [chunk[name].to_pylist() for name in names]
             for row, cells in enumerate(zip(*columns, strict=True), start=start):
-                path, container, offset, size, label = cells
+                path, container, offset, size, label, box = cells
                 truth = label if self._has_truth else None
-                yield Item(f"{row} {path}", path, path, truth, container, offset, size)
+                yield Item(f"{row} {path}", path, path, truth, container, offset, size, box)
 
     def count(self) -> int:
         """Return the number of rows."""
@@ -118,7 +118,7 @@ def _items(shard: Entry, label_column: str | None) -> Iterator[Item]:
                     sample = _Sample(key)
                 if f".{extension}".endswith(IMAGE_SUFFIXES):
                     sample.images.append(_item(shard.key, member))
-                elif label_column and _says_label(member, extension):
+                elif _says_something(member, extension, label_column):
                     file = tar.extractfile(member)
                     assert file is not None
                     sample.texts[extension] = file.read().decode("utf-8", "replace").strip()
@@ -143,8 +143,9 @@ def _item(shard: str, member: tarfile.TarInfo) -> Item:
     return Item(key, path, path, None, shard, member.offset_data, member.size)
 
 
-def _says_label(member: tarfile.TarInfo, extension: str) -> bool:
-    return extension in ("json", *LABEL_MEMBERS) and member.size <= MAX_TEXT
+def _says_something(member: tarfile.TarInfo, extension: str, label_column: str | None) -> bool:
+    told = ("json", *LABEL_MEMBERS) if label_column else ("json",)
+    return extension in told and member.size <= MAX_TEXT
 
 
 @dataclass
@@ -156,15 +157,21 @@ class _Sample:
     texts: dict[str, str] = field(default_factory=dict)
 
     def items(self, label_column: str | None) -> Iterator[Item]:
-        """Yield the pictures with their truth, if there is one."""
-        truth = self._truth(label_column) if label_column else None
-        return (replace(image, truth=truth) for image in self.images)
+        """Yield the pictures with their truth and box, if there are any."""
+        if not self.images:
+            return
+        fields = self._fields()
+        labels = [fields.get(label_column), *(self.texts.get(name) for name in LABEL_MEMBERS)]
+        truth = next((str(label) for label in labels if label not in (None, "")), None)
+        said = str(fields.get(BOX) or "")
+        for image in self.images:
+            box = parse_item_box(said, image.shown)
+            yield replace(image, truth=truth if label_column else None, box=box)
 
-    def _truth(self, label_column: str) -> str | None:
+    def _fields(self) -> dict[Any, Any]:
+        """Return what the JSON says; one that cannot be read says nothing."""
         try:
-            fields: Any = orjson.loads(self.texts.get("json", "{}"))
+            fields = orjson.loads(self.texts.get("json", "{}"))
         except orjson.JSONDecodeError:
-            fields = {}
-        said = fields.get(label_column) if isinstance(fields, dict) else None
-        given = [said, *(self.texts.get(name) for name in LABEL_MEMBERS)]
-        return next((str(value) for value in given if value not in (None, "")), None)
+            return {}
+        return fields if isinstance(fields, dict) else {}

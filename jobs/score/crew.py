@@ -36,6 +36,7 @@ IMAGES_PER_CHUNK = 32  # of single images
 BATCHES_PER_CHUNK = 2
 DEATHS_TOGETHER, DEATHS_ALONE = 2, 3  # of workers with one chunk, or one image, before it is blamed
 MAX_DEATHS = 20  # with nothing finished in between
+THREADS_PER_WORKER = 4  # more in one process would wait for Python's lock
 WAIT_SECONDS = 2.0
 SECONDS_TO_NOTICE = 30.0  # without any worker
 
@@ -50,29 +51,52 @@ class Size:
 
     def __str__(self) -> str:
         """For people."""
-        each = f"{self.num_threads} threads" + (" and a GPU" if self.num_gpus else "")
-        return f"{self.num_workers} workers of {each}"
+        each = "1 thread" if self.num_threads == 1 else f"{self.num_threads} threads"
+        each += " and a GPU" if self.num_gpus else ""
+        workers = "1 worker" if self.num_workers == 1 else f"{self.num_workers} workers"
+        return f"{workers} of {each}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """What Ray says that a machine has."""
+
+    cpus: int
+    gpus: int = 0
+
+
+def list_nodes() -> list[Node]:
+    """Return the machines of the Ray that runs."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in alive]
 
 
 def choose_size(
-    *, num_cpus: float | None, threads: int | None, workers: int | None, has_gpus: bool
+    nodes: Sequence[Node],
+    *,
+    num_cpus: float | None = None,
+    threads: int | None = None,
+    workers: int | None = None,
+    has_gpus: bool = False,
 ) -> Size:
-    """Return how many workers the Ray that runs has room for; `num_cpus` is how many of its CPUs
-    are real (None: all). Raises `ConfigError` where there is no GPU.
+    """Return how many workers there is room for: one for each GPU, else as many as have their
+    threads' CPUs to themselves; `num_cpus` is how many CPUs are real (None: all). Raises
+    `ConfigError` where there is no GPU.
     """
-    found = ray.cluster_resources()
-    cpus = max(1, int(num_cpus if num_cpus is not None else found.get("CPU", 1)))
     if has_gpus:
-        gpus = int(found.get("GPU", 0))
-        if not gpus and workers is None:
-            raise ConfigError("--device cuda: Ray has no GPU here; score on the CPU, or start it")
-        num_workers = workers or gpus
-        return Size(num_workers, threads or max(1, cpus // max(1, gpus)), 1)
-    num_threads = threads or min(cpus, THREADS_PER_WORKER)
-    return Size(workers or max(1, cpus // num_threads), num_threads)
-
-
-THREADS_PER_WORKER = 4
+        with_gpus = [node for node in nodes if node.gpus]
+        if not with_gpus and workers is None:
+            raise ConfigError(
+                "--device cuda: no machine of this Ray has a GPU; leave it out to score on CPUs"
+            )
+        shares = [node.cpus // node.gpus for node in with_gpus]
+        num_threads = threads or max(1, min(shares, default=1))
+        return Size(workers or sum(node.gpus for node in with_gpus), num_threads, 1)
+    cpus = [node.cpus for node in nodes if node.cpus] or [1]
+    if num_cpus is not None:  # of this machine, which is the only one
+        cpus = [max(1, int(num_cpus))]
+    num_threads = threads or min(THREADS_PER_WORKER, *cpus)
+    return Size(workers or max(1, sum(count // num_threads for count in cpus)), num_threads)
 
 
 @dataclass(eq=False)
@@ -121,6 +145,13 @@ class Crew:
         self._opened: Opened | None = None
         self._num_deaths = 0  # since a chunk was finished
         self._streak = Streak()
+
+    @property
+    def told(self) -> str:
+        """Who scores, for people."""
+        opened = self._opened
+        engine = f"{opened.engine} {opened.precision} on {opened.device}" if opened else "no engine"
+        return f"{self._size}, {engine}"
 
     def __enter__(self) -> Self:
         self._job_ref = ray.put(self._job)

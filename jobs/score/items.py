@@ -16,15 +16,17 @@ from typing import Protocol
 import pyarrow as pa
 
 from jobs.data.locate import absolute
-from jobs.data.manifest import READERS, read_table, texts
+from jobs.data.manifest import READERS, parse_box, read_table, texts
 from jobs.data.places import Place
 from jobs.data.split import SPLIT_ALIASES
 from jobs.data.walk import is_hidden, list_folders, printable, walk
 from models.decoders import IMAGE_SUFFIXES
 from models.errors import DataError, NotFoundError
+from models.preprocess import Box
 from models.storage import Store, is_remote, normalise_uri, open_store, split_uri
 
 ROWS_PER_CHUNK = 8192
+BOX = "box"  # the column, and the key in the JSON of a tar file
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Item:
     container: str | None = None  # URI of the file that holds the image's bytes, if it has none
     offset: int = 0
     size: int = 0
+    box: Box | None = None  # what of the image is to be looked at
     problem: str = ""  # why there is nothing to read, where the listing knows
 
     @property
@@ -164,13 +167,17 @@ class Manifest:
             truths: Sequence[str | None] = [None] * len(paths)
             if self._label_column:
                 truths = [truth or None for truth in texts(chunk, self._label_column)]
-            for row, (path, truth) in enumerate(zip(paths, truths, strict=True), start=start):
+            boxes = texts(chunk, BOX) if BOX in chunk.column_names else [""] * len(paths)
+            rows = zip(paths, truths, boxes, strict=True)
+            for row, (path, truth, box) in enumerate(rows, start=start):
                 if not path:
                     raise DataError(
                         f"manifest {self.uri}: column {self._path_column!r} is blank in row "
                         f"{row + 1}, counted from 1 without the header; fill it in or remove it"
                     )
-                yield Item(f"{row} {path}", absolute(self._folder, path), path, truth)
+                full = absolute(self._folder, path)
+                given = parse_item_box(box, f"manifest {self.uri}, row {row + 1}")
+                yield Item(f"{row} {path}", full, path, truth, box=given)
 
     def count(self) -> int:
         """Return the number of rows."""
@@ -200,6 +207,14 @@ class Single:
     def count(self) -> int:
         """Return 1."""
         return 1
+
+
+def parse_item_box(text: str, where: str) -> Box | None:
+    """Return what of an image is to be looked at, None for all of it. Raises `DataError`."""
+    try:
+        return parse_box(text) if text else None
+    except ValueError as error:
+        raise DataError(f"{where}: {BOX!r} says {text!r}; expected {error}, or nothing") from None
 
 
 def _class_depth(folders: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from jobs.score.output import check_output, output_exists, write_output
 from jobs.score.parts import Done, Parts, check_journal, read_journal, remove, write_journal
 from jobs.score.served import Asking, Served
 from jobs.score.tally import Tally
-from jobs.score.ways import Model, Way
+from jobs.score.ways import Model, Scorer, Way
 from models.errors import ConfigError, DataError, SightlineError
 from models.storage import Store, is_remote, normalise_uri, open_store, split_uri
 
@@ -56,6 +56,7 @@ class Outcome:
     output: str
     tally: Tally
     num_before: int  # rows of earlier runs
+    told: str  # who scored
     num_retries: int
     seconds: float  # of scoring, without starting workers and writing the output
 
@@ -91,7 +92,8 @@ def run_scoring(options: Options, console: Console) -> Outcome:
             tally.add(table)
         order = Order(len(done))
         left = _left(source, done, order)
-        num_retries, seconds = _score(source, way, columns, left, parts, len(done), tally, console)
+        started = _started(way, source, columns, work, is_begun=len(done) > 0)
+        work_done = _score(source, started, left, parts, len(done), tally, console)
         if not tally.num_images:
             remove(work)
             raise DataError(f"{source.uri} holds no image")
@@ -99,7 +101,7 @@ def run_scoring(options: Options, console: Console) -> Outcome:
         labels = [*way.model.listed] or [*tally.score_labels]
         write_output(output, parts.tables(order), columns, labels, work.uri)
         remove(work)
-    return Outcome(output, tally, len(done), num_retries, seconds)
+    return Outcome(output, tally, len(done), *work_done)
 
 
 def _check(options: Options) -> None:
@@ -138,27 +140,43 @@ def _left(source: Source, done: Done, order: Order) -> Iterator[Item]:
 
 def _score(
     source: Source,
-    way: Way,
-    columns: Columns,
+    started: AbstractContextManager[Scorer],
     left: Iterator[Item],
     parts: Parts,
     num_done: int,
     tally: Tally,
     console: Console,
-) -> tuple[int, float]:
-    """Score what is not done yet; returns how often something was tried again, and the seconds."""
+) -> tuple[str, int, float]:
+    """Score what is not done yet; returns who did, how often something was tried again, and the
+    seconds.
+    """
     try:
-        with way.start(source, columns) as scorer, bar(console, "scoring", None) as advance:
-            started = time.monotonic()
+        with started as scorer, bar(console, "scoring", None) as advance:
+            began = time.monotonic()
             advance(num_done)
             _count_aside(source, advance)
             for rows in scorer.rows(left):
                 tally.add(parts.add(rows))
                 advance(len(rows))
-            return scorer.num_retries, time.monotonic() - started
+            return scorer.told, scorer.num_retries, time.monotonic() - began
     finally:
         # Also of a run that fails: what is scored is scored.
         tally.add(parts.flush())
+
+
+@contextmanager
+def _started(
+    way: Way, source: Source, columns: Columns, work: Store, *, is_begun: bool
+) -> Iterator[Scorer]:
+    """Start; where that fails and nothing was scored before, there is nothing to resume."""
+    with ExitStack() as stack:
+        try:
+            scorer = stack.enter_context(way.start(source, columns))
+        except BaseException:
+            if not is_begun:
+                remove(work)
+            raise
+        yield scorer
 
 
 def _count_aside(source: Source, advance: Advance) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from jobs.score.items import Item, Source
 from jobs.score.patience import Patience
 from jobs.score.stream import Stream
 from jobs.score.ways import Model
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,11 @@ class Served:
             batch=asking.batch,
         )
         with stream:
-            yield ServedScorer(stream, self._patience)
+            yield ServedScorer(
+                stream,
+                self._patience,
+                f"{asking.concurrency} requests of up to {asking.batch} images at a time",
+            )
 
     def _query(self, columns: Columns) -> dict[str, str]:
         query: dict[str, str] = {"scores": columns.scores}
@@ -82,7 +89,8 @@ class Served:
 class ServedScorer:
     """Requests under way."""
 
-    def __init__(self, stream: Stream, patience: Patience) -> None:
+    def __init__(self, stream: Stream, patience: Patience, told: str) -> None:
+        self.told = told
         self._stream = stream
         self._patience = patience
 
@@ -93,7 +101,19 @@ class ServedScorer:
 
     def rows(self, items: Iterable[Item]) -> Iterator[Sequence[Answer]]:
         """Yield the answers to one request after the other."""
-        return self._stream.answers(items)
+        return self._stream.answers(_without_boxes(items))
+
+
+def _without_boxes(items: Iterable[Item]) -> Iterator[Item]:
+    is_told = False
+    for item in items:
+        if item.box is not None and not is_told:
+            is_told = True
+            logger.warning(
+                "the source has boxes, which a served model does not know: it is asked about whole "
+                "images; --bundle cuts them out"
+            )
+        yield item
 
 
 def _model(endpoint: Endpoint) -> Model:

@@ -38,6 +38,11 @@ class Scorer(Protocol):
         """How often something was tried again."""
         ...
 
+    @property
+    def told(self) -> str:
+        """Who scores, for people."""
+        ...
+
     def rows(self, items: Iterable[Item]) -> Iterator[Rows]:
         """Yield the rows of all items, in their order. Raises `SightlineError` where the run cannot
         go on.

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cluster.environment import usable_cores
 from jobs.data.places import group_reads, read_group
 from jobs.score.ahead import in_order
 from jobs.score.answer import Answer
@@ -32,7 +33,7 @@ from models.engines.base import EngineOptions
 from models.errors import ImageError, SightlineError
 from models.label_map import Reading
 from models.predictor import Prediction, Predictor, open_predictor
-from models.preprocess import Image, load_libraries
+from models.preprocess import Box, Image, load_libraries, prepare
 
 Floats = npt.NDArray[np.float32]
 
@@ -71,7 +72,7 @@ class Output:
 class Feeder(Protocol):
     """How images reach the engine."""
 
-    def begin(self, data: bytes) -> Future[Any]:
+    def begin(self, data: bytes, box: Box | None) -> Future[Any]:
         """Begin with one image, on a thread."""
         ...
 
@@ -94,9 +95,9 @@ class StreamFeeder:
         threads = predictor.engine.feeding.parallel + 1
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="score")
 
-    def begin(self, data: bytes) -> Future[Any]:
+    def begin(self, data: bytes, box: Box | None) -> Future[Any]:
         """Decode and run it."""
-        return self._threads.submit(self._run, data)
+        return self._threads.submit(self._run, data, box)
 
     def finish(self, begun: Sequence[Any]) -> list[Output | Failure]:
         """Return them: all is done."""
@@ -106,9 +107,9 @@ class StreamFeeder:
         """End the threads."""
         self._threads.shutdown()
 
-    def _run(self, data: bytes) -> Output | Failure:
+    def _run(self, data: bytes, box: Box | None) -> Output | Failure:
         try:
-            image = self._predictor.prepare(data, self._limits)
+            image = prepare(data, self._predictor.manifest.preprocess, self._limits, box)
         except ImageError as error:
             return Failure(str(error), error.code)
         return _outputs(self._predictor.predict(image[None]))[0]
@@ -122,9 +123,9 @@ class BatchFeeder:
         self._limits = limits
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
 
-    def begin(self, data: bytes) -> Future[Any]:
+    def begin(self, data: bytes, box: Box | None) -> Future[Any]:
         """Decode it."""
-        return self._threads.submit(self._decode, data)
+        return self._threads.submit(self._decode, data, box)
 
     def finish(self, begun: Sequence[Any]) -> list[Output | Failure]:
         """Run all that could be decoded, in whole batches."""
@@ -144,9 +145,9 @@ class BatchFeeder:
         """End the threads."""
         self._threads.shutdown()
 
-    def _decode(self, data: bytes) -> Image | Failure:
+    def _decode(self, data: bytes, box: Box | None) -> Image | Failure:
         try:
-            return self._predictor.prepare(data, self._limits)
+            return prepare(data, self._predictor.manifest.preprocess, self._limits, box)
         except ImageError as error:
             return Failure(str(error), error.code)
 
@@ -158,8 +159,11 @@ class Worker:
         """Load the model as a replica does. Raises `EngineError` where no engine can prove it."""
         load_libraries()
         self._job = job
-        self._predictor = open_predictor(open_bundle(job.bundle), job.engine)
-        engine, num_threads = self._predictor.engine, job.engine.num_threads
+        # Ray may be told of more CPUs than a machine has.
+        num_threads = min(job.engine.num_threads, usable_cores())
+        options = job.engine.model_copy(update={"threads": num_threads})
+        self._predictor = open_predictor(open_bundle(job.bundle), options)
+        engine = self._predictor.engine
         is_batched = engine.feeding.mode == "batches"
         self._feeder: Feeder = (
             BatchFeeder(self._predictor, job.limits, num_threads)
@@ -213,7 +217,10 @@ class Worker:
 
     def _read(self, items: Sequence[Item]) -> list[Failure | Future[Any]]:
         """Read images that lie together, and begin with them."""
-        return [loaded.failure or self._feeder.begin(loaded.data) for loaded in self._load(items)]
+        return [
+            loaded.failure or self._feeder.begin(loaded.data, loaded.item.box)
+            for loaded in self._load(items)
+        ]
 
     def _load(self, items: Sequence[Item]) -> list[Loaded]:
         most = self._job.limits.max_bytes

@@ -24,9 +24,15 @@ from jobs.data.shards import (
     shard_name,
     write_shard,
 )
+from jobs.data.sources import BOX
 
 
-def write_packed(folder: Path, images: Mapping[str, bytes], num_shards: int = 2) -> None:
+def write_packed(
+    folder: Path,
+    images: Mapping[str, bytes],
+    num_shards: int = 2,
+    box: tuple[int, int, int, int] | None = None,
+) -> None:
     """Write a packed set; the label of `good/a.jpg` is `good`."""
     folder.mkdir(parents=True)
     names = list(images)
@@ -36,16 +42,20 @@ def write_packed(folder: Path, images: Mapping[str, bytes], num_shards: int = 2)
     for number, start in enumerate(range(0, len(names), step)):
         mine = names[start : start + step]
         digests = [hashlib.sha256(images[name]).hexdigest() for name in mine]
-        columns = {
+        columns: dict[str, list[object]] = {
             "size": [len(images[name]) for name in mine],
             "label": [name.partition("/")[0] for name in mine],
-            "path": mine,
-            "sha256": digests,
+            "path": [*mine],
+            "sha256": [*digests],
             "width": [24] * len(mine),
             "height": [24] * len(mine),
             "split": ["train"] * len(mine),
         }
-        schema = pa.schema(FIELDS)
+        fields = list(FIELDS)
+        if box is not None:
+            columns["box"] = [box] * len(mine)
+            fields.append(pa.field("box", BOX))
+        schema = pa.schema(fields)
         path = folder / shard_name(number)
         write_shard(path, pa.table(columns, schema=schema), [images[name] for name in mine])
         with pq.ParquetFile(path) as file:

@@ -16,9 +16,12 @@ from jobs.score.worker import Job, Worker
 from models.bundle import open_bundle
 from models.decoders import ImageLimits
 from models.engines.base import Engine, EngineOptions, Feeding, Images
+from models.errors import DataError
 from models.label_map import first_reading
 from models.predictor import Predictor, open_predictor
+from models.preprocess import prepare
 from tests.jobs.data.images import BROKEN, jpeg, write
+from tests.jobs.score.containers import tar_bytes, write_packed
 
 NUM_IMAGES = 45
 COLUMNS = Columns(False, True, "all", 3, 8)
@@ -149,3 +152,33 @@ def test_many_lists_may_be_under_way_at_once(bundle: str, items: list[Item]) -> 
         tables = list(pool.map(worker.score, [items] * 12))
     worker.close()
     assert all(table.equals(tables[0]) for table in tables)
+
+
+def test_of_an_image_with_a_box_only_that_is_looked_at(
+    bundle: str, tmp_path: Path, predictor: Predictor
+) -> None:
+    spec = predictor.manifest.preprocess
+    data = jpeg(1, size=96)
+    write(tmp_path, {"a.jpg": data, "list.csv": b"path,box\na.jpg,\na.jpg,8 16 72 80\n"})
+    write_packed(tmp_path / "packed", {"a.jpg": data}, box=(8, 16, 72, 80))
+    members = {"a.jpg": data, "a.json": b'{"box": [8, 16, 72, 80]}'}
+    (tmp_path / "a.tar").write_bytes(tar_bytes(members))
+    worker = Worker(job(bundle))
+    found = []
+    for name in ("list.csv", "packed", "a.tar"):
+        source = open_source(str(tmp_path / name), path_column="path", label_column=None)
+        found += worker.score(list(source.items())).to_pylist()
+    worker.close()
+    expected = [
+        predictor.predict(prepare(data, spec, box=box)[None]).embedding[0].tolist()
+        for box in (None, (8, 16, 72, 80))
+    ]
+    assert expected[0] != expected[1]
+    assert [row["embedding"] for row in found] == [expected[0], *[expected[1]] * 3]
+
+
+def test_a_box_that_is_none_is_refused_with_its_row(tmp_path: Path) -> None:
+    write(tmp_path, {"list.csv": b"path,box\na.jpg,\nb.jpg,8 16\n"})
+    source = open_source(str(tmp_path / "list.csv"), path_column="path", label_column=None)
+    with pytest.raises(DataError, match=r"row 2: 'box' says '8 16'; expected four numbers"):
+        list(source.items())
