@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cluster.session import Session
 from jobs.score import crew
@@ -36,9 +40,9 @@ from models.storage import open_store
 from tests.bundles import tiny_bundle
 from tests.conftest import S3Server
 from tests.jobs.data.images import BROKEN, class_files, jpeg, write
-from tests.jobs.score.conftest import CLASSES, Model, Shell, work_folder
+from tests.jobs.score.conftest import CLASSES, NUM_IMAGES, Model, Shell, work_folder
 from tests.jobs.score.containers import write_packed, write_tars
-from tests.jobs.score.running import num_parts, start, wait_for
+from tests.jobs.score.running import assert_complete, num_parts, start, wait_for
 from tests.jobs.score.test_worker import job as job_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -366,3 +370,43 @@ def test_a_store_that_fails_stops_the_run(bundle: str) -> None:
         hands._watched(chunk(code))
     with pytest.raises(StorageError, match="20 images in a row"):
         hands._watched(chunk("storage"))
+
+
+def test_a_job_that_is_submitted_scores_on_the_workers_of_the_cluster(
+    bundle: str, images: Path, tmp_path: Path, ray_session: Session
+) -> None:
+    client = JobSubmissionClient(ray_session.dashboard_url)
+    words = [sys.executable, "-m", "jobs.score", images, tmp_path / "s.parquet", "--bundle", bundle]
+    job = client.submit_job(entrypoint=shlex.join(map(str, words)))
+    wait_for(lambda: client.get_job_status(job).is_terminal(), 120)
+    logs = client.get_job_logs(job)
+    assert client.get_job_status(job) == JobStatus.SUCCEEDED, logs
+    assert f'"num_scored": {NUM_IMAGES}' in logs
+    assert_complete(tmp_path / "s.parquet", images)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(
+    bundle: str, tmp_path: Path, ray_session: Session
+) -> None:
+    """20,000 images take no more than 2,000, in the command and in its workers; it is printed."""
+    first = tmp_path / "one.jpg"
+    first.write_bytes(jpeg(1, size=16))
+    peaks: dict[int, list[int]] = {}
+    for count in (2000, 20_000):
+        folder = tmp_path / str(count)
+        for n in range(count):
+            link = folder / f"{n // 1000:02}" / f"{n:05}.jpg"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            os.link(first, link)
+        job = start(folder, tmp_path / f"{count}.parquet", "--bundle", bundle, part=2000)
+        peaks[count] = [0, 0]
+        while job.poll() is None:
+            for place, process in enumerate([psutil.Process(job.pid), *workers(ray_session)][:2]):
+                with suppress(psutil.Error):
+                    rss = process.memory_info().rss >> 20
+                    peaks[count][place] = max(peaks[count][place], rss)
+            time.sleep(0.05)
+        assert job.returncode == 0
+    print(f"peak MiB of the command and of a worker: {peaks}")
+    for few, many in zip(peaks[2000], peaks[20_000], strict=True):
+        assert 0 < many < few * 1.15

@@ -426,3 +426,13 @@ def test_labels_of_a_bundle_whose_labels_do_not_change_are_refused(
     missing = shell.refused(tmp_path / "images", tmp_path / "s.csv", "--bundle", bundle + "0")
     assert "there are 1" in missing
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+
+
+def test_a_submitted_job_may_not_leave_its_output_in_the_copy_of_the_code(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "working_dir_files" / "pkg"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    shown = shell.refused(tmp_path, "scores.parquet", "--bundle", "models/x/1")
+    assert "the output is the relative path 'scores.parquet'" in shown
