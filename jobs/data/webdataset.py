@@ -155,13 +155,13 @@ class ShardReader:
         sample: dict[str, Any] = {}
         problem = ""
         with (
-            _open_stream(self._shard.key) as stream,
+            open_stream(self._shard.key) as stream,
             tarfile.open(fileobj=stream, mode="r|") as tar,
         ):
             try:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # a kilobyte of each
-                    key, extension = _split_name(member.name)
+                    key, extension = split_name(member.name)
                     if not member.isfile() or _is_hidden(key):
                         continue
                     if sample and sample["key"] != key:
@@ -171,7 +171,7 @@ class ShardReader:
                     self._take(sample, member, extension, tar.extractfile(member))
                 if sample:
                     self._finish(sample)
-                problem = self._problem_at(tar.offset)
+                problem = find_problem(self._shard, tar.offset)
             except tarfile.TarError as error:
                 # What was begun is left out: its label may lie behind the cut.
                 problem = f"the tar file is damaged or cut short at byte {tar.offset:,}: {error}"
@@ -243,22 +243,23 @@ class ShardReader:
                 raise DataError(f"{where}: {column!r} says {text!r}; expected {error}") from None
         return given
 
-    def _problem_at(self, end: int) -> str:
-        """Say what is wrong where reading ended; a sound tar file ends with a block of zeros."""
-        root, key = split_at_root(self._shard.key)
-        block = Store(root, is_patient=True).read_range(key, end, tarfile.BLOCKSIZE)
-        if block == bytes(tarfile.BLOCKSIZE):
-            return ""
-        if len(block) < tarfile.BLOCKSIZE:
-            return f"the tar file was cut short at byte {self._shard.size:,}"
-        return f"the tar file is damaged at byte {end:,}"
-
     def _add(self, row: dict[str, Any]) -> None:
         row.pop("content", None)
         self._rows.append(row)
 
 
-def _split_name(name: str) -> tuple[str, str]:
+def find_problem(shard: Entry, end: int) -> str:
+    """Say what is wrong where reading a tar file ended; a sound one ends with a block of zeros."""
+    root, key = split_at_root(shard.key)
+    block = Store(root, is_patient=True).read_range(key, end, tarfile.BLOCKSIZE)
+    if block == bytes(tarfile.BLOCKSIZE):
+        return ""
+    if len(block) < tarfile.BLOCKSIZE:
+        return f"the tar file was cut short at byte {shard.size:,}"
+    return f"the tar file is damaged at byte {end:,}"
+
+
+def split_name(name: str) -> tuple[str, str]:
     """Split a member's name at the first dot of its last part, as WebDataset does."""
     folder, slash, base = name.removeprefix("./").rpartition("/")
     key, _, extension = base.partition(".")
@@ -275,7 +276,8 @@ def _as_text(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def _open_stream(uri: str) -> BinaryIO:
+def open_stream(uri: str) -> BinaryIO:
+    """Return a tar file to be read from one end to the other; on a disk it can be sought in too."""
     if not is_remote(uri):
         return open(uri, "rb")
     root, key = split_at_root(uri)
