@@ -24,21 +24,24 @@ COMMAND_LINE = "the command line"
 MIN_SIMILARITY = 60  # per cent; below it a suggestion confuses more than it helps
 
 
-def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:
-    """Read the file, apply the overrides in their order, and validate.
+def load_config(
+    model: type[Model], path: str | Path | None, overrides: Sequence[str] = ()
+) -> Model:
+    """Read the file, if any, apply the overrides in their order, and validate.
 
     Raises `ConfigError` that lists every mistake with the place it was made at, the setting's
     dotted path and its value.
     """
     origins: dict[str, str] = {}
-    values = _read_yaml(Path(path), origins)
+    values = {} if path is None else _read_yaml(Path(path), origins)
     for override in overrides:
         _apply(values, override, origins)
     try:
         return model.model_validate(values)
     except ValidationError as error:
         mistakes = [
-            _explain(model, values, details, origins, str(path)) for details in error.errors()
+            _explain(model, values, details, origins, str(path or COMMAND_LINE))
+            for details in error.errors()
         ]
         raise ConfigError("\n".join(dict.fromkeys(mistakes))) from None
 

@@ -39,14 +39,14 @@ def list_folder(config: DataConfig) -> Listing:
             split = SPLIT_ALIASES[parts[0].casefold()] if has_splits else None
             builder.add(Row(f"{store.uri}/{entry.key}", parts[depth - 1], split))
             images["/".join(parts[:depth])] += 1
-    _refuse_empty(store, top, has_splits, images)
     warnings: tuple[str, ...] = ()
     if loose:
         warnings = (
             f"{len(loose):,} images lie outside of a class folder and are left out, "
             f"for example {loose[0]}",
         )
-    return Listing(builder.build(), ignored, warnings=warnings)
+    empty = _find_empty(store, top, has_splits, images)
+    return Listing(builder.build(), ignored, warnings=warnings, empty=empty)
 
 
 def _is_split_layout(uri: str, top: list[str]) -> bool:
@@ -69,20 +69,17 @@ def _is_split_layout(uri: str, top: list[str]) -> bool:
     return False
 
 
-def _refuse_empty(store: Store, top: list[str], has_splits: bool, images: Counter[str]) -> None:
-    """Raise when a class folder holds no image. A bucket has no empty folders, a disk does."""
+def _find_empty(
+    store: Store, top: list[str], has_splits: bool, images: Counter[str]
+) -> tuple[str, ...]:
+    """Return the class folders without an image. A bucket has no empty folders, a disk does."""
     if has_splits:
         folders = [
             f"{split}/{name}" for split in top for name in _visible(store.list_children(split)[0])
         ]
     else:
         folders = top
-    empty = [folder for folder in folders if not images[folder]]
-    if empty:
-        raise DataError(
-            f"class folder without an image in {store.uri}: {', '.join(empty)}; add images, or "
-            "remove the folder"
-        )
+    return tuple(folder for folder in folders if not images[folder])
 
 
 def _visible(names: list[str]) -> list[str]:

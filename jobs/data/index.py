@@ -21,7 +21,7 @@ from jobs.data import places, sources
 from jobs.data.chunks import Columns, Pace, run_chunks
 from jobs.data.config import DataConfig
 from jobs.data.examine import Examined, examine_image
-from jobs.data.labels import drop_labels, number_labels
+from jobs.data.labels import drop_labels, number_labels, refuse_empty
 from jobs.data.quarantine import Broken, check_share
 from jobs.data.sources import Listing, list_source
 from jobs.data.split import SPLITS, assign_splits
@@ -91,6 +91,7 @@ def build_index(
     training images) and `StorageError` when it cannot be reached. Needs a running Ray.
     """
     listing = list_source(config, cpu_limit=cpu_limit)
+    refuse_empty(config.uri, listing.empty)
     table = drop_labels(listing.table, config).sort_by("path")
     labels, classes = number_labels(table, config)
     if table["reason"].null_count:

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from jobs.data.config import DataConfig
-from jobs.data.labels import number_labels
+from jobs.data.labels import number_labels, refuse_empty
 from jobs.data.sources import Listing, list_source
 from models.errors import AccessError, DataError, NotFoundError
 from models.storage import open_store
@@ -40,7 +40,9 @@ def rows(listing: Listing) -> list[tuple[str, str, str | None]]:
 
 def refusal(config: DataConfig) -> str:
     with pytest.raises(DataError) as caught:
-        number_labels(list_source(config).table, config)
+        listing = list_source(config)
+        refuse_empty(config.uri, listing.empty)
+        number_labels(listing.table, config)
     return str(caught.value)
 
 
