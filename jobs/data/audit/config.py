@@ -44,7 +44,7 @@ class AuditConfig(BaseModel):
     # Near-duplicates: how alike two images must be, beside how alike images of this set are
     # anyway, and in themselves (both 0 to 1). Look-alikes that are so many and make up this share
     # of the set are compared once more, among themselves.
-    near_duplicate: float = Field(0.9, gt=0, le=1)
+    near_duplicate: float = Field(0.96, gt=0, le=1)
     near_duplicate_absolute: float = Field(0.95, gt=0, le=1)
     crowd_images: int = Field(30, ge=3)
     crowd_share: float = Field(0.05, gt=0, le=1)
@@ -55,7 +55,9 @@ class AuditConfig(BaseModel):
     # With a model: how its answers are made, and what counts as torn between two classes.
     folds: int = Field(5, ge=2, le=20)
     model_images: int = Field(50_000, ge=100)
-    regularisation: float = Field(1.0, gt=0)
+    fit_strength: float = Field(60.0, gt=0)
+    # Of the labels that cleanlab finds wrong, those less likely than this.
+    wrong_below: float = Field(0.25, ge=0, le=1)
     ambiguous_margin: float = Field(0.1, ge=0, le=1)
     overlapping_share: float = Field(0.1, gt=0, le=1)
 

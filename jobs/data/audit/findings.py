@@ -12,6 +12,8 @@ from typing import Literal
 
 import pyarrow as pa
 
+from jobs.data.leave_out import ROOT
+
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
@@ -30,7 +32,6 @@ SCHEMA = pa.schema(
         ("leave_out", pa.bool_()),
     ]
 )
-ROOT = b"sightline.root"  # metadata of the table: what its paths begin with
 
 
 @dataclass(frozen=True)

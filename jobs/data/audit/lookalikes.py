@@ -27,7 +27,7 @@ WORDS, WORD_BITS = 4, 16
 BLOCK = 200_000  # candidate pairs compared at a time
 # Of images in one word: with more, each is compared with its nearest along one direction only.
 MOST_PARTNERS = 256
-MOST_SIGNS_APART = 20  # of 64; a cosine of 0.9 gives 9 on the average
+MOST_SIGNS_APART = 20  # of 64; a cosine of 0.96 gives 6 on the average
 SAMPLE = 20_000  # images that say what the set looks like
 
 
@@ -46,7 +46,7 @@ class Pairs:
 class Limits:
     """When two images are alike, and when so many are that they are compared among themselves."""
 
-    relative: float = 0.9
+    relative: float = 0.96
     absolute: float = 0.95
     crowd_images: int = 30
     crowd_share: float = 0.05

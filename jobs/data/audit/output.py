@@ -11,7 +11,8 @@ import pyarrow.parquet
 
 from jobs.data.audit.findings import to_table
 from jobs.data.audit.report import Report
-from models.storage import Store, is_remote, normalise_uri, split_uri
+from jobs.data.leave_out import root_of
+from models.storage import Store, split_uri
 
 PAGE, TABLE, SUMMARY = "report.html", "findings.parquet", "audit.json"
 OWN_FOLDER = ".sightline/audit"
@@ -39,11 +40,3 @@ def write_report(store: Store, report: Report, page: str) -> dict[str, str]:
         "findings": f"{store.uri}/{TABLE}",
         "summary": f"{store.uri}/{SUMMARY}",
     }
-
-
-def root_of(uri: str) -> str:
-    """Return what the paths of a set begin with: its folder, or that of the file that lists it."""
-    whole = normalise_uri(uri)
-    return (
-        split_uri(whole)[0] if "." in whole.rpartition("/")[2] and not is_remote(whole) else whole
-    )

@@ -48,6 +48,12 @@ class Subject:
         """The rows of the images that training could use."""
         return np.flatnonzero(self.is_usable)
 
+    @cached_property
+    def _has_box(self) -> npt.NDArray[np.bool_]:
+        # A path does not tell one box of a photo from another: none of them is left out.
+        has_box: npt.NDArray[np.bool_] = self.table["box"].is_valid().to_numpy()
+        return has_box
+
     @property
     def groups(self) -> list[str | None]:
         """The group of each image, where the source says."""
@@ -89,7 +95,7 @@ class Subject:
             sha256=self.measures.sha256[row] or None,
             score=score,
             other_path=None if other is None else self.paths[other],
-            leave_out=leave_out and kind in self.mark,
+            leave_out=leave_out and kind in self.mark and not self._has_box[row],
         )
 
 

@@ -40,10 +40,14 @@ def rows(listing: Listing) -> list[tuple[str, str, str | None]]:
 
 def refusal(config: DataConfig) -> str:
     with pytest.raises(DataError) as caught:
-        listing = list_source(config)
-        refuse_empty(config.uri, listing.empty)
-        number_labels(listing.table, config)
+        list_and_number(config)
     return str(caught.value)
+
+
+def list_and_number(config: DataConfig) -> None:
+    listing = list_source(config)
+    refuse_empty(config.uri, listing.empty)
+    number_labels(listing.table, config)
 
 
 # Folders
