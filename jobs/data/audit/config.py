@@ -33,8 +33,11 @@ class AuditConfig(BaseModel):
     low_information: float = Field(0.3, ge=0, le=1)
     odd_aspect: float = Field(0.35, ge=0, le=1)
     odd_size: float = Field(3.0, gt=0)  # times the spread between the quartiles of the set
-    # Softer than the set's images are: so many deviations below their median sharpness.
-    soft_deviations: float = Field(5.0, gt=0)
+    odd_size_factor: float = Field(2.0, ge=1)  # and so many times larger or smaller in each side
+    # Blurred: edges so many deviations softer than the set's median; where cleanvision says so,
+    # too, the second.
+    soft_deviations: float = Field(4.0, gt=0)
+    confirming_deviations: float = Field(2.0, gt=0)
 
     # A check that finds more than this share of the set says something about the camera, not about
     # images. It then finds only what is so many deviations below the set's median.

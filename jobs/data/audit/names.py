@@ -179,7 +179,11 @@ def _nearly_spelt(left: str, right: str) -> bool:
     short, long = sorted((left, right), key=len)
     if len(short) < LEAST_LETTERS or _numbered(left, right) or _negated(short, long):
         return False
-    return DamerauLevenshtein.distance(left, right) <= (2 if len(short) >= LONG else 1)
+    is_substitution = len(short) == len(long) and sorted(short) != sorted(long)
+    if is_substitution and len(short) < LONG:
+        return False  # "shirt" and "skirt" are two words; "scratch" and "scrtch" are one
+    edits = DamerauLevenshtein.distance(left, right)
+    return edits <= (2 if len(short) >= LONG else 1)
 
 
 def _numbered(left: str, right: str) -> bool:

@@ -135,6 +135,8 @@ def check_labels(subject: Subject, doubts: Doubts, config: AuditConfig) -> Itera
     wrong = find_label_issues(labels, probabilities, filter_by="both", n_jobs=1)
     quality = get_label_quality_scores(labels, probabilities, method="self_confidence")
     wrong &= quality < config.wrong_below
+    # First those where another class is certain, not those that are like no class.
+    certainty = get_label_quality_scores(labels, probabilities, method="normalized_margin")
     for place in np.flatnonzero(wrong).tolist():
         best = int(probabilities[place].argmax())
         yield subject.finding(
@@ -142,7 +144,7 @@ def check_labels(subject: Subject, doubts: Doubts, config: AuditConfig) -> Itera
             int(doubts.rows[place]),
             f"{doubts.classes[labels[place]]!r} {probabilities[place, labels[place]]:.1%}, rather "
             f"{doubts.classes[best]!r} {probabilities[place, best]:.1%}",
-            score=float(quality[place]),
+            score=float(certainty[place]),
         )
     order = np.argsort(probabilities, axis=1)
     first, second = order[:, -1], order[:, -2]

@@ -129,6 +129,9 @@ def _checks(subject: Subject, rows: npt.NDArray[np.int64], config: AuditConfig) 
     scores, marks = marked(AspectRatioProperty(), IssueType.ODD_ASPECT_RATIO, config.odd_aspect)
     yield _Check("odd_aspect", scores, marks, size_of)
     scores, marks = marked(SizeProperty(), IssueType.ODD_SIZE, None, iqr_factor=config.odd_size)
+    # Where most images have one size, a few pixels more are odd to cleanvision.
+    times = raw["size"].to_numpy() / np.median(raw["size"])
+    marks &= np.maximum(times, 1 / times) >= config.odd_size_factor
     middle = f"the set's median is {np.median(width):,.0f} x {np.median(height):,.0f}"
     yield _Check("odd_size", scores, marks, lambda m: f"{size_of(m)}; {middle}")
 
@@ -136,8 +139,10 @@ def _checks(subject: Subject, rows: npt.NDArray[np.int64], config: AuditConfig) 
 def _check_blur(
     raw: Any, marked: Callable[..., tuple[Floats, Marks]], config: AuditConfig
 ) -> _Check:
-    """Join cleanvision's measure, which sees a heavy blur, with how soft an image is beside the
-    others of the set.
+    """Join cleanvision's measure with how soft the edges are beside the set's.
+
+    Alone, cleanvision found 30 images of low contrast and no blurred one among 6,400 garments and
+    solar cells: so what it finds counts only where the edges are softer than usual, too.
     """
     from cleanvision.issue_managers import IssueType
     from cleanvision.issue_managers.image_property import BlurrinessProperty
@@ -151,12 +156,12 @@ def _check_blur(
     )
     below = deviations_below(raw.sharpness.to_numpy(np.float64))
     is_soft = below > config.soft_deviations
-
-    def detail(m: int) -> str:
-        if is_soft[m]:
-            return f"{below[m]:.1f} deviations softer than the set's median"
-        return f"sharpness {scores[m]:.2f} of 1"
-
+    is_confirmed = marks & (below > config.confirming_deviations)
     relative = np.clip(config.soft_deviations / np.maximum(below, 1e-6), 0, 1) * config.blurry
-    joint = np.where(is_soft, np.minimum(scores, relative), scores)
-    return _Check("blurry", joint, marks | is_soft, detail)
+    return _Check(
+        "blurry",
+        np.where(is_soft, np.minimum(scores, relative), scores),
+        is_confirmed | is_soft,
+        lambda m: f"edges {below[m]:.1f} deviations softer than the set's median",
+        may_be_relative=False,
+    )
