@@ -22,11 +22,9 @@ from jobs.config import load_config
 from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.data.audit.config import AuditConfig, AuditJob
 from jobs.data.audit.findings import count_kinds, count_severities
-from jobs.data.audit.output import default_output, write_report
-from jobs.data.audit.page import render_page, shown_pictures
-from jobs.data.audit.pictures import draw_pictures
+from jobs.data.audit.output import default_output
 from jobs.data.audit.report import Report, show
-from jobs.data.audit.run import Audit
+from jobs.data.audit.run import audit_set
 from jobs.data.config import DataConfig
 from jobs.submitted import refuse_lost_results
 from models.storage import open_store
@@ -46,15 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = open_store(output)
         store.check_writable()
         with open_session(SessionOptions()):
-            audit = Audit(job, console)
-            report = audit.run(given.bundle)
-        pictures: dict[str, str] = {}
-        if audit.subject is not None:
-            shown = shown_pictures(report.findings, job.audit)
-            pictures = draw_pictures(
-                audit.subject, shown, job.data, job.preprocess, job.audit.picture_pixels
-            )
-        written = write_report(store, report, render_page(report, pictures, job.audit))
+            report, written = audit_set(job, given.bundle, store, console)
         show(report, console)
         console.print(f"written to {written['report']}", highlight=False)
     failed = given.fail_on is not None and report.reaches(given.fail_on)

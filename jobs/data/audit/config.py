@@ -34,10 +34,11 @@ class AuditConfig(BaseModel):
     odd_aspect: float = Field(0.35, ge=0, le=1)
     odd_size: float = Field(3.0, gt=0)  # times the spread between the quartiles of the set
     odd_size_factor: float = Field(2.0, ge=1)  # and so many times larger or smaller in each side
-    # Blurred: edges so many deviations softer than the set's median; where cleanvision says so,
-    # too, the second.
+    # Blurred: edges so many deviations less steep than the set's median, fewer where cleanvision
+    # finds a blur, too, and at most so steep beside the median.
     soft_deviations: float = Field(4.0, gt=0)
     confirming_deviations: float = Field(2.0, gt=0)
+    soft_edges: float = Field(0.65, gt=0, le=1)
 
     # A check that finds more than this share of the set says something about the camera, not about
     # images. It then finds only what is so many deviations below the set's median.

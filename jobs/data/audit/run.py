@@ -21,11 +21,33 @@ from jobs.data.audit.embed import NoModelError, choose_rows, embed, open_embedde
 from jobs.data.audit.findings import Finding, in_order
 from jobs.data.audit.lookalikes import Limits, LookAlikes, find_look_alikes
 from jobs.data.audit.measure import measure
+from jobs.data.audit.output import write_report
+from jobs.data.audit.page import render_page, shown_pictures
+from jobs.data.audit.pictures import draw_pictures
 from jobs.data.audit.report import Report
 from jobs.data.audit.subject import Subject, make_subject
 from jobs.data.labels import drop_labels
 from jobs.data.sources import Listing, list_source
 from models.errors import DataError
+from models.storage import Store
+
+
+def audit_set(
+    job: AuditJob, bundle: str | None, store: Store, console: Console
+) -> tuple[Report, dict[str, str]]:
+    """Audit a set and write what was found to `store`. Needs a running Ray.
+
+    Returns the report, and the URI of each file. Raises `StorageError` and `ConfigError`, but
+    nothing about what is wrong with the set.
+    """
+    audit = Audit(job, console)
+    report = audit.run(bundle)
+    pictures: dict[str, str] = {}
+    if audit.subject is not None:
+        shown = shown_pictures(report.findings, job.audit)
+        pixels = job.audit.picture_pixels
+        pictures = draw_pictures(audit.subject, shown, job.data, job.preprocess, pixels)
+    return report, write_report(store, report, render_page(report, pictures, job.audit))
 
 
 @dataclass
@@ -42,9 +64,7 @@ class Audit:
     model_accuracy: float | None = None
 
     def run(self, bundle: str | None = None) -> Report:
-        """Make the audit. Needs a running Ray. Raises `StorageError` and `ConfigError`, but nothing
-        about what is wrong with the set.
-        """
+        """Make the audit. Needs a running Ray."""
         synonyms = names.load_synonyms(self.job.audit.synonyms)
         try:
             with self._timed("list"):

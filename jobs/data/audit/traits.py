@@ -121,7 +121,7 @@ def _checks(subject: Subject, rows: npt.NDArray[np.int64], config: AuditConfig) 
         marks,
         lambda m: f"95 % of it is above {raw.brightness_perc_5[m]:.0%} of white",
     )
-    yield _check_blur(raw, marked, config)
+    yield _check_blur(raw, marked, shorter < config.tiny_pixels, config)
     scores, marks = marked(
         EntropyProperty(), IssueType.LOW_INFORMATION, config.low_information, normalizing_factor=0.1
     )
@@ -131,13 +131,13 @@ def _checks(subject: Subject, rows: npt.NDArray[np.int64], config: AuditConfig) 
     scores, marks = marked(SizeProperty(), IssueType.ODD_SIZE, None, iqr_factor=config.odd_size)
     # Where most images have one size, a few pixels more are odd to cleanvision.
     times = raw["size"].to_numpy() / np.median(raw["size"])
-    marks &= np.maximum(times, 1 / times) >= config.odd_size_factor
+    marks = marks & (np.maximum(times, 1 / times) >= config.odd_size_factor)
     middle = f"the set's median is {np.median(width):,.0f} x {np.median(height):,.0f}"
     yield _Check("odd_size", scores, marks, lambda m: f"{size_of(m)}; {middle}")
 
 
 def _check_blur(
-    raw: Any, marked: Callable[..., tuple[Floats, Marks]], config: AuditConfig
+    raw: Any, marked: Callable[..., tuple[Floats, Marks]], is_tiny: Marks, config: AuditConfig
 ) -> _Check:
     """Join cleanvision's measure with how soft the edges are beside the set's.
 
@@ -147,21 +147,23 @@ def _check_blur(
     from cleanvision.issue_managers import IssueType
     from cleanvision.issue_managers.image_property import BlurrinessProperty
 
-    scores, marks = marked(
+    _, marks = marked(
         BlurrinessProperty(),
         IssueType.BLURRY,
         config.blurry,
         normalizing_factor=0.01,
         color_threshold=0.18,
     )
-    below = deviations_below(raw.sharpness.to_numpy(np.float64))
-    is_soft = below > config.soft_deviations
-    is_confirmed = marks & (below > config.confirming_deviations)
-    relative = np.clip(config.soft_deviations / np.maximum(below, 1e-6), 0, 1) * config.blurry
+    sharpness = raw.sharpness.to_numpy(np.float64)
+    below = deviations_below(sharpness)
+    steep = np.exp(sharpness - np.median(sharpness))
+    enough = np.where(marks, config.confirming_deviations, config.soft_deviations)
+    # A tiny image is not blurred for want of pixels: it is found as what it is.
+    found = (below > enough) & (steep < config.soft_edges) & ~is_tiny
     return _Check(
         "blurry",
-        np.where(is_soft, np.minimum(scores, relative), scores),
-        is_confirmed | is_soft,
-        lambda m: f"edges {below[m]:.1f} deviations softer than the set's median",
+        np.minimum(steep, 1.0),
+        found,
+        lambda m: f"edges {steep[m]:.0%} as steep as the set's are, {below[m]:.1f} deviations less",
         may_be_relative=False,
     )
