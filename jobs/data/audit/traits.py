@@ -101,10 +101,11 @@ def _checks(subject: Subject, rows: npt.NDArray[np.int64], config: AuditConfig) 
         return f"{int(width[m]):,} x {int(height[m]):,} pixels"
 
     shorter = np.minimum(width, height)
+    is_tiny = shorter < config.tiny_pixels
     yield _Check(
         "tiny",
         np.minimum(1.0, shorter / config.tiny_pixels / 2),
-        shorter < config.tiny_pixels,
+        is_tiny,
         size_of,
     )
     scores, marks = marked(BrightnessProperty("dark"), IssueType.DARK, config.dark)
@@ -121,7 +122,7 @@ def _checks(subject: Subject, rows: npt.NDArray[np.int64], config: AuditConfig) 
         marks,
         lambda m: f"95 % of it is above {raw.brightness_perc_5[m]:.0%} of white",
     )
-    yield _check_blur(raw, marked, shorter < config.tiny_pixels, config)
+    yield _check_blur(raw, marked, is_tiny, config)
     scores, marks = marked(
         EntropyProperty(), IssueType.LOW_INFORMATION, config.low_information, normalizing_factor=0.1
     )
@@ -131,7 +132,7 @@ def _checks(subject: Subject, rows: npt.NDArray[np.int64], config: AuditConfig) 
     scores, marks = marked(SizeProperty(), IssueType.ODD_SIZE, None, iqr_factor=config.odd_size)
     # Where most images have one size, a few pixels more are odd to cleanvision.
     times = raw["size"].to_numpy() / np.median(raw["size"])
-    marks = marks & (np.maximum(times, 1 / times) >= config.odd_size_factor)
+    marks = marks & (np.maximum(times, 1 / times) >= config.odd_size_factor) & ~is_tiny
     middle = f"the set's median is {np.median(width):,.0f} x {np.median(height):,.0f}"
     yield _Check("odd_size", scores, marks, lambda m: f"{size_of(m)}; {middle}")
 

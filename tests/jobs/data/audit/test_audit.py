@@ -41,7 +41,7 @@ BOUNDS = {
     "blurry": (1.0, 0.9),
     "low_information": (1.0, 1.0),
     "odd_aspect": (1.0, 1.0),
-    "odd_size": (1.0, 0.3),  # tiny ones and strips are of odd size, too
+    "odd_size": (1.0, 1.0),
     "mislabelled": (0.8, 0.9),  # of a wrong twin, both are in one fold
 }
 
