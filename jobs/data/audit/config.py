@@ -71,7 +71,7 @@ class AuditConfig(BaseModel):
 
     # The page: rows and pictures per finding.
     page_rows: int = Field(200, ge=1)
-    page_pictures: int = Field(40, ge=0)
+    page_pictures: int = Field(80, ge=0)
     picture_pixels: int = Field(128, ge=32, le=512)
 
     @field_validator("skip", "mark")

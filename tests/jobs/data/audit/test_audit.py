@@ -4,7 +4,9 @@ wrongly.
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +213,24 @@ def test_a_manifest_in_a_bucket_is_audited_into_the_bucket(
     assert [one.detail for one in torn] == ["group 'part 1' is in train, test"]
     names = {entry.key for entry in open_store(f"{uri}/audit").list()}
     assert names == {"report.html", "findings.parquet", "audit.json"}
+
+
+def test_tar_files_are_audited_where_they_lie(ray_session: Session, tmp_path: Path) -> None:
+    files = {f"{n:03}.jpg": encoded(picture(n)) for n in range(12)} | {
+        "003.jpg": BROKEN["empty.jpg"]
+    }
+    files |= {"012.jpg": files["001.jpg"]}
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        for number, (name, data) in enumerate(sorted(files.items())):
+            label = b"good" if number % 2 else b"bad"
+            for member, content in ((name, data), (name.replace("jpg", "cls"), label)):
+                about = tarfile.TarInfo(member)
+                about.size = len(content)
+                tar.addfile(about, io.BytesIO(content))
+    report = audit(tmp_path / "set.tar", tmp_path / "out", None, "source=webdataset")
+    assert report.num_images == 13
+    assert {"broken", "label_conflict"} <= kinds(report)
+    assert "data:image/jpeg" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_skipped_findings_are_not_reported(ray_session: Session, tmp_path: Path) -> None:

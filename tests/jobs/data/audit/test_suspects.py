@@ -34,12 +34,12 @@ def test_wrong_labels_get_low_probabilities() -> None:
 def test_an_image_is_never_judged_by_its_copy() -> None:
     """Labels drawn by lot: a model that sees the copy of an image knows its label, else nothing."""
     random = np.random.default_rng(1)
-    values = random.normal(size=(100, 40)).astype(np.float32)
-    labels = random.integers(0, 2, 100)
+    values = random.normal(size=(200, 120)).astype(np.float32)
+    labels = random.integers(0, 2, 200)
     twice, both = np.concatenate([values, values]), np.concatenate([labels, labels])
-    pairs = np.concatenate([np.arange(100), np.arange(100)])
+    pairs = np.concatenate([np.arange(200), np.arange(200)])
     config = AuditConfig(fit_strength=1000)
-    apart = out_of_sample(twice, both, np.arange(200), config).argmax(axis=1) == both
+    apart = out_of_sample(twice, both, np.arange(400), config).argmax(axis=1) == both
     together = out_of_sample(twice, both, pairs, config).argmax(axis=1) == both
     assert apart.mean() > 0.7
     assert together.mean() < 0.6
