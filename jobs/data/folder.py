@@ -47,14 +47,14 @@ def list_folder(config: DataConfig) -> Listing:
         else:
             split = SPLIT_ALIASES[parts[0].casefold()] if has_splits else None
             builder.add(Row(path, parts[depth - 1], split))
-    _refuse_empty(store, top, has_splits, images)
     warnings: tuple[str, ...] = ()
     if loose:
         warnings = (
             f"{len(loose):,} images lie outside of a class folder and are left out, "
             f"for example {loose[0]}",
         )
-    return Listing(builder.build(), ignored, tuple(broken), warnings)
+    empty = _find_empty(store, top, has_splits, images)
+    return Listing(builder.build(), ignored, tuple(broken), warnings, empty)
 
 
 def _files(store: Store) -> Iterator[Found]:
@@ -100,18 +100,15 @@ def _is_split_layout(uri: str, top: list[str]) -> bool:
     return False
 
 
-def _refuse_empty(store: Store, top: list[str], has_splits: bool, images: Counter[str]) -> None:
-    """Raise when a class folder holds no image. A bucket has no empty folders, a disk does."""
+def _find_empty(
+    store: Store, top: list[str], has_splits: bool, images: Counter[str]
+) -> tuple[str, ...]:
+    """Return the class folders without an image. A bucket has no empty folders, a disk does."""
     if has_splits:
         folders = [f"{split}/{name}" for split in top for name in _folders(store, split)]
     else:
         folders = top
-    empty = [folder for folder in folders if not images[folder]]
-    if empty:
-        raise DataError(
-            f"class folder without an image in {store.uri}: {', '.join(empty)}; add images, or "
-            "remove the folder"
-        )
+    return tuple(folder for folder in folders if not images[folder])
 
 
 def _is_image(parts: Sequence[str]) -> bool:

@@ -30,6 +30,15 @@ def drop_labels(table: pa.Table, config: DataConfig) -> pa.Table:
     return table.filter(pc.invert(pc.is_in(table["label"], pa.array(config.drop))))
 
 
+def refuse_empty(uri: str, empty: Sequence[str]) -> None:
+    """Raise `DataError` where there are class folders without an image."""
+    if empty:
+        raise DataError(
+            f"class folder without an image in {uri}: {_joined(empty)}; add images, or remove the "
+            "folder"
+        )
+
+
 def number_labels(table: pa.Table, config: DataConfig) -> tuple[Labels, tuple[str, ...]]:
     """Return the class number of every row of a listing, and the classes in their order."""
     encoded = table["label"].combine_chunks().dictionary_encode()

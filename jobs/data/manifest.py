@@ -79,21 +79,21 @@ def _parsed(config: DataConfig, name: str, column: str, row: int, value: str) ->
         ) from None
 
 
-def read_table(uri: str, name: str, data: bytes) -> pa.Table:
-    """Parse a manifest's bytes by the suffix of its name. Raises `DataError`."""
+def read_table(uri: str, name: str, data: bytes, what: str = "manifest") -> pa.Table:
+    """Parse a table's bytes by the suffix of its name. Raises `DataError`, calling it `what`."""
     suffix = name.lower().rpartition(".")[2]
     reader = READERS.get(suffix)
     if reader is None:
         known = ", ".join(f".{known}" for known in READERS)
         raise DataError(
-            f"manifest {uri} has the suffix .{suffix}; expected one of {known} "
-            "(for a folder of images set data.source=folder)"
+            f"{what} {uri} has the suffix .{suffix}; expected one of {known}"
+            + (" (for a folder of images set data.source=folder)" if what == "manifest" else "")
         )
     try:
         return reader(data)
     except (pa.ArrowException, ValueError) as error:
         first = str(error).splitlines()[0]
-        raise DataError(f"manifest {uri} cannot be read as .{suffix}: {first}") from error
+        raise DataError(f"{what} {uri} cannot be read as .{suffix}: {first}") from error
 
 
 def _read_csv(data: bytes) -> pa.Table:

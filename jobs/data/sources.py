@@ -48,6 +48,7 @@ class Listing:
     ignored: int = 0  # files that are not images by their name, or are hidden
     broken: tuple[Broken, ...] = ()  # containers that could not be read to their end
     warnings: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()  # class folders without an image
 
 
 class Row(NamedTuple):

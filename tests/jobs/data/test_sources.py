@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from jobs.data.config import DataConfig
-from jobs.data.labels import drop_labels, number_labels
+from jobs.data.labels import drop_labels, number_labels, refuse_empty
 from jobs.data.manifest import parse_box
 from jobs.data.sources import Listing, list_source
 from models.errors import AccessError, DataError, NotFoundError
@@ -42,8 +42,14 @@ def rows(listing: Listing) -> list[tuple[str, str, str | None]]:
 
 def refusal(config: DataConfig) -> str:
     with pytest.raises(DataError) as caught:
-        number_labels(list_source(config).table, config)
+        list_and_number(config)
     return str(caught.value)
+
+
+def list_and_number(config: DataConfig) -> None:
+    listing = list_source(config)
+    refuse_empty(config.uri, listing.empty)
+    number_labels(listing.table, config)
 
 
 # Folders

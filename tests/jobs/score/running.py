@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 
 from tests.jobs.score.conftest import CLASSES, work_folder
 from tests.jobs.score.serving import ROOT
