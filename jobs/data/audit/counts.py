@@ -45,6 +45,15 @@ def check_counts(subject: Subject, config: AuditConfig, empty: Sequence[str]) ->
     yield from _check_imbalance({name: totals[name] for name in present}, config)
 
 
+def check_classes(subject: Subject, config: DataConfig) -> Iterator[Finding]:
+    """Yield the labels that `data.classes` does not let in."""
+    if config.classes is None:
+        return
+    for name in subject.names:
+        if name not in config.classes:
+            yield Finding("unknown_label", f"{name!r} is not in data.classes", label=name)
+
+
 def check_broken(subject: Subject, config: DataConfig) -> Iterator[Finding]:
     """Yield the broken images, and whether they are so many that training stops."""
     broken = [(row, why) for row, why in enumerate(subject.measures.reason) if why]

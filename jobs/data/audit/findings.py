@@ -47,6 +47,11 @@ KINDS: dict[str, Kind] = {
     # about the set
     "unlisted": Kind("The set cannot be listed", "error", "Training stops here, too."),
     "one_class": Kind("Fewer than two classes", "error", "A classifier needs two or more."),
+    "unknown_label": Kind(
+        "Label that the configuration has not",
+        "error",
+        "Training stops here: add it to data.classes, or use data.rename or data.drop.",
+    ),
     "empty_class": Kind("Class without an image", "error", "Add images, or remove the folder."),
     "no_training_image": Kind(
         "Class without a training image", "error", "Training refuses the set as it is."

@@ -11,8 +11,9 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
-from itertools import combinations
+from itertools import combinations, groupby
 
 import yaml
 from rapidfuzz.distance import DamerauLevenshtein
@@ -69,6 +70,7 @@ UNCLEAR = frozenset(
 )
 NEGATIONS = ("un", "non", "in", "im", "not", "no", "dis", "mis", "ir")
 LEAST_LETTERS = 4  # of names whose spelling is compared: "cat" and "car" are two words
+MOST_NAMES = 2000  # of which every two are compared: two million pairs
 LONG = 8  # letters from which on two may differ
 
 
@@ -107,7 +109,7 @@ def check_names(names: Sequence[str], synonyms: Synonyms) -> Iterator[Finding]:
     """Yield the pairs of names that may be one label, each with the surest reason, and the names
     that are no class.
     """
-    for one, other in combinations(sorted(names), 2):
+    for one, other in _pairs(sorted(names)):
         if fold(one) == fold(other):
             yield Finding("same_name", f"{one!r} and {other!r}: the same to training", label=one)
         elif reason := _why_similar(one, other, synonyms):
@@ -135,6 +137,16 @@ def check_orientation(names: Sequence[str], augment: AugmentConfig) -> Iterator[
             )
 
 
+def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the pairs to compare: of very many names those only that are the same to the eye."""
+    if len(names) <= MOST_NAMES:
+        yield from combinations(names, 2)
+        return
+    for _, same in groupby(sorted(names, key=plain), key=plain):
+        yield from combinations(same, 2)
+
+
+@lru_cache(maxsize=65_536)
 def plain(name: str) -> str:
     """Return a name without all that is hard to see: case, width, accents, punctuation, other
     alphabets.

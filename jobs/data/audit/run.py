@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import pyarrow as pa
 from rich.console import Console
 
 from cluster.environment import data_cpus
@@ -28,6 +29,7 @@ from jobs.data.audit.report import Report
 from jobs.data.audit.subject import Subject, make_subject
 from jobs.data.labels import drop_labels
 from jobs.data.sources import Listing, list_source
+from models.bundle import open_bundle
 from models.errors import DataError
 from models.storage import Store
 
@@ -66,6 +68,8 @@ class Audit:
     def run(self, bundle: str | None = None) -> Report:
         """Make the audit. Needs a running Ray."""
         synonyms = names.load_synonyms(self.job.audit.synonyms)
+        if bundle is not None:
+            open_bundle(bundle)  # what is not there shows now, and not when the images are read
         try:
             with self._timed("list"):
                 listing = list_source(self.job.data, cpu_limit=data_cpus())
@@ -73,12 +77,17 @@ class Audit:
             self.findings.append(Finding("unlisted", str(error)))
             return self._report()
         self._note_listing(listing)
+        table = drop_labels(listing.table, self.job.data).sort_by("path")
+        if not len(table):
+            self.findings.append(Finding("one_class", "no image is left after data.drop"))
+            return self._report()
         with self._timed("measure"):
-            subject = self.subject = self._measure(listing)
+            subject = self.subject = self._measure(table)
         with self._timed("judge"):
             self.findings += names.check_names(subject.names, synonyms)
             self.findings += names.check_orientation(subject.names, self.job.augment)
             self.findings += counts.check_counts(subject, self.job.audit, listing.empty)
+            self.findings += counts.check_classes(subject, self.job.data)
             self.findings += counts.check_broken(subject, self.job.data)
             self.findings += counts.check_groups(subject)
             self.findings += traits.check_traits(subject, self.job.audit)
@@ -95,8 +104,7 @@ class Audit:
             Finding("broken", one.reason, path=one.path, score=0.0) for one in listing.broken
         ]
 
-    def _measure(self, listing: Listing) -> Subject:
-        table = drop_labels(listing.table, self.job.data).sort_by("path")
+    def _measure(self, table: pa.Table) -> Subject:
         with bar(self.console, "reading images", len(table)) as advance:
             done = 0
 

@@ -163,6 +163,10 @@ def test_one_class_and_a_set_that_cannot_be_listed_are_findings(
 ) -> None:
     write(tmp_path / "one", {f"ok/{n}.jpg": encoded(picture(n)) for n in range(3)})
     assert "one_class" in kinds(audit(tmp_path / "one", tmp_path / "out"))
+    nothing = audit(tmp_path / "one", tmp_path / "out", None, "drop=[ok]")
+    assert kinds(nothing) == {"one_class"}
+    listed = audit(tmp_path / "one", tmp_path / "out", None, "classes=[good, bad]")
+    assert "unknown_label" in kinds(listed)
     write(tmp_path / "odd", {"test/ok/1.jpg": encoded(picture(1))})
     report = audit(tmp_path / "odd", tmp_path / "out")
     assert kinds(report) == {"unlisted"}

@@ -84,6 +84,12 @@ def test_a_synonyms_file_of_another_form_is_refused_by_name(tmp_path: Path, text
         load_synonyms(str(tmp_path / "mine.yaml"))
 
 
+def test_of_very_many_labels_those_are_compared_that_look_the_same() -> None:
+    names = [f"label {'x' * (n % 50)} {n}" for n in range(3000)]
+    findings = list(check_names([*names, "not ok", "not_ok"], SYNONYMS))
+    assert [one.kind for one in findings] == ["similar_name"]
+
+
 def test_plain_drops_what_nobody_sees() -> None:
     assert plain(" N.i.O. ") == "n i o"
     assert plain("Überhitzt__2") == "uberhitzt 2"
