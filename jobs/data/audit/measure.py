@@ -21,7 +21,7 @@ from jobs.data import places, sources
 from jobs.data.audit.appearance import FINGERPRINT, TRAITS, describe
 from jobs.data.chunks import Columns, Pace, run_chunks
 from jobs.data.config import DataConfig
-from jobs.data.examine import examine_image
+from jobs.data.examine import Examined, examine_image
 from models.decoders import ImageLimits
 from models.errors import ImageError
 from models.preprocess import PreprocessSpec
@@ -95,7 +95,7 @@ def _measure_chunk(
     traits = np.full((len(mine), len(TRAITS)), np.nan, np.float32)
     fingerprints = np.zeros((len(mine), FINGERPRINT), np.float32)
 
-    def look(position: int, data: bytes | Exception) -> tuple[Any, ...]:
+    def look(position: int, data: bytes | Exception) -> Examined:
         box = boxes[position]
         # The same judgement as in training: an image is broken here if and only if it is there.
         examined = examine_image(data, spec, limits, box)
@@ -110,13 +110,12 @@ def _measure_chunk(
             return examined._replace(width=right - left, height=bottom - top)
         return examined
 
-    results = places.read_each(places.places_of(mine), look, threads)
-    sha256, width, height, reason = zip(*results, strict=True)
+    results: list[Examined] = places.read_each(places.places_of(mine), look, threads)
     return {
-        "sha256": np.array(sha256, dtype=object),
-        "width": np.array(width, np.int32),
-        "height": np.array(height, np.int32),
-        "reason": np.array(reason, dtype=object),
+        "sha256": np.array([found.sha256 for found in results], dtype=object),
+        "width": np.array([found.width for found in results], np.int32),
+        "height": np.array([found.height for found in results], np.int32),
+        "reason": np.array([found.reason for found in results], dtype=object),
         "fingerprint": fingerprints,
         **{name: traits[:, column] for column, name in enumerate(TRAITS)},
     }
