@@ -73,7 +73,7 @@ def deviations_below(values: Floats) -> Floats:
 
 
 def _checks(subject: Subject, rows: npt.NDArray[np.int64], config: AuditConfig) -> Iterator[_Check]:
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
     from cleanvision.issue_managers import IssueType
     from cleanvision.issue_managers.image_property import (
         AspectRatioProperty,
