@@ -24,15 +24,17 @@ COMMAND_LINE = "the command line"
 MIN_SIMILARITY = 60  # per cent; below it a suggestion confuses more than it helps
 
 
-def load_config(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:
-    """Read the file, apply the overrides in their order, and validate.
+def load_config(
+    model: type[Model], path: str | Path | None, overrides: Sequence[str] = ()
+) -> Model:
+    """Read the file, if any, apply the overrides in their order, and validate.
 
     Raises `ConfigError` that lists every mistake with the place it was made at, the setting's
     dotted path and its value.
     """
     origins: dict[str, str] = {}
-    values = _read_yaml(Path(path), origins)
-    return _validate(model, values, overrides, origins, str(path))
+    values = {} if path is None else _read_yaml(Path(path), origins)
+    return _validate(model, values, overrides, origins, str(path or COMMAND_LINE))
 
 
 def load_section(

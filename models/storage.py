@@ -35,10 +35,16 @@ from models.errors import (
 )
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+    from obstore.store import BackoffConfig, ClientConfig, ObjectStore, RetryConfig
 
 REMOTE_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 LIST_CHUNK = 1000  # what one S3 list call returns
+PATIENCE = timedelta(minutes=3)
+SLOW_BACKOFF: BackoffConfig = {
+    "init_backoff": timedelta(milliseconds=100),
+    "max_backoff": timedelta(seconds=10),
+    "base": 2.0,
+}
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,13 @@ Children = tuple[list[str], list[Entry]]  # folder names, objects
 class Store:
     """A folder or a bucket prefix. Cheap to make and to pickle; the client behind it is per
     process.
+
+    A patient one waits for minutes where a bucket does not answer or says that it is busy: for jobs
+    that would lose an hour's work, not for what somebody waits for.
     """
 
     uri: str
+    is_patient: bool = False
 
     def read(self, key: str) -> bytes:
         """Return the whole object. Raises `NotFoundError`, `AccessError` or `StorageError`."""
@@ -89,6 +99,12 @@ class Store:
         with self._explained("read", key):
             chunks = iter(obstore.get(self._client(), key).stream(min_chunk_size=1 << 20))
         return cast(BinaryIO, io.BufferedReader(_Chunks(self, key, chunks), 1 << 20))
+
+    def open_seekable(self, key: str) -> BinaryIO:
+        """Return the object as a file of which any part can be read, by ranges."""
+        with self._explained("read", key):
+            file = obstore.open_reader(self._client(), key, buffer_size=1 << 20)
+        return cast(BinaryIO, io.BufferedReader(_Seekable(self, key, file), 1 << 20))
 
     def write(self, key: str, data: bytes) -> None:
         """Write the object whole, replacing what was there; readers see the old or the new
@@ -140,7 +156,7 @@ class Store:
 
     def child(self, key: str) -> Store:
         """Return the store one or more folders further down."""
-        return Store(f"{self.uri.rstrip('/')}/{key.strip('/')}")
+        return Store(f"{self.uri.rstrip('/')}/{key.strip('/')}", self.is_patient)
 
     def download(self, key: str, path: Path) -> int:
         """Stream the object to a local file and return the number of bytes written."""
@@ -168,7 +184,7 @@ class Store:
             self.delete(key)
 
     def _client(self, *, writing: bool = False) -> ObjectStore:
-        return _open_client(self.uri, writing, _environment_key())
+        return _open_client(self.uri, writing, self.is_patient, _environment_key())
 
     @contextmanager
     def _explained(self, verb: str, key: str) -> Iterator[None]:
@@ -215,13 +231,38 @@ class _Chunks(io.RawIOBase):
         return size
 
 
-def open_store(uri: str | Path) -> Store:
+class _Seekable(io.RawIOBase):
+    """The library's reader as Python's own kind of file."""
+
+    def __init__(self, store: Store, key: str, file: obstore.ReadableFile) -> None:
+        self._store, self._key, self._file = store, key, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        with self._store._explained("read", self._key):
+            data = bytes(self._file.read(len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def open_store(uri: str | Path, *, is_patient: bool = False) -> Store:
     """Return the store for a local path, `file://`, `s3://`, `gs://`, `az://` or `abfs://` URI.
 
     Nothing is contacted yet: a missing bucket shows at the first read, write or list.
     Raises `ConfigError` for a scheme that is not known.
     """
-    return Store(normalise_uri(uri))
+    return Store(normalise_uri(uri), is_patient)
 
 
 def normalise_uri(uri: str | Path) -> str:
@@ -268,7 +309,7 @@ def _environment_key() -> str:
 
 
 @lru_cache(maxsize=64)
-def _open_client(uri: str, writing: bool, _environment: str) -> ObjectStore:
+def _open_client(uri: str, writing: bool, is_patient: bool, _environment: str) -> ObjectStore:
     from obstore.store import LocalStore, from_url
 
     if not is_remote(uri):
@@ -281,6 +322,8 @@ def _open_client(uri: str, writing: bool, _environment: str) -> ObjectStore:
     client: ClientConfig = {"allow_http": True} if endpoint.startswith("http://") else {}
     # The library's own default retries for three minutes, which looks like a hang.
     retry: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
+    if is_patient:
+        retry = {"max_retries": 100, "retry_timeout": PATIENCE, "backoff": SLOW_BACKOFF}
     store: ObjectStore = from_url(uri, client_options=client, retry_config=retry)
     return store
 

@@ -63,6 +63,9 @@ class DataConfig(BaseModel):
     rename: dict[str, str] = Field(default_factory=dict)
     classes: list[str] | None = Field(None, min_length=2)
 
+    # A table of images to leave out, such as the findings.parquet of an audit.
+    leave_out: str | None = Field(None, min_length=1)
+
     split: SplitConfig = Field(default_factory=SplitConfig)
     max_broken_share: float = Field(0.05, ge=0, le=1)
 

@@ -7,7 +7,7 @@ before training starts. It keeps a row of text per image and never the pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -21,16 +21,14 @@ from jobs.data import places, sources
 from jobs.data.chunks import Columns, Pace, run_chunks
 from jobs.data.config import DataConfig
 from jobs.data.examine import Examined, examine_image
-from jobs.data.labels import drop_labels, number_labels
+from jobs.data.labels import drop_labels, number_labels, refuse_empty
+from jobs.data.leave_out import apply_leave_out, load_leave_out
 from jobs.data.quarantine import Broken, check_share
-from jobs.data.sources import Listing, list_source
+from jobs.data.sources import Listing, Progress, list_source
 from jobs.data.split import SPLITS, assign_splits
 from models.decoders import ImageLimits
 from models.errors import DataError
 from models.preprocess import PreprocessSpec
-
-# Called with (images read so far, images in all).
-Progress = Callable[[int, int], None]
 
 SMALL_CLASS = 50
 INDEX_CHUNK = 64
@@ -84,17 +82,26 @@ def build_index(
     progress: Progress | None = None,
     *,
     cpu_limit: float | None = None,
+    container_progress: Progress | None = None,
 ) -> Index:
-    """List the source, read every image once, and return what can be trained on.
+    """List the source, read every image once, and return what can be trained on. `progress` counts
+    images, `container_progress` tar files that are read through to list them.
 
     Raises `DataError` when the set makes no sense (labels, too much broken, a class without
     training images) and `StorageError` when it cannot be reached. Needs a running Ray.
     """
-    listing = list_source(config, cpu_limit=cpu_limit)
+    marked = None if config.leave_out is None else load_leave_out(config.leave_out)
+    listing = list_source(config, container_progress, cpu_limit=cpu_limit)
+    refuse_empty(config.uri, listing.empty)
     table = drop_labels(listing.table, config).sort_by("path")
     labels, classes = number_labels(table, config)
     if table["reason"].null_count:
         table = _examine(table, config, spec, progress, cpu_limit)
+    dropped = tuple(_warn_of_dropped(listing, table, config))
+    if marked is not None:
+        kept = apply_leave_out(table, config, marked)
+        table, labels = table.filter(pa.array(kept.rows)), labels[kept.rows]
+        dropped = (*dropped, *kept.warnings)
     is_usable = pc.equal(table["reason"], "")
     broken = _list_broken(table["path"], table["reason"], pc.invert(is_usable))
     quarantine = (*listing.broken, *broken)
@@ -114,7 +121,7 @@ def build_index(
         crossing=crossed,
         warnings=(
             *_warn_of_listing(listing),
-            *_warn_of_dropped(listing, table, config),
+            *dropped,
             *_warn_of_counts(counts, classes),
             *_warn_of_copies(usable, crossed),
             *_warn_of_groups(usable),

@@ -7,6 +7,7 @@ a class that only occurs outside of train.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,15 @@ def drop_labels(table: pa.Table, config: DataConfig) -> pa.Table:
         return table
     _check_rules(config, table["label"].unique().to_pylist())
     return table.filter(pc.invert(pc.is_in(table["label"], pa.array(config.drop))))
+
+
+def refuse_empty(uri: str, empty: Sequence[str]) -> None:
+    """Raise `DataError` where there are class folders without an image."""
+    if empty:
+        raise DataError(
+            f"class folder without an image in {uri}: {_joined(empty)}; add images, or remove the "
+            "folder"
+        )
 
 
 def number_labels(table: pa.Table, config: DataConfig) -> tuple[Labels, tuple[str, ...]]:
@@ -75,10 +85,13 @@ def _refuse_lookalikes(uri: str, named: Sequence[str]) -> None:
     for name in sorted(set(named)):
         other = seen.setdefault(fold(name), name)
         if other != name:
+            # Two encodings of one accent are the same to see, so their code points are shown.
+            is_same = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
+            show = ascii if is_same else repr
             raise DataError(
-                f"{uri} has the labels {other!r} and {name!r}, which look like one label; if they "
-                f"are, set data.rename: {{{name!r}: {other!r}}}, else give one of them a "
-                "distinct name there"
+                f"{uri} has the labels {show(other)} and {show(name)}, which look like one label; "
+                f"if they are, set data.rename: {{{show(name)}: {show(other)}}}, else give one of "
+                "them a distinct name there"
             )
 
 

@@ -38,7 +38,7 @@ def read_image(path: str) -> bytes:
         except OSError:
             pass  # read it again below, where errors become ours
     root, key = split_at_root(path)
-    return Store(root).read(key)
+    return Store(root, is_patient=True).read(key)
 
 
 def choose_threads(path: str) -> int:

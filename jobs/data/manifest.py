@@ -34,6 +34,8 @@ def list_manifest(config: DataConfig) -> Listing:
     table = read_table(config.uri, name, open_store(folder).read(name))
     _require(config, table, config.path_column, "path_column")
     _require(config, table, config.label_column, "label_column")
+    _refuse_type(config, table, config.path_column, "text", _is_text)
+    _refuse_type(config, table, config.label_column, "text or numbers", _is_plain)
     paths = texts(table, config.path_column)
     labels = texts(table, config.label_column)
     _refuse_blank(config, config.path_column, paths)
@@ -77,21 +79,21 @@ def _parsed(config: DataConfig, name: str, column: str, row: int, value: str) ->
         ) from None
 
 
-def read_table(uri: str, name: str, data: bytes) -> pa.Table:
-    """Parse a manifest's bytes by the suffix of its name. Raises `DataError`."""
+def read_table(uri: str, name: str, data: bytes, what: str = "manifest") -> pa.Table:
+    """Parse a table's bytes by the suffix of its name. Raises `DataError`, calling it `what`."""
     suffix = name.lower().rpartition(".")[2]
     reader = READERS.get(suffix)
     if reader is None:
         known = ", ".join(f".{known}" for known in READERS)
         raise DataError(
-            f"manifest {uri} has the suffix .{suffix}; expected one of {known} "
-            "(for a folder of images set data.source=folder)"
+            f"{what} {uri} has the suffix .{suffix}; expected one of {known}"
+            + (" (for a folder of images set data.source=folder)" if what == "manifest" else "")
         )
     try:
         return reader(data)
     except (pa.ArrowException, ValueError) as error:
         first = str(error).splitlines()[0]
-        raise DataError(f"manifest {uri} cannot be read as .{suffix}: {first}") from error
+        raise DataError(f"{what} {uri} cannot be read as .{suffix}: {first}") from error
 
 
 def _read_csv(data: bytes) -> pa.Table:
@@ -158,6 +160,31 @@ def _require(config: DataConfig, table: pa.Table, column: str, setting: str) -> 
 def _refuse_twice(config: DataConfig, table: pa.Table, column: str) -> None:
     if table.column_names.count(column) > 1:
         raise DataError(f"manifest {config.uri} has the column {column!r} more than once")
+
+
+def _refuse_type(
+    config: DataConfig,
+    table: pa.Table,
+    column: str,
+    expected: str,
+    is_right: Callable[[pa.DataType], bool],
+) -> None:
+    """Raise `DataError` for a Parquet column of a type that only looks like text when printed."""
+    found = table.schema.field(column).type
+    value = found.value_type if pa.types.is_dictionary(found) else found
+    if not (is_right(value) or pa.types.is_null(value)):
+        raise DataError(
+            f"manifest {config.uri}: column {column!r} is of type {found}; expected {expected}"
+        )
+
+
+def _is_text(found: pa.DataType) -> bool:
+    return bool(pa.types.is_string(found) or pa.types.is_large_string(found))
+
+
+def _is_plain(found: pa.DataType) -> bool:
+    numbers = pa.types.is_integer(found) or pa.types.is_floating(found)
+    return _is_text(found) or bool(numbers or pa.types.is_boolean(found))
 
 
 def texts(table: pa.Table, column: str) -> list[str]:

@@ -26,20 +26,22 @@ def shuffled(num_rows: int, epoch: int, seed: int) -> Ids:
     return np.random.default_rng((seed, epoch)).permutation(num_rows)
 
 
-def shuffled_runs(storage: Ids, epoch: int, seed: int) -> Ids:
-    """Return a permutation in which `RUN_ROWS` neighbours in storage stay close together.
+def shuffled_runs(
+    storage: Ids, epoch: int, seed: int, *, run: int = RUN_ROWS, mix: int = MIX_ROWS
+) -> Ids:
+    """Return a permutation in which `run` neighbours in storage stay close together.
 
     `storage` holds the row numbers in the order in which the images lie in their containers. Where
-    runs begin is drawn anew for every epoch. Within `MIX_ROWS` rows of the result, images of
+    runs begin is drawn anew for every epoch. Within `mix` rows of the result, images of
     different runs are mixed. A batch from a bucket then takes a few requests, not one per image;
     how good the shuffle is follows from how well the storage was mixed when it was packed.
     """
     num_rows = len(storage)
     generator = np.random.default_rng((seed, epoch))
-    run = (np.arange(num_rows) + generator.integers(RUN_ROWS)) // RUN_ROWS
-    places_of_runs = generator.permutation(int(run[-1]) + 1 if num_rows else 0)
-    order = storage[np.argsort(places_of_runs[run], kind="stable")]
-    window = np.arange(num_rows) // MIX_ROWS
+    numbers = (np.arange(num_rows) + generator.integers(run)) // run
+    places_of_runs = generator.permutation(int(numbers[-1]) + 1 if num_rows else 0)
+    order = storage[np.argsort(places_of_runs[numbers], kind="stable")]
+    window = np.arange(num_rows) // mix
     return order[np.lexsort((generator.random(num_rows), window))]
 
 

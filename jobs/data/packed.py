@@ -1,6 +1,7 @@
 """A set that `jobs.data.pack` wrote: listed from its index by one request, whatever its size.
 
-Its images were hashed and decoded when it was packed, so they are not examined again.
+Its images were hashed and decoded when it was packed, so they are not examined again. Other Parquet
+files with images are listed row by row (`parquet_listing`).
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import pyarrow as pa
 
 from jobs.data import places
 from jobs.data.config import DataConfig
+from jobs.data.parquet_listing import list_parquet
 from jobs.data.shards import COMMIT, INDEX, WORK, load_commit, load_index
 from jobs.data.sources import SCHEMA, Listing
+from jobs.data.walk import is_hidden
 from models.errors import DataError, NotFoundError
 from models.storage import Store, open_store
 
@@ -21,7 +24,7 @@ def list_packed(config: DataConfig) -> Listing:
     try:
         about = load_commit(store.read(COMMIT), store.uri)
     except NotFoundError as error:
-        raise _explain(store) from error
+        return _list_others(config, store, error)
     _check_shards(store, about["shards"])
     index = load_index(store.read(INDEX), store.uri, about["index"]["sha256"])
     table = pa.table(
@@ -55,17 +58,28 @@ def _check_shards(store: Store, shards: list[dict[str, object]]) -> None:
             )
 
 
-def _explain(store: Store) -> Exception:
+def _list_others(config: DataConfig, store: Store, missing: NotFoundError) -> Listing:
+    """Return the images of Parquet files that somebody else wrote, or say what is there."""
     folders, files = store.list_children()
     if WORK in folders:
-        return DataError(
+        raise DataError(
             f"the packing of {store.uri} was not finished; run the same jobs.data.pack again to go "
             "on with it"
-        )
-    parquet = [entry.key for entry in files if entry.key.endswith(".parquet")]
-    if parquet:
-        return DataError(
-            f"{store.uri} holds Parquet ({parquet[0]}), but no {COMMIT}: jobs.data.pack did not "
-            "write it, or not all of it was copied"
-        )
-    return DataError(f"{store.uri} is no packed set: it has no {COMMIT}; see jobs.data.pack")
+        ) from missing
+    if any(entry.key == INDEX for entry in files):
+        raise DataError(
+            f"{store.uri} has an {INDEX} but no {COMMIT}: not all of the packed set was copied"
+        ) from missing
+    parquet = sorted(
+        (entry for entry in store.list() if _is_parquet(entry.key)), key=lambda entry: entry.key
+    )
+    if not parquet:
+        raise DataError(
+            f"{store.uri} is no packed set: it has no {COMMIT} and no Parquet file; see "
+            "jobs.data.pack"
+        ) from missing
+    return list_parquet(config, store.uri, parquet)
+
+
+def _is_parquet(key: str) -> bool:
+    return key.endswith(".parquet") and not any(map(is_hidden, key.split("/")))

@@ -31,6 +31,7 @@ from jobs.data import places, shards
 from jobs.data.chunks import Columns, Pace, run_chunks
 from jobs.data.config import DataConfig
 from jobs.data.index import Index
+from jobs.data.order import shuffled_runs
 from jobs.data.quarantine import Broken, check_share
 from jobs.data.shrink import shrink
 from jobs.data.tables import print_broken, read_index
@@ -44,6 +45,7 @@ PLAN = "plan.json"
 WORK_INDEX = "index.arrow"
 MIB = 1 << 20
 SHARDS_AT_LEAST = 16  # of a set that is large enough: tasks and readers share them out
+PIECE_ROWS = 512
 SMALLEST_SHARD, LARGEST_SHARD = 8 * MIB, 128 * MIB
 # What only says how fast a source is read.
 PACE_SETTINGS = {"images_per_task", "read_threads", "prefetch_batches", "shuffle"}
@@ -255,8 +257,15 @@ def _plan(
 
 
 def _mixed(index: Index, config: DataConfig, seed: int) -> pa.Table:
-    """Return the rows in a random order of the seed: what lies together is then any images."""
-    order = np.random.default_rng(seed).permutation(index.table.num_rows)
+    """Return the rows in a random order of the seed: what lies together is then any images.
+
+    Of Parquet that is read by row groups, pieces of `PIECE_ROWS` stay together, mixed within four.
+    """
+    num_rows = index.table.num_rows
+    order = np.random.default_rng(seed).permutation(num_rows)
+    offsets = index.table["offset"].fill_null(0).to_numpy()
+    if num_rows and (offsets < 0).all():
+        order = shuffled_runs(np.arange(num_rows), 0, seed, run=PIECE_ROWS, mix=4 * PIECE_ROWS)
     table = index.table.take(pa.array(order))
     names = pa.array(index.classes, pa.string()).take(table["label"].combine_chunks())
     table = table.set_column(table.column_names.index("label"), "label", names)
@@ -361,13 +370,16 @@ def _write_shard(
     images = [one for one in taken if isinstance(one, bytes)]
     columns = _columns(mine.take(pa.array(kept, pa.int64())), images, _schema(whole))
     name = shards.shard_name(number)
-    size, digest = _store_shard(Store(uri), name, columns, images) if kept else (0, "")
+    size, digest = (
+        _store_shard(Store(uri, is_patient=True), name, columns, images) if kept else (0, "")
+    )
     paths = mine["shown"].to_pylist()
     broken = tuple(
         Broken(path, one) for path, one in zip(paths, taken, strict=True) if isinstance(one, str)
     )
     record = Record(name, len(kept), size, digest, broken)
-    Store(uri).child(shards.WORK).write(f"{name}.json", record.dump())
+    work = Store(uri, is_patient=True).child(shards.WORK)
+    work.write(f"{name}.json", record.dump())
     return {"number": np.array([number])}
 
 
@@ -463,7 +475,7 @@ def _verify(store: Store, records: Sequence[Record], console: Console) -> pa.Tab
 
 def _verify_shard(chunk: int, records: Sequence[Record], uri: str) -> Columns:
     """Run in a Ray task: read one shard back."""
-    record, store = records[chunk], Store(uri)
+    record, store = records[chunk], Store(uri, is_patient=True)
     try:
         table = _check_shard(store, record)
     except (NotFoundError, DataError) as error:

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.data.locate import choose_threads, read_image, split_at_root
+from jobs.data.parquet_rows import read_rows
 from models.errors import ImageDecodeError, NotFoundError, StorageError
 from models.storage import Store, is_remote
 
@@ -32,11 +33,14 @@ SCHEMA = pa.schema(FIELDS)
 
 MAX_GAP = 64 << 10  # bytes read in vain are cheaper than another request
 MAX_REQUEST = 4 << 20
+MAX_ROWS = 64  # of Parquet that are read one after the other
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One image: its full path, or its name in a container (URI) with the range of its bytes."""
+    """One image: its full path, or its name in a container (URI) with the range of its bytes. A
+    negative offset stands for a row, `-1 - row`, of Parquet that has no such ranges.
+    """
 
     path: str
     container: str | None = None
@@ -61,6 +65,8 @@ def read_place(place: Place) -> bytes:
     """
     if place.container is None:
         return read_image(place.path)
+    if place.offset < 0:
+        return read_rows(place.container, [-1 - place.offset])[0]
     return _read_range(place.container, place.offset, place.size, place)
 
 
@@ -68,6 +74,8 @@ def read_group(group: Sequence[Place]) -> list[bytes]:
     """Return the bytes of images that `group_reads` put together, by one request."""
     if len(group) == 1:
         return [read_place(group[0])]
+    if group[0].offset < 0:
+        return read_rows(str(group[0].container), [-1 - place.offset for place in group])
     start = group[0].offset
     end = group[-1].offset + group[-1].size
     whole = memoryview(_read_range(str(group[0].container), start, end - start, group[-1]))
@@ -85,11 +93,12 @@ def group_reads(places: Sequence[Place]) -> list[list[int]]:
     alone: list[list[int]] = []
     inside: list[int] = []
     for position, place in enumerate(places):
-        if place.container is not None and is_remote(place.container):
+        if place.container is not None and (is_remote(place.container) or place.offset < 0):
             inside.append(position)
         else:
             alone.append([position])
-    inside.sort(key=lambda position: (places[position].container, places[position].offset))
+    # Rows have negative offsets: ascending by their size, as bytes are.
+    inside.sort(key=lambda position: (places[position].container, abs(places[position].offset)))
     groups: list[list[int]] = []
     for position in inside:
         if groups and _fits(places[groups[-1][0]], places[groups[-1][-1]], places[position]):
@@ -100,6 +109,8 @@ def group_reads(places: Sequence[Place]) -> list[list[int]]:
 
 
 def _fits(first: Place, last: Place, place: Place) -> bool:
+    if place.offset < 0:
+        return place.container == first.container and first.offset - place.offset < MAX_ROWS
     return (
         place.container == first.container
         and place.offset - (last.offset + last.size) <= MAX_GAP
@@ -167,7 +178,7 @@ def _raise_if_everybodys(error: Exception, place: Place) -> None:
 def _read_range(container: str, offset: int, size: int, last: Place) -> bytes:
     if is_remote(container):
         root, key = split_at_root(container)
-        data = Store(root).read_range(key, offset, size)
+        data = Store(root, is_patient=True).read_range(key, offset, size)
     else:
         data = _pread(container, offset, size)
     if len(data) < size:

@@ -34,6 +34,9 @@ EXAMINED = (  # what is known of an image that was read; `reason` says why it ca
 SCHEMA = pa.schema([*places.FIELDS, pa.field("label", pa.string()), *GIVEN, *EXAMINED])
 ROWS_PER_CHUNK = 65_536
 
+# Called with (done so far, in all).
+Progress = Callable[[int, int], None]
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -45,6 +48,7 @@ class Listing:
     ignored: int = 0  # files that are not images by their name, or are hidden
     broken: tuple[Broken, ...] = ()  # containers that could not be read to their end
     warnings: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()  # class folders without an image
 
 
 class Row(NamedTuple):
@@ -94,9 +98,12 @@ def complete(columns: Mapping[str, Any], num_rows: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
-def list_source(config: DataConfig, *, cpu_limit: float | None = None) -> Listing:
+def list_source(
+    config: DataConfig, progress: Progress | None = None, *, cpu_limit: float | None = None
+) -> Listing:
     """List the source's images. Raises `DataError` for a set that makes no sense, `StorageError`
-    when it cannot be reached. Tar files are read through to find what they hold, by Ray tasks.
+    when it cannot be reached. Tar files are read through to find what they hold, by Ray tasks;
+    `progress` counts them.
     """
     from jobs.data.folder import list_folder
     from jobs.data.manifest import list_manifest
@@ -107,7 +114,7 @@ def list_source(config: DataConfig, *, cpu_limit: float | None = None) -> Listin
         "folder": list_folder,
         "manifest": list_manifest,
         "packed": list_packed,
-        "webdataset": partial(list_webdataset, cpu_limit=cpu_limit),
+        "webdataset": partial(list_webdataset, progress=progress, cpu_limit=cpu_limit),
     }
     listing = readers[config.source](config)
     if listing.table.num_rows == 0:

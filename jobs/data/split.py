@@ -9,6 +9,7 @@ the same places, and then an image never moves when others are added or removed.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +33,15 @@ SPLIT_ALIASES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
+
+
+def split_of_name(key: str) -> Split | None:
+    """Return the split that a file's path below the source names by a word of its own, as in
+    `train/7.tar` or `val-0001.tar`.
+    """
+    words = re.split(r"[^a-z]+", key.lower())
+    found = [SPLIT_ALIASES[word] for word in words if word in SPLIT_ALIASES]
+    return found[-1] if found else None
 
 
 def position(digest: str, seed: int) -> float:

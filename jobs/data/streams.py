@@ -54,6 +54,7 @@ class Batch:
     images: npt.NDArray[np.uint8]  # [B, H, W, 3]
     labels: npt.NDArray[np.int64]  # [B]
     ids: npt.NDArray[np.int64]  # [B], row in the split: `paths(split)[id]`
+    weights: npt.NDArray[np.float64] | None = None  # [B], where the source says any
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -203,9 +204,10 @@ class IndexedImages:
             threads=self.options.read_threads,
         )
         chunks = run_chunks(task, len(bounds) - 1, pace)
-        labels = self.labels(split)
+        labels, weights = self.labels(split), self._weights(split)
         for images, rows in assemble(self._usable(split, chunks), len(ids), batch_size):
-            yield Batch(images, labels[ids[rows]], ids[rows])
+            mine = ids[rows]
+            yield Batch(images, labels[mine], mine, None if weights is None else weights[mine])
 
     def _usable(self, split: str, chunks: Iterator[Columns]) -> Iterator[Columns]:
         """Pass the chunks on, taking note of broken images and stopping at too many."""

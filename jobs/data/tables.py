@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.console import bar
+from jobs.console import Advance, bar
 from jobs.data.config import DataConfig
 from jobs.data.index import Index, build_index
 from jobs.data.quarantine import Broken
+from jobs.data.sources import Progress
 from jobs.data.split import SPLITS
 from models.preprocess import PreprocessSpec
 
@@ -25,19 +27,33 @@ def read_index(
 
     Raises the errors of `build_index`.
     """
-    with bar(console, "reading images", None) as advance:
-        done = 0
-
-        def progress(count: int, total: int) -> None:
-            nonlocal done
-            advance(count - done, total)
-            done = count
-
-        index = build_index(config, spec, progress, cpu_limit=cpu_limit)
+    with ExitStack() as bars:
+        index = build_index(
+            config,
+            spec,
+            _shown(bars, console, "reading images"),
+            cpu_limit=cpu_limit,
+            container_progress=_shown(bars, console, "reading tar files"),
+        )
     console.print(index_table(index))
     for warning in index.warnings:
         console.print(f"[yellow]note:[/] {escape(warning)}", highlight=False)
     return index
+
+
+def _shown(bars: ExitStack, console: Console, what: str) -> Progress:
+    """Return a progress that opens its bar when it is first called: some sets need no reading."""
+    done = 0
+    advance: Advance | None = None
+
+    def progress(count: int, total: int) -> None:
+        nonlocal done, advance
+        if advance is None:
+            advance = bars.enter_context(bar(console, what, total))
+        advance(count - done, total)
+        done = count
+
+    return progress
 
 
 def index_table(index: Index) -> Table:

@@ -7,7 +7,6 @@ text of `key.cls` or `key.txt`, or a field of `key.json`; an image without one i
 
 from __future__ import annotations
 
-import re
 import tarfile
 from collections.abc import Callable
 from functools import partial
@@ -21,22 +20,24 @@ import ray
 from jobs.data.chunks import Columns, Pace, run_chunks
 from jobs.data.config import DataConfig
 from jobs.data.examine import examine_image
-from jobs.data.folder import HIDDEN
 from jobs.data.locate import split_at_root
 from jobs.data.manifest import PARSERS
 from jobs.data.quarantine import Broken
-from jobs.data.sources import SCHEMA, Listing, complete
-from jobs.data.split import SPLIT_ALIASES, Split
+from jobs.data.sources import SCHEMA, Listing, Progress, complete
+from jobs.data.split import split_of_name
+from jobs.data.walk import is_hidden
 from models.decoders import IMAGE_SUFFIXES
 from models.errors import DataError, ImageTooLargeError
 from models.preprocess import PreprocessSpec
-from models.storage import Entry, Store, is_remote, open_store, split_uri
+from models.storage import Entry, Store, is_remote, normalise_uri, open_store, split_uri
 
 LABEL_MEMBERS = ("cls", "txt")  # in this order, behind a label in the JSON
 MAX_TEXT = 64 << 10  # bytes of a label or of JSON
 
 
-def list_webdataset(config: DataConfig, *, cpu_limit: float | None = None) -> Listing:
+def list_webdataset(
+    config: DataConfig, *, progress: Progress | None = None, cpu_limit: float | None = None
+) -> Listing:
     """Read all tar files below the URI, or the one it names, and return their images, examined.
 
     Needs a running Ray. A tar file that was cut short gives the images before the cut, and is
@@ -58,6 +59,8 @@ def list_webdataset(config: DataConfig, *, cpu_limit: float | None = None) -> Li
             example = example or str(columns["example"][row])
             if columns["problem"][row]:
                 broken.append(Broken(shards[len(tables) - 1].key, str(columns["problem"][row])))
+        if progress is not None:
+            progress(len(tables), len(shards))
     table = pa.concat_tables(tables)
     if unlabelled and not len(table):
         raise DataError(
@@ -105,11 +108,15 @@ def find_shards(uri: str) -> list[Entry]:
     return shards
 
 
+def _root(uri: str) -> str:
+    return split_uri(uri)[0] if uri.lower().endswith(".tar") else normalise_uri(uri)
+
+
 COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 
 
 def _is_hidden(key: str) -> bool:
-    return any(part.startswith(HIDDEN) for part in key.split("/"))
+    return any(map(is_hidden, key.split("/")))
 
 
 def _list_shard(chunk: int, shards: ray.ObjectRef[list[Entry]], config: DataConfig) -> Columns:
@@ -139,7 +146,8 @@ class ShardReader:
         self.problem = ""  # why the file could not be read to its end
         self._shard = shard
         self._config = config
-        self._split = split_of_name(shard.key)
+        # Only below what the user named: the folders above say nothing about splits.
+        self._split = split_of_name(shard.key.removeprefix(f"{_root(config.uri)}/"))
         self._rows: list[dict[str, Any]] = []
 
     def read(self) -> pa.Table:
@@ -147,13 +155,13 @@ class ShardReader:
         sample: dict[str, Any] = {}
         problem = ""
         with (
-            _open_stream(self._shard.key) as stream,
+            open_stream(self._shard.key) as stream,
             tarfile.open(fileobj=stream, mode="r|") as tar,
         ):
             try:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # a kilobyte of each
-                    key, extension = _split_name(member.name)
+                    key, extension = split_name(member.name)
                     if not member.isfile() or _is_hidden(key):
                         continue
                     if sample and sample["key"] != key:
@@ -163,7 +171,7 @@ class ShardReader:
                     self._take(sample, member, extension, tar.extractfile(member))
                 if sample:
                     self._finish(sample)
-                problem = self._problem_at(tar.offset)
+                problem = find_problem(self._shard, tar.offset)
             except tarfile.TarError as error:
                 # What was begun is left out: its label may lie behind the cut.
                 problem = f"the tar file is damaged or cut short at byte {tar.offset:,}: {error}"
@@ -235,29 +243,23 @@ class ShardReader:
                 raise DataError(f"{where}: {column!r} says {text!r}; expected {error}") from None
         return given
 
-    def _problem_at(self, end: int) -> str:
-        """Say what is wrong where reading ended; a sound tar file ends with a block of zeros."""
-        root, key = split_at_root(self._shard.key)
-        block = Store(root).read_range(key, end, tarfile.BLOCKSIZE)
-        if block == bytes(tarfile.BLOCKSIZE):
-            return ""
-        if len(block) < tarfile.BLOCKSIZE:
-            return f"the tar file was cut short at byte {self._shard.size:,}"
-        return f"the tar file is damaged at byte {end:,}"
-
     def _add(self, row: dict[str, Any]) -> None:
         row.pop("content", None)
         self._rows.append(row)
 
 
-def split_of_name(key: str) -> Split | None:
-    """Return the split that a shard's path names by a word of its own: `train/`, `val-0001.tar`."""
-    words = re.split(r"[^a-z]+", key.lower())
-    found = [SPLIT_ALIASES[word] for word in words if word in SPLIT_ALIASES]
-    return found[-1] if found else None
+def find_problem(shard: Entry, end: int) -> str:
+    """Say what is wrong where reading a tar file ended; a sound one ends with a block of zeros."""
+    root, key = split_at_root(shard.key)
+    block = Store(root, is_patient=True).read_range(key, end, tarfile.BLOCKSIZE)
+    if block == bytes(tarfile.BLOCKSIZE):
+        return ""
+    if len(block) < tarfile.BLOCKSIZE:
+        return f"the tar file was cut short at byte {shard.size:,}"
+    return f"the tar file is damaged at byte {end:,}"
 
 
-def _split_name(name: str) -> tuple[str, str]:
+def split_name(name: str) -> tuple[str, str]:
     """Split a member's name at the first dot of its last part, as WebDataset does."""
     folder, slash, base = name.removeprefix("./").rpartition("/")
     key, _, extension = base.partition(".")
@@ -274,8 +276,9 @@ def _as_text(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def _open_stream(uri: str) -> BinaryIO:
+def open_stream(uri: str) -> BinaryIO:
+    """Return a tar file to be read from one end to the other; on a disk it can be sought in too."""
     if not is_remote(uri):
         return open(uri, "rb")
     root, key = split_at_root(uri)
-    return Store(root).open_stream(key)
+    return Store(root, is_patient=True).open_stream(key)

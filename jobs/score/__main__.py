@@ -1,5 +1,6 @@
-"""`python -m jobs.score SOURCE --url http://host:8000/v2/models/caps --output scores.parquet`:
-score a folder, a bucket prefix, a manifest or one image over HTTP, into one table.
+"""`python -m jobs.score SOURCE DEST --bundle .sightline/models/caps/3`: score a folder, a bucket
+prefix, a manifest, a packed set, tar files or one image into one table, straight from a bundle, by
+workers on Ray. With `--url http://host:8000/v2/models/caps` instead: by a served model over HTTP.
 
 Progress and tables go to standard error; the last line on standard output is the result as JSON.
 Exit status: 0 when the output is written, 1 when the run stopped or too many images have no answer,
@@ -11,38 +12,45 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
 
 from jobs.console import make_console, readable_errors, set_up_logging
+from jobs.interrupt import ended_by_sigterm
+from jobs.score.bundled import Running
 from jobs.score.columns import Scores
 from jobs.score.exchange import Key
 from jobs.score.output import check_output, failed_share
 from jobs.score.parts import read_journal
-from jobs.score.run import AlreadyFinished, Options, Outcome, run_scoring, work_store
+from jobs.score.run import TOP_K, AlreadyFinished, Options, Outcome, run_scoring, work_store
+from jobs.score.served import Asking
 from jobs.submitted import refuse_lost_results
 from models.errors import ConfigError, SightlineError
 
 INTERRUPTED = 130
 DEFAULT_KEY = "SIGHTLINE_KEY"
-OPTIONS_OF_COMMAND = ("key_env", "max_failed_share")
+# What belongs to one of the two ways only, with what it is where it is not given.
+OF_URL: dict[str, Any] = {"concurrency": 4, "batch": 16, "patience": 60.0, "timeout": 60.0}
+OF_BUNDLE: dict[str, Any] = {"labels": None, "device": "cpu", "workers": None, "threads": None}
+OF_BOTH = ("min_revision", "readers")
+OF_RUN = (
+    *("source", "scores", "top_k", "embeddings", "truth", "path_column", "label_column"),
+    *("resume", "overwrite"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one scoring from the command line; returns the exit status."""
-    given = parser().parse_args(arguments)
+    given = parser().parse_intermixed_args(arguments)  # DEST may come behind options
     console = make_console()
     set_up_logging()
-    with _ended_by_sigterm(), readable_errors(console):
-        values = {k: v for k, v in vars(given).items() if k not in OPTIONS_OF_COMMAND}
-        refuse_lost_results({"--output": given.output}, Path.cwd())
-        options = Options(**values, key=read_key(given.key_env))
+    with ended_by_sigterm(), readable_errors(console):
+        options = read_options(given)
+        refuse_lost_results({"the output": options.output}, Path.cwd())
         try:
             outcome = run_scoring(options, console)
         except AlreadyFinished:
@@ -58,7 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome.tally.show(console)
         if options.truth and not outcome.tally.pairs:
             console.print("--truth: no image has a truth; there is no class folder, or no label")
-        print(json.dumps(result_line(outcome), ensure_ascii=False))
+        line = result_line(outcome)
+        num_now = outcome.tally.num_images - outcome.num_before
+        console.print(
+            f"{num_now:,} images in {outcome.seconds:,.1f} s, {line['images_per_second']:,}/s: "
+            f"{outcome.told}",
+            highlight=False,
+        )
+        print(json.dumps(line, ensure_ascii=False))
     return _status(outcome.tally.failed_share, given.max_failed_share, outcome.output, console)
 
 
@@ -88,6 +103,33 @@ def result_line(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def read_options(given: argparse.Namespace) -> Options:
+    """Return what a run is told. Raises `ConfigError` for options that do not go together."""
+    values = vars(given)
+    if (given.dest is None) == (given.output is None):
+        raise ConfigError("give the output once, behind the source or as --output")
+    if (given.url is None) == (given.bundle is None):
+        raise ConfigError(
+            "give either --bundle, to score on workers of its own, or --url, to ask a served model"
+        )
+    mine, others = (OF_URL, OF_BUNDLE) if given.bundle is None else (OF_BUNDLE, OF_URL)
+    stray = [name for name in others if values[name] is not None]
+    if given.bundle is not None and given.key_env is not None:
+        stray.append("key_env")
+    if stray:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in stray)
+        raise ConfigError(f"{names} does not go with {'--url' if mine is OF_URL else '--bundle'}")
+    how: dict[str, Any] = {name: values[name] for name in OF_BOTH}
+    how |= {n: default if values[n] is None else values[n] for n, default in mine.items()}
+    return Options(
+        **{name: values[name] for name in OF_RUN},
+        output=given.output if given.dest is None else given.dest,
+        how=Running(given.bundle, **how)
+        if given.bundle is not None
+        else Asking(given.url, read_key(given.key_env), **how),
+    )
+
+
 def read_key(variable: str | None) -> Key | None:
     """Return the access key from the environment. Raises `ConfigError` where a named one is
     missing.
@@ -112,10 +154,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("source", help="folder, bucket prefix, image, or manifest (CSV, JSON lines, Parquet)")
-    add("--url", required=True, help="of the model, as http://localhost:8000/v2/models/caps")
-    add("--output", required=True, help="path or URI that ends with .parquet or .csv")
-    add("--key-env", metavar="NAME", help=f"variable with the access key (default {DEFAULT_KEY})")
+    add("source", help="folder, bucket prefix, image, manifest, packed set, tar files")
+    add("dest", nargs="?", help="the output: path or URI that ends with .parquet or .csv")
+    add("--bundle", metavar="URI", help="score with it by workers on Ray: <store>/<name>/<version>")
+    add("--url", help="score by a served model, as http://localhost:8000/v2/models/caps")
+    add("--output", help="the output, in place of DEST")
     add("--resume", action="store_true", help="go on with an unfinished run")
     add("--overwrite", action="store_true", help="replace the output and an unfinished run")
 
@@ -126,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
         default="top",
         help="the best labels in ranked columns, one column for every label, or the answer only",
     )
-    what.add_argument("--top-k", type=_whole(1), default=3, help="how many with --scores top (3)")
+    what.add_argument("--top-k", type=_whole(1), help=f"how many with --scores top ({TOP_K})")
     what.add_argument("--embeddings", action="store_true", help="vectors too, of a classifier")
     what.add_argument(
         "--truth",
@@ -145,30 +188,27 @@ def parser() -> argparse.ArgumentParser:
         help="more images without an answer than this give exit status 1 (0.05)",
     )
 
-    how = made.add_argument_group("how it is asked")
-    default = Options("", "", "")
-    how.add_argument(
-        "--concurrency",
-        type=_whole(1),
-        default=default.concurrency,
-        help=f"requests at a time ({default.concurrency})",
-    )
-    how.add_argument(
-        "--batch",
-        type=_whole(1),
-        default=default.batch,
-        help=f"images in a request, within the server's limits ({default.batch})",
-    )
+    how = made.add_argument_group("how it is scored")
     how.add_argument("--readers", type=_whole(1), help="threads that read (2 on a disk, else 16)")
-    how.add_argument(
+    own = made.add_argument_group("with --bundle")
+    own.add_argument("--labels", metavar="URI", help="label store, of a model of kind dynamic")
+    own.add_argument("--device", choices=("cpu", "cuda"), help="what to run on (cpu)")
+    own.add_argument("--workers", type=_whole(1), help="how many (as Ray has CPUs or GPUs)")
+    own.add_argument("--threads", type=_whole(1), help="of each worker (up to 4; with GPUs, more)")
+    asked = made.add_argument_group("with --url")
+    asked.add_argument(
+        "--key-env", metavar="NAME", help=f"variable with the access key ({DEFAULT_KEY})"
+    )
+    asked.add_argument("--concurrency", type=_whole(1), help="requests at a time (4)")
+    asked.add_argument(
+        "--batch", type=_whole(1), help="images in a request, within the server's limits (16)"
+    )
+    asked.add_argument(
         "--patience",
         type=_seconds,
-        default=default.patience,
         help="seconds without any answer after which the run stops (60)",
     )
-    how.add_argument(
-        "--timeout", type=_seconds, default=default.timeout, help="seconds for one answer (60)"
-    )
+    asked.add_argument("--timeout", type=_seconds, help="seconds for one answer (60)")
     return made
 
 
@@ -177,20 +217,6 @@ def _is_unfinished(output: str) -> bool:
         return read_journal(work_store(check_output(output, has_embedding=False))) is not None
     except SightlineError:
         return False
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM, with which a cluster ends a job, do what Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _whole(least: int) -> Callable[[str], int]:

@@ -10,12 +10,12 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from jobs.score.answer import Answer
 from jobs.score.endpoint import Endpoint
 from jobs.score.exchange import Exchange, Missing, Rejected
-from jobs.score.items import Item
 from jobs.score.patience import Trouble
 from jobs.score.reading import Failure, Loaded
 from models.errors import EndpointError
@@ -24,23 +24,6 @@ BYTES_PER_PART = 200  # more than the headers of one image in a multipart body t
 TRIES_TOGETHER = 2  # of a request with several images, before it is cut in halves
 TRIES_ALONE = 4  # of one image, before it is found to be the cause
 MAX_BLAMED = 20  # images, one after the other
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is known of one image after the run."""
-
-    item: Item
-    label: str | None = None
-    confidence: float | None = None
-    scores: tuple[tuple[str, float], ...] = ()  # label and probability, best first
-    embedding: Sequence[float] | None = None
-    model: str | None = None
-    version: int | None = None
-    engine: str | None = None
-    label_revision: int | None = None
-    milliseconds: float | None = None
-    failure: Failure | None = None
 
 
 class Client:

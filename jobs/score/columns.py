@@ -16,7 +16,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.score.client import Answer
+from jobs.score.answer import Answer
 from models.errors import DataError
 
 Scores = Literal["top", "all", "none"]

@@ -1,14 +1,13 @@
-"""Which images are to be scored: those of a folder, a bucket prefix or a manifest, or a single one.
+"""Which images are to be scored: those of a folder, a bucket prefix or a manifest, or a single one;
+and, in `containers`, those of a packed set or of tar files.
 
-Images are yielded while the listing goes on, so that millions of them need no memory. A local
-folder is walked here and not by the storage library, which ends the listing at the first file name
-that is no Unicode or at a link that leads in a circle. Nothing is read or decoded.
+Images are yielded while the listing goes on, so that millions of them need no memory. A file
+whose name is no Unicode is scored like any other. Nothing is read or decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,18 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from jobs.data.folder import HIDDEN
 from jobs.data.locate import absolute
-from jobs.data.manifest import READERS, read_table, texts
+from jobs.data.manifest import READERS, parse_box, read_table, texts
+from jobs.data.places import Place
 from jobs.data.split import SPLIT_ALIASES
+from jobs.data.walk import is_hidden, list_folders, printable, walk
 from models.decoders import IMAGE_SUFFIXES
-from models.errors import AccessError, DataError, NotFoundError
+from models.errors import DataError, NotFoundError
+from models.preprocess import Box
 from models.storage import Store, is_remote, normalise_uri, open_store, split_uri
 
 ROWS_PER_CHUNK = 8192
+BOX = "box"  # the column, and the key in the JSON of a tar file
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,16 @@ class Item:
     path: str  # full path or URI
     shown: str  # the path as it stands in the results
     truth: str | None = None
+    container: str | None = None  # URI of the file that holds the image's bytes, if it has none
+    offset: int = 0
+    size: int = 0
+    box: Box | None = None  # what of the image is to be looked at
+    problem: str = ""  # why there is nothing to read, where the listing knows
+
+    @property
+    def place(self) -> Place:
+        """Where the bytes lie."""
+        return Place(self.path, self.container, self.offset, self.size)
 
 
 class Source(Protocol):
@@ -47,8 +59,8 @@ class Source(Protocol):
         """Yield the images, in the same order each time."""
         ...
 
-    def count(self) -> int:
-        """Return how many there are; may take a listing."""
+    def count(self) -> int | None:
+        """Return how many there are; may take a listing. None where it would take too much."""
         ...
 
 
@@ -58,6 +70,8 @@ def open_source(uri: str, *, path_column: str, label_column: str | None) -> Sour
     With a `label_column` images carry their truth: of that column of a manifest, else the name of
     the class folder. Raises `DataError`, `StorageError`.
     """
+    from jobs.score.containers import find_container
+
     full = normalise_uri(uri)
     suffix = full.lower().rpartition("/")[2].rpartition(".")[2]
     if is_remote(full) or Path(full).is_file():
@@ -65,13 +79,16 @@ def open_source(uri: str, *, path_column: str, label_column: str | None) -> Sour
             return Manifest(full, path_column, label_column)
         if f".{suffix}" in IMAGE_SUFFIXES:
             return Single(full)
+    container = find_container(full, label_column)
+    if container is not None:
+        return container
     if is_remote(full):
         return Bucket(full, label_column is not None)
     if not Path(full).is_dir():
         kind = "is no image or manifest by its suffix" if Path(full).exists() else "does not exist"
         raise NotFoundError(
             f"{uri} {kind}; expected a folder, a bucket prefix, an image "
-            f"({', '.join(IMAGE_SUFFIXES)}) or a manifest (.{', .'.join(READERS)})"
+            f"({', '.join(IMAGE_SUFFIXES)}), a tar file or a manifest (.{', .'.join(READERS)})"
         )
     return Folder(full, label_column is not None)
 
@@ -87,14 +104,17 @@ class Folder:
 
     def items(self) -> Iterator[Item]:
         """Walk the folder. The names of one folder are in memory while it is walked."""
-        depth = _class_depth(_folders(self.uri)) if self._has_truth else 0
-        for parts in _walk(self.uri, (), ()):
+        depth = _class_depth(list_folders(self.uri)) if self._has_truth else 0
+        for parts in self._images():
             path = f"{self.uri.rstrip('/')}/{'/'.join(parts)}"
             yield Item(path, path, printable(path), _truth(parts, depth))
 
     def count(self) -> int:
         """Walk the folder and count."""
-        return sum(1 for _ in _walk(self.uri, (), ()))
+        return sum(1 for _ in self._images())
+
+    def _images(self) -> Iterator[tuple[str, ...]]:
+        return (found.parts for found in walk(self.uri) if _is_image(found.parts[-1]))
 
 
 class Bucket:
@@ -120,7 +140,7 @@ class Bucket:
 
     def _keys(self) -> Iterator[str]:
         for entry in self._store.list():
-            if not any(map(_is_hidden, entry.key.split("/"))) and _is_image(entry.key):
+            if not any(map(is_hidden, entry.key.split("/"))) and _is_image(entry.key):
                 yield entry.key
 
 
@@ -147,13 +167,17 @@ class Manifest:
             truths: Sequence[str | None] = [None] * len(paths)
             if self._label_column:
                 truths = [truth or None for truth in texts(chunk, self._label_column)]
-            for row, (path, truth) in enumerate(zip(paths, truths, strict=True), start=start):
+            boxes = texts(chunk, BOX) if BOX in chunk.column_names else [""] * len(paths)
+            rows = zip(paths, truths, boxes, strict=True)
+            for row, (path, truth, box) in enumerate(rows, start=start):
                 if not path:
                     raise DataError(
                         f"manifest {self.uri}: column {self._path_column!r} is blank in row "
                         f"{row + 1}, counted from 1 without the header; fill it in or remove it"
                     )
-                yield Item(f"{row} {path}", absolute(self._folder, path), path, truth)
+                full = absolute(self._folder, path)
+                given = parse_item_box(box, f"manifest {self.uri}, row {row + 1}")
+                yield Item(f"{row} {path}", full, path, truth, box=given)
 
     def count(self) -> int:
         """Return the number of rows."""
@@ -185,55 +209,23 @@ class Single:
         return 1
 
 
-def printable(path: str) -> str:
-    r"""Return a path as Unicode: bytes of a file name that are no UTF-8 are written as `\xff`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _walk(
-    root: str, parts: tuple[str, ...], above: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[str, ...]]:
-    """Yield the images below a folder as parts of their paths, sorted; `above` are the folders that
-    lead there, so that a link to one of them is not followed for ever.
-    """
-    folder = "/".join((root.rstrip("/") or "/", *parts))
+def parse_item_box(text: str, where: str) -> Box | None:
+    """Return what of an image is to be looked at, None for all of it. Raises `DataError`."""
     try:
-        status = os.stat(folder)
-        with os.scandir(folder) as entries:
-            found = sorted((entry.name, entry.is_dir()) for entry in entries)
-    except FileNotFoundError:  # removed meanwhile
-        return
-    except OSError as error:
-        raise AccessError(f"cannot list {printable(folder)}: {error.strerror}") from error
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    for name, is_folder in found:
-        if _is_hidden(name):
-            continue
-        if is_folder:
-            yield from _walk(root, (*parts, name), (*above, here))
-        elif _is_image(name):
-            yield (*parts, name)
-
-
-def _folders(root: str) -> list[str]:
-    return [entry.name for entry in os.scandir(root) if entry.is_dir()]
+        return parse_box(text) if text else None
+    except ValueError as error:
+        raise DataError(f"{where}: {BOX!r} says {text!r}; expected {error}, or nothing") from None
 
 
 def _class_depth(folders: Sequence[str]) -> int:
     """Return at which level the class folders lie: 1, or 2 where the first is of splits only."""
-    visible = [name for name in folders if not _is_hidden(name)]
+    visible = [name for name in folders if not is_hidden(name)]
     has_splits = bool(visible) and all(name.casefold() in SPLIT_ALIASES for name in visible)
     return 2 if has_splits else 1
 
 
 def _truth(parts: Sequence[str], depth: int) -> str | None:
     return printable(parts[depth - 1]) if 0 < depth < len(parts) else None
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(HIDDEN)
 
 
 def _is_image(name: str) -> bool:

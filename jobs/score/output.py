@@ -25,6 +25,7 @@ from models.storage import is_remote, normalise_uri, open_store, split_uri
 
 ROWS_PER_GROUP = 50_000
 BYTES_PER_GROUP = 64 << 20
+MAX_WAITING = 64  # small tables, before they are copied into one
 # What spreadsheets take for the beginning of a formula, in their wide forms too.
 FORMULA = r"^[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}\t\r\n']"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # without it, spreadsheets read UTF-8 as something else
@@ -109,7 +110,8 @@ def _write(
         path = Path(scratch) / name
         schema = columns.final_schema(labels)
         with WRITERS[_suffix(uri)](path, schema) as writer:
-            for table in _groups(columns.finish(part, labels) for part in parts):
+            rows = max(1, min(ROWS_PER_GROUP, BYTES_PER_GROUP // row_bytes(schema)))
+            for table in _groups((columns.finish(part, labels) for part in parts), rows):
                 writer.write_table(table)
         if is_remote(uri):
             open_store(folder).upload(name, path)
@@ -130,17 +132,35 @@ def guard(table: pa.Table) -> pa.Table:
     return table
 
 
-def _groups(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Join small tables to groups of bounded size."""
+def row_bytes(schema: pa.Schema) -> int:
+    """Return about how many bytes a row takes; the same for the same columns, whatever is in it."""
+    width = sum(f.type.list_size for f in schema if pa.types.is_fixed_size_list(f.type))
+    return int(4 * width + 24 * len(schema))
+
+
+def _groups(tables: Iterator[pa.Table], num_rows: int) -> Iterator[pa.Table]:
+    """Cut and join tables to groups of so many rows, wherever the tables begin and end: so the
+    bytes of the output do not depend on when a run was interrupted.
+    """
     waiting: list[pa.Table] = []
-    for part in parts:
-        waiting.append(part)
-        rows, size = sum(t.num_rows for t in waiting), sum(t.nbytes for t in waiting)
-        if rows >= ROWS_PER_GROUP or size >= BYTES_PER_GROUP:
-            yield pa.concat_tables(waiting)
-            waiting = []
+    length = 0
+    for table in tables:
+        while table.num_rows:
+            piece = table.slice(0, num_rows - length)
+            table = table.slice(piece.num_rows)
+            waiting.append(piece)
+            length += piece.num_rows
+            if length == num_rows:
+                yield _joined(waiting)
+                waiting, length = [], 0
+            elif len(waiting) >= MAX_WAITING:
+                waiting = [_joined(waiting)]
     if waiting:
-        yield pa.concat_tables(waiting)
+        yield _joined(waiting)
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).combine_chunks()
 
 
 @contextmanager

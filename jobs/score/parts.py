@@ -25,8 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.lease import Lease
-from jobs.score.client import Answer
+from jobs.score.answer import Answer
 from jobs.score.columns import KEY, KEY_BYTES, Columns, digest
+from jobs.score.ordering import OWN, Order
 from models.errors import AccessError, AlreadyExistsError, ConfigError, StorageError
 from models.storage import Store, is_remote
 
@@ -38,7 +39,7 @@ ROWS_PER_PART = 2000
 SECONDS_PER_PART = 10.0
 BYTES_PER_PART = 16 << 20
 # Failures that may be gone tomorrow.
-TRIED_AGAIN = frozenset({StorageError.code, AccessError.code, "server_failed"})
+TRIED_AGAIN = frozenset({StorageError.code, AccessError.code, "server_failed", "worker_failed"})
 
 Keys = npt.NDArray[np.bytes_]
 
@@ -52,18 +53,25 @@ class OldPart:
 
 
 class Done:
-    """The images that need not be scored again: 16 bytes for each."""
+    """The images that need not be scored again: 24 bytes for each."""
 
     def __init__(self, keys: Keys) -> None:
-        self._keys = np.sort(keys)
+        """`keys` are in the order of the rows."""
+        self._rows = np.argsort(keys)
+        self._keys = keys[self._rows]
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def __contains__(self, key: str) -> bool:
+    def find(self, key: str) -> int | None:
+        """Return which row the image has, counted through all earlier ones, or None."""
+        if not len(self._keys):
+            return None
         wanted = np.frombuffer(digest(key), f"S{KEY_BYTES}")
         place = int(np.searchsorted(self._keys, wanted)[0])
-        return place < len(self._keys) and bool(self._keys[place] == wanted[0])
+        if place == len(self._keys) or self._keys[place] != wanted[0]:
+            return None
+        return int(self._rows[place])
 
 
 class Parts:
@@ -78,7 +86,8 @@ class Parts:
         self._run = secrets.token_hex(4)
         self._generation = 1
         self._own: list[str] = []
-        self._rows: list[Answer] = []
+        self._rows: list[Answer] = []  # or those, by what the run makes of an image
+        self._tables: list[pa.Table] = []
         self._num_bytes = 0
         self._last = time.monotonic()
 
@@ -107,45 +116,63 @@ class Parts:
         for key, table in found:
             self._old.append(OldPart(key, keep[start : start + table.num_rows]))
             start += table.num_rows
-        return Done(everything[keep]), (table for table in self._old_tables())
+        return Done(everything[keep]), map(self._old_table, self._old)
 
-    def add(self, answers: Sequence[Answer]) -> pa.Table | None:
+    def add(self, rows: Sequence[Answer] | pa.Table) -> pa.Table | None:
         """Take rows; returns those that were written because of them, if any were."""
-        self._rows += answers
-        self._num_bytes += sum(len(a.embedding or ()) * 4 + len(a.scores) * 20 for a in answers)
+        if isinstance(rows, pa.Table):
+            self._tables.append(rows)
+            self._num_bytes += rows.nbytes
+        else:
+            self._rows += rows
+            self._num_bytes += sum(len(a.embedding or ()) * 4 + len(a.scores) * 20 for a in rows)
+        num_rows = len(self._rows) + sum(table.num_rows for table in self._tables)
         is_due = time.monotonic() - self._last > SECONDS_PER_PART
-        if len(self._rows) >= ROWS_PER_PART or self._num_bytes >= BYTES_PER_PART or is_due:
+        if num_rows >= ROWS_PER_PART or self._num_bytes >= BYTES_PER_PART or is_due:
             return self.flush()
         return None
 
     def flush(self) -> pa.Table | None:
         """Write the rows that wait, if any, and return them."""
         self._last = time.monotonic()
-        if not self._rows:
+        if self._rows:
+            self._tables.append(self._columns.to_table(self._rows))
+        if not self._tables:
             return None
         self._lease.check()
-        table = self._columns.to_table(self._rows)
+        table = pa.concat_tables(self._tables).combine_chunks()
         key = f"{PARTS}/{self._generation:04}-{self._run}-{len(self._own):06}.parquet"
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         self._store.write(key, buffer.getvalue())
         self._own.append(key)
-        self._rows, self._num_bytes = [], 0
+        self._rows, self._tables, self._num_bytes = [], [], 0
         return table
 
     def check_lease(self) -> None:
         """Raise `ConfigError` when another run has taken over."""
         self._lease.check()
 
-    def tables(self) -> Iterator[pa.Table]:
-        """Yield all rows that count, part by part."""
-        yield from self._old_tables()
-        for key in self._own:
-            yield self._read(key)
+    def tables(self, order: Order) -> Iterator[pa.Table]:
+        """Yield all rows that count, in that order, a part or a piece of one at a time."""
+        own = _Rows(self._read(key) for key in self._own)
+        ends = np.cumsum([part.keep.sum() for part in self._old])
+        at, table = -1, None  # rows that stand together mostly lie in one part, too
+        for start, length in order.stretches():
+            if start == OWN:
+                yield from own.take(length)
+                continue
+            while length:
+                number = int(np.searchsorted(ends, start, side="right"))
+                if number != at or table is None:
+                    at, table = number, self._old_table(self._old[number])
+                first = start - int(ends[number]) + table.num_rows
+                piece = table.slice(first, length)
+                yield piece
+                start, length = start + piece.num_rows, length - piece.num_rows
 
-    def _old_tables(self) -> Iterator[pa.Table]:
-        for part in self._old:
-            yield self._read(part.key).filter(pa.array(part.keep))
+    def _old_table(self, part: OldPart) -> pa.Table:
+        return self._read(part.key).filter(pa.array(part.keep))
 
     def _read(self, key: str, columns: list[str] | None = None) -> pa.Table:
         data = self._store.read(key)
@@ -155,6 +182,24 @@ class Parts:
             logger.warning("%s/%s cannot be read and is left out: %s", self._store.uri, key, error)
             raise _Unreadable(str(error)) from error
         return table
+
+
+class _Rows:
+    """Rows of tables, to be taken a few at a time."""
+
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._tables = tables
+        self._left: pa.Table | None = None
+
+    def take(self, length: int) -> Iterator[pa.Table]:
+        """Yield the next rows, so many in all."""
+        while length:
+            if self._left is None or not self._left.num_rows:
+                self._left = next(self._tables)
+            piece = self._left.slice(0, length)
+            self._left = self._left.slice(piece.num_rows)
+            length -= piece.num_rows
+            yield piece
 
 
 class _Unreadable(StorageError):

@@ -12,8 +12,9 @@ import stat
 from dataclasses import dataclass
 
 from jobs.data.locate import split_at_root
+from jobs.data.places import read_place
 from jobs.score.items import Item
-from models.errors import AccessError, NotFoundError, SightlineError, StorageError
+from models.errors import AccessError, DataError, NotFoundError, SightlineError, StorageError
 from models.storage import Store, is_remote
 
 MAX_STREAK = 20  # failures of the store, one image after the other
@@ -38,8 +39,12 @@ class Loaded:
 
 def load(item: Item, max_bytes: int) -> Loaded:
     """Read one image that is not larger than `max_bytes`."""
+    if item.problem:
+        return Loaded(item, failure=Failure(item.problem, DataError.code))
     try:
-        if is_remote(item.path):
+        if item.container is not None:
+            size, data = item.size, read_place(item.place) if item.size <= max_bytes else b""
+        elif is_remote(item.path):
             root, key = split_at_root(item.path)
             size, data = Store(root).read_within(key, max_bytes)
         else:
@@ -47,7 +52,7 @@ def load(item: Item, max_bytes: int) -> Loaded:
     except SightlineError as error:
         return Loaded(item, failure=Failure(str(error), error.code))
     if size > max_bytes:
-        told = f"the file has {size:,} bytes; the limit of the server is {max_bytes:,} per image"
+        told = f"the file has {size:,} bytes; the limit is {max_bytes:,} per image"
         return Loaded(item, failure=Failure(told, "image_too_large"))
     return Loaded(item, data)
 
@@ -72,9 +77,9 @@ class Streak:
 
 def _is_of_the_store(loaded: Loaded) -> bool:
     assert loaded.failure is not None
-    code = loaded.failure.code
+    code, where = loaded.failure.code, loaded.item.container or loaded.item.path
     # On a disk, a file that may not be read says nothing of the others.
-    return code == StorageError.code or (code == AccessError.code and is_remote(loaded.item.path))
+    return code == StorageError.code or (code == AccessError.code and is_remote(where))
 
 
 def _read_local(path: str, max_bytes: int) -> tuple[int, bytes]:

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,42 +15,36 @@ from typing import Any
 from rich.console import Console
 
 from jobs.console import Advance, bar
-from jobs.data.locate import choose_threads
 from jobs.lease import acquire
-from jobs.score.client import Client
+from jobs.score.bundled import Bundled, Running
 from jobs.score.columns import Columns, Scores
-from jobs.score.endpoint import Endpoint, check_url, open_endpoint
-from jobs.score.exchange import Exchange, Key
-from jobs.score.items import Source, open_source
+from jobs.score.endpoint import check_url
+from jobs.score.items import Item, Source, open_source
+from jobs.score.ordering import Order
 from jobs.score.output import check_output, output_exists, write_output
 from jobs.score.parts import Done, Parts, check_journal, read_journal, remove, write_journal
-from jobs.score.patience import Patience
-from jobs.score.stream import Stream
+from jobs.score.served import Asking, Served
 from jobs.score.tally import Tally
+from jobs.score.ways import Model, Scorer, Way
 from models.errors import ConfigError, DataError, SightlineError
 from models.storage import Store, is_remote, normalise_uri, open_store, split_uri
+
+TOP_K = 3
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is told."""
+    """What a run is told; `how` says with what it scores."""
 
     source: str
-    url: str
     output: str
-    key: Key | None = None
-    concurrency: int = 4
-    batch: int = 16
-    readers: int | None = None
+    how: Asking | Running
     scores: Scores = "top"
-    top_k: int = 3
-    min_revision: int | None = None
+    top_k: int | None = None
     embeddings: bool = False
     truth: bool = False
     path_column: str = "path"
     label_column: str = "label"
-    patience: float = 60.0
-    timeout: float = 60.0
     resume: bool = False
     overwrite: bool = False
 
@@ -62,8 +56,9 @@ class Outcome:
     output: str
     tally: Tally
     num_before: int  # rows of earlier runs
+    told: str  # who scored
     num_retries: int
-    seconds: float  # of scoring, without writing the output
+    seconds: float  # of scoring, without starting workers and writing the output
 
 
 class AlreadyFinished(Exception):
@@ -76,50 +71,54 @@ def run_scoring(options: Options, console: Console) -> Outcome:
     Raises `AlreadyFinished` when a resumed run was finished before, and `SightlineError` for
     whatever else ends it; what is scored by then is kept.
     """
-    check_url(options.url)
+    _check(options)
     output = check_output(options.output, has_embedding=options.embeddings)
     work = work_store(output)
-    _refuse_existing(options, output, read_journal(work))
+    before = read_journal(work)
+    _refuse_existing(options, output, before)
     source = open_source(
         options.source,
         path_column=options.path_column,
         label_column=options.label_column if options.truth else None,
     )
-    patience = Patience(options.patience)
     with ExitStack() as stack:
-        exchange = Exchange(
-            options.key, patience, timeout=options.timeout, connections=options.concurrency
-        )
-        stack.callback(exchange.close)
-        endpoint = open_endpoint(options.url, exchange)
-        columns = _columns(options, endpoint)
+        way = _open_way(options, before, stack)
+        columns = _columns(options, way.model)
         check_output(options.output, has_embedding=bool(columns.embedding_width))
-        client = Client(
-            endpoint, exchange, calls=_calls(columns), query=_query(options, endpoint, columns)
-        )
-        parts = stack.enter_context(_opened(work, options, output, source, endpoint, columns))
+        parts = stack.enter_context(_opened(work, options, output, source, way, columns))
         tally = Tally()
         done, earlier = parts.load()
         for table in earlier:
             tally.add(table)
-        started = time.monotonic()
-        stream = Stream(
-            client,
-            endpoint,
-            patience,
-            readers=options.readers or choose_threads(source.uri),
-            concurrency=options.concurrency,
-            batch=options.batch,
-        )
-        _score(source, stream, parts, done, tally, console)
-        seconds = time.monotonic() - started
+        order = Order(len(done))
+        left = _left(source, done, order)
+        started = _started(way, source, columns, work, is_begun=len(done) > 0)
+        work_done = _score(source, started, left, parts, len(done), tally, console)
         if not tally.num_images:
             remove(work)
             raise DataError(f"{source.uri} holds no image")
         parts.check_lease()
-        write_output(output, parts.tables(), columns, list(tally.score_labels), work.uri)
+        labels = [*way.model.listed] or [*tally.score_labels]
+        write_output(output, parts.tables(order), columns, labels, work.uri)
         remove(work)
-    return Outcome(output, tally, len(done), patience.num_retries, seconds)
+    return Outcome(output, tally, len(done), *work_done)
+
+
+def _check(options: Options) -> None:
+    """Raise `ConfigError` for options that make no sense together."""
+    if options.top_k is not None and options.scores != "top":
+        raise ConfigError(
+            f"--top-k says how many labels --scores top lists, but --scores {options.scores} lists "
+            f"{'all of them' if options.scores == 'all' else 'none'}: give one of the two"
+        )
+    if isinstance(options.how, Asking):
+        check_url(options.how.url)
+
+
+def _open_way(options: Options, before: dict[str, Any] | None, stack: ExitStack) -> Way:
+    if isinstance(options.how, Asking):
+        return Served(options.how, stack)
+    return Bundled(options.how, None if options.overwrite else before)
 
 
 def work_store(output: str) -> Store:
@@ -128,21 +127,56 @@ def work_store(output: str) -> Store:
     return open_store(folder).child(f".{name}.parts")
 
 
+def _left(source: Source, done: Done, order: Order) -> Iterator[Item]:
+    """Yield what is not done yet, and note where its rows and those of earlier runs belong."""
+    for item in source.items():
+        row = done.find(item.key)
+        if row is not None:
+            order.add_earlier(row)
+        else:
+            order.add_own()
+            yield item
+
+
 def _score(
-    source: Source, stream: Stream, parts: Parts, done: Done, tally: Tally, console: Console
-) -> None:
-    """Score what is not done yet."""
-    left = (item for item in source.items() if not done or item.key not in done)
+    source: Source,
+    started: AbstractContextManager[Scorer],
+    left: Iterator[Item],
+    parts: Parts,
+    num_done: int,
+    tally: Tally,
+    console: Console,
+) -> tuple[str, int, float]:
+    """Score what is not done yet; returns who did, how often something was tried again, and the
+    seconds.
+    """
     try:
-        with stream, bar(console, "scoring", None) as advance:
-            advance(len(done))
+        with started as scorer, bar(console, "scoring", None) as advance:
+            began = time.monotonic()
+            advance(num_done)
             _count_aside(source, advance)
-            for answers in stream.answers(left):
-                tally.add(parts.add(answers))
-                advance(len(answers))
+            for rows in scorer.rows(left):
+                tally.add(parts.add(rows))
+                advance(len(rows))
+            return scorer.told, scorer.num_retries, time.monotonic() - began
     finally:
         # Also of a run that fails: what is scored is scored.
         tally.add(parts.flush())
+
+
+@contextmanager
+def _started(
+    way: Way, source: Source, columns: Columns, work: Store, *, is_begun: bool
+) -> Iterator[Scorer]:
+    """Start; where that fails and nothing was scored before, there is nothing to resume."""
+    with ExitStack() as stack:
+        try:
+            scorer = stack.enter_context(way.start(source, columns))
+        except BaseException:
+            if not is_begun:
+                remove(work)
+            raise
+        yield scorer
 
 
 def _count_aside(source: Source, advance: Advance) -> None:
@@ -164,14 +198,15 @@ def _opened(
     options: Options,
     output: str,
     source: Source,
-    endpoint: Endpoint,
+    way: Way,
     columns: Columns,
 ) -> Iterator[Parts]:
     """Hold the right to write the output, in a folder that says what is being done."""
     journal = {
         "source": source.uri,
         "fingerprint": source.fingerprint,
-        "model": endpoint.model,
+        "model": way.model.name,
+        **way.identity,
         "columns": vars(columns),
         "overwrite": options.overwrite,
     }
@@ -212,41 +247,26 @@ def _refuse_existing(options: Options, output: str, journal: dict[str, Any] | No
         )
 
 
-def _columns(options: Options, endpoint: Endpoint) -> Columns:
-    has_label = "classify" in endpoint.calls
-    wants_embedding = options.embeddings or not has_label
-    if wants_embedding and not endpoint.embedding_width:
-        raise ConfigError(f"{endpoint.url} has no embeddings")
-    if options.min_revision is not None and not endpoint.has_label_map:
+def _columns(options: Options, model: Model) -> Columns:
+    wants_embedding = options.embeddings or not model.has_labels
+    if wants_embedding and not model.embedding_width:
+        raise ConfigError(f"{model.name} has no embeddings")
+    if options.how.min_revision is not None and not model.has_label_map:
         raise ConfigError(
-            f"--min-revision: the labels of {endpoint.model}, a model of kind {endpoint.kind}, do "
-            "not change"
+            f"--min-revision: the labels of {model.name}, a model of kind {model.kind}, do not "
+            "change"
         )
-    if options.truth and not has_label:
+    if options.truth and not model.has_labels:
         raise ConfigError(
-            f"--truth: {endpoint.model} is of kind {endpoint.kind} and answers with no label"
+            f"--truth: {model.name} is of kind {model.kind} and answers with no label"
         )
     return Columns(
         has_truth=options.truth,
-        has_label=has_label,
+        has_label=model.has_labels,
         scores=options.scores,
-        top_k=min(options.top_k, endpoint.num_classes),
-        embedding_width=endpoint.embedding_width if wants_embedding else 0,
+        top_k=min(options.top_k or TOP_K, model.num_classes),
+        embedding_width=model.embedding_width if wants_embedding else 0,
     )
-
-
-def _calls(columns: Columns) -> Sequence[str]:
-    wanted = (("classify", columns.has_label), ("embed", columns.embedding_width > 0))
-    return [call for call, is_wanted in wanted if is_wanted]
-
-
-def _query(options: Options, endpoint: Endpoint, columns: Columns) -> dict[str, str]:
-    query: dict[str, str] = {"scores": columns.scores}
-    if columns.scores == "top":
-        query["top_k"] = str(max(1, columns.top_k))
-    if options.min_revision is not None:
-        query["min_revision"] = str(options.min_revision)
-    return query
 
 
 def _made(work: Store) -> Store:

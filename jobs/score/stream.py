@@ -5,14 +5,15 @@ Memory is bounded by the windows here, whatever the number of images.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
-from jobs.score.client import Answer, Client, batches
+from jobs.score.ahead import in_order
+from jobs.score.answer import Answer
+from jobs.score.client import Client, batches
 from jobs.score.endpoint import Endpoint
 from jobs.score.items import Item
 from jobs.score.patience import Patience
@@ -21,9 +22,6 @@ from jobs.score.reading import Loaded, Streak, load
 READ_AHEAD_BYTES = 64 << 20
 REQUEST_BYTES = 8 << 20  # larger images travel fewer to a request
 MULTIPART_BYTES = 1024  # more than a body has beside its one image
-
-Thing = TypeVar("Thing")
-Result = TypeVar("Result")
 
 
 class Stream:
@@ -78,30 +76,6 @@ class Stream:
         )
         # Twice as many as can be under way: a slow one must not leave the others without work.
         return in_order(self._senders, self._client.score, grouped, window=2 * self._concurrency)
-
-
-def in_order(
-    pool: ThreadPoolExecutor,
-    function: Callable[[Thing], Result],
-    things: Iterable[Thing],
-    *,
-    window: int,
-    is_full: Callable[[Iterable[Result]], bool] = lambda results: False,
-) -> Iterator[Result]:
-    """Yield the results in the order of the things, with at most `window` of them taken ahead, and
-    fewer where `is_full` says so of the results that wait.
-    """
-    waiting: deque[Future[Result]] = deque()
-    for thing in things:
-        waiting.append(pool.submit(function, thing))
-        while waiting and (len(waiting) >= window or is_full(_ready(waiting))):
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _ready(waiting: Iterable[Future[Result]]) -> Iterator[Result]:
-    return (each.result() for each in waiting if each.done() and not each.exception())
 
 
 def _watched(images: Iterable[Loaded]) -> Iterator[Loaded]:

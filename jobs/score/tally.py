@@ -76,6 +76,7 @@ class Tally:
             "labels": dict(self.labels.most_common()),
             "versions": dict(self.served["version"]),
             "label_revisions": dict(self.served["label_revision"]),
+            "engines": dict(self.served["engine"]),
         }
         if self.accuracy is not None:
             line["accuracy"] = round(self.accuracy, 4)

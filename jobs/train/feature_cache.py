@@ -45,7 +45,7 @@ class FeatureCache:
         """Return a digest of the weights, the images and their labels, and everything done to
         them.
         """
-        digest = hashlib.sha256(f"2 {config.network.backbone}".encode())
+        digest = hashlib.sha256(f"3 {config.network.backbone}".encode())
         for name, tensor in (
             *network.backbone.state_dict().items(),
             ("mean", network.mean),
@@ -56,8 +56,9 @@ class FeatureCache:
         rows = index.table.filter(pc.equal(index.table["split"], split))
         for column in ("sha256", "label"):
             digest.update(repr(rows.column(column).to_pylist()).encode())
-        if rows["box"].null_count < len(rows):
-            digest.update(repr(rows["box"].to_pylist()).encode())
+        for column in ("box", "weight"):
+            if rows[column].null_count < len(rows):
+                digest.update(repr((column, rows[column].to_pylist())).encode())
         settings = (config.preprocess.model_dump_json(), split, num_views, rank, world)
         augment = (config.augment.model_dump_json(), config.seed) if num_views > 1 else ()
         digest.update(repr((*settings, *augment)).encode())
@@ -88,6 +89,7 @@ class FeatureCache:
         np.savez(
             about,
             labels=features.labels.numpy(),
+            weights=features.weights.numpy(),
             num_features=np.array(features.num_features),
             sha256=np.array(_digest(features.path)),
         )
@@ -101,11 +103,12 @@ class FeatureCache:
         """
         with np.load(io.BytesIO(self.store.read(f"{key}.npz")), allow_pickle=False) as about:
             labels = torch.from_numpy(about["labels"])
+            weights = torch.from_numpy(about["weights"])
             num_features, digest = int(about["num_features"]), str(about["sha256"])
         self.store.download(f"{key}.f32", path)
         if _digest(path) != digest:
             raise DataError(f"{self.store.uri}/{key}.f32 is not what was written")
-        return Features(path, labels, num_features)
+        return Features(path, labels, num_features, weights)
 
 
 def _digest(path: Path) -> str:

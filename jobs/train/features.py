@@ -40,13 +40,14 @@ BLOCK = 4096  # rows of features in memory at once
 
 @dataclass(frozen=True)
 class Features:
-    """Features (N, D), float32 rows in a file, with the labels (N,) of the images they come
-    from.
+    """Features (N, D), float32 rows in a file, with the labels (N,) of the images they come from,
+    and how often (N,) each is to be seen, relative to the others.
     """
 
     path: Path
     labels: Tensor
     num_features: int
+    weights: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -115,19 +116,24 @@ class FeatureWriter:
         self._path = path
         self._file: BinaryIO = path.open("wb")
         self._labels: list[Tensor] = []
+        self._weights: list[Tensor] = []
         self._width = 0
 
-    def append(self, values: npt.NDArray[np.float32], labels: Tensor) -> None:
-        """Add rows (B, D) with their labels (B,)."""
+    def append(
+        self, values: npt.NDArray[np.float32], labels: Tensor, weights: Tensor | None = None
+    ) -> None:
+        """Add rows (B, D) with their labels (B,) and weights (B,), 1 if none are given."""
         self._width = values.shape[1]
         self._file.write(np.ascontiguousarray(values, np.float32).data)
         self._labels.append(labels)
+        self._weights.append(torch.ones(len(labels)) if weights is None else weights.float())
 
     def close(self) -> Features:
         """Return what was written."""
         self._file.close()
-        none = torch.zeros(0, dtype=torch.int64)
-        return Features(self._path, torch.cat([none, *self._labels]), self._width)
+        labels = torch.cat([torch.zeros(0, dtype=torch.int64), *self._labels])
+        weights = torch.cat([torch.zeros(0), *self._weights])
+        return Features(self._path, labels, self._width, weights)
 
 
 def compute_features(
@@ -148,10 +154,11 @@ def compute_features(
     generator = torch.Generator().manual_seed(seed)
     writer = FeatureWriter(path)
     for batch in batches:
-        images = torch.from_numpy(batch.images)
+        images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
+        weights = None if batch.weights is None else torch.from_numpy(batch.weights)
         for view in range(num_views):
             seen = images if view == 0 else augmentation(images, generator)
-            writer.append(extract(seen.numpy()), torch.from_numpy(batch.labels))
+            writer.append(extract(seen.numpy()), labels, weights)
         advance(len(batch.labels))
     return writer.close()
 

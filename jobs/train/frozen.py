@@ -122,7 +122,7 @@ def _others(keys: dict[str, str], place: Place) -> list[dict[str, str]]:
 
 def _join(mine: Features, cache: FeatureCache, others: Sequence[str]) -> Features:
     """Append the stored shares of the other workers to the file of the first."""
-    labels = [mine.labels]
+    labels, weights = [mine.labels], [mine.weights]
     width = mine.num_features
     with mine.path.open("ab") as file:
         for key in others:
@@ -130,8 +130,9 @@ def _join(mine: Features, cache: FeatureCache, others: Sequence[str]) -> Feature
             with share.path.open("rb") as source:
                 shutil.copyfileobj(source, file)
             labels.append(share.labels)
+            weights.append(share.weights)
             width = width or share.num_features
-    return replace(mine, labels=torch.cat(labels), num_features=width)
+    return replace(mine, labels=torch.cat(labels), weights=torch.cat(weights), num_features=width)
 
 
 @contextmanager

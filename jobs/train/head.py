@@ -23,6 +23,7 @@ from jobs.train.metrics import Evaluator
 from jobs.train.network import Network
 from jobs.train.objectives import build_objective, class_weights
 from jobs.train.steps import Autocast, build_schedule, train_step
+from models.errors import DataError
 
 # a feature that never moves carries nothing; dividing by its deviation would only amplify noise
 MIN_STD = 1e-4
@@ -68,7 +69,7 @@ def fit_head(
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     model = nn.Sequential(nn.Dropout(config.network.dropout), linear)
-    draw = _drawer(train.labels, len(class_names), config)
+    draw = _drawer(train, len(class_names), config)
     steps = max(1, len(train) // HEAD_BATCH)
     optimiser = AdamW(
         model.parameters(), lr=config.optimiser.lr, weight_decay=config.optimiser.weight_decay
@@ -136,19 +137,32 @@ def _record(
     return EpochRecord(epoch, train_loss, evaluator.compute().flat())
 
 
-def _drawer(labels: Tensor, num_classes: int, config: TrainConfig) -> Callable[[int], Tensor]:
+def _drawer(train: Features, num_classes: int, config: TrainConfig) -> Callable[[int], Tensor]:
     """Return what gives the row order of an epoch: a permutation, or draws that even out the
-    classes.
+    classes and follow the weights of the images.
     """
-    chances = class_weights(torch.bincount(labels, minlength=num_classes).tolist())[labels]
+    labels, chances = train.labels, train.weights
+    is_drawn = config.balance == "sampling" or bool((chances != 1).any())
+    if not chances.sum() > 0:
+        raise DataError("the weights of the training images must not all be 0")
+    if config.balance == "sampling":
+        per_class = torch.zeros(num_classes).index_add_(0, labels, chances)
+        chances = chances / per_class.clamp_min(torch.finfo(torch.float32).tiny)[labels]
 
     def draw(epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
-        if config.balance == "sampling":
-            return torch.multinomial(chances, len(labels), replacement=True, generator=generator)
+        if is_drawn:
+            return _multinomial(chances, generator)
         return torch.randperm(len(labels), generator=generator)
 
     return draw
+
+
+def _multinomial(chances: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw as many rows as there are; torch's own function takes 2^24 chances at most."""
+    reach = chances.double().cumsum(0)
+    ticks = torch.rand(len(chances), dtype=torch.float64, generator=generator) * reach[-1]
+    return torch.searchsorted(reach, ticks, right=True).clamp(max=len(chances) - 1)
 
 
 def _loss_weights(labels: Tensor, num_classes: int, config: TrainConfig) -> Tensor | None:

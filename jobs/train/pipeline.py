@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice, zip_longest
@@ -31,6 +31,7 @@ from jobs.data.places import Place, places_of, read_place
 from jobs.data.quarantine import Broken, keep_quarantine
 from jobs.data.tables import print_broken, read_index
 from jobs.export.exporter import Draft, Provenance, code_revision, digest_of, export_draft, finish
+from jobs.lease import Lease, acquire
 from jobs.train import report
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord, best_epoch, describe
@@ -44,7 +45,7 @@ from models.errors import DataError, ImageError, NotFoundError
 from models.kinds import find_kind
 from models.manifest import Tolerance
 from models.preprocess import Box, prepare
-from models.storage import open_store
+from models.storage import is_remote, open_store
 from models.validation_outputs import VALIDATION, dump_outputs
 
 logger = logging.getLogger(__name__)
@@ -65,14 +66,20 @@ class Outcome:
 def run_training(config: TrainConfig, console: Console) -> Outcome:
     """Train and publish one model. Needs a running Ray.
 
-    Raises the errors of its stages; unless it returns, nothing was published.
+    Raises the errors of its stages; unless it returns, nothing was published. Two runs of one name
+    would write each other's checkpoints: the second is refused while the first is alive.
     """
-    seconds: dict[str, float] = {}
     run_id = config.run or new_run_id()
     # What cannot work shows before the images are read: hours before it would be needed.
     prepare_network(config, 2)
     for uri in dict.fromkeys((config.store, config.runs)):
         open_store(uri).check_writable()
+    with _claimed(config, run_id) as lease:
+        return _run(config, run_id, lease, console)
+
+
+def _run(config: TrainConfig, run_id: str, lease: Lease, console: Console) -> Outcome:
+    seconds: dict[str, float] = {}
     with _timed(seconds, "index"):
         index = read_index(config.data, config.preprocess, console, cpu_limit=data_cpus())
         _report_broken(config, index.quarantine, run_id, "quarantine.jsonl", console)
@@ -86,10 +93,27 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
         with _timed(seconds, "evaluate"):
             evaluation = _evaluate(config, index, draft, split, run_id, console)
             draft = _with_outputs(config, index, draft, split, console)
+        lease.check()
         with _timed(seconds, "publish"):
             published = _publish(config, index, trained, draft, evaluation, split)
     console.print(f"published {published.uri}")
     return Outcome(published, index, split, evaluation, trained.history, seconds)
+
+
+@contextmanager
+def _claimed(config: TrainConfig, run_id: str) -> Iterator[Lease]:
+    """Hold the name of the run."""
+    store = open_store(config.runs).child(f"{run_id}/lock")
+    if not is_remote(store.uri):
+        Path(store.uri).mkdir(parents=True, exist_ok=True)
+    lease = acquire(store, "run")
+    try:
+        yield lease
+    finally:
+        lease.release(forget=True)
+        if not is_remote(store.uri):
+            with suppress(OSError):  # another run may have begun in it
+                Path(store.uri).rmdir()
 
 
 def new_run_id() -> str:
@@ -126,12 +150,31 @@ def _train(config: TrainConfig, index: Index, run_id: str, console: Console) -> 
     console.print(
         f"run {run_id}: {config.network.backbone}, {config.epochs} epochs", highlight=False
     )
+    if not frozen:
+        _report_tail(config, index, console)
     with bar(console, "features" if frozen else "training", total) as advance:
         watcher = _BarWatcher(console, advance, quiet_epochs=frozen)
         trained = train(config, index, run_id, watcher)
     kept = trained.history[best_epoch(trained.history, config.monitor)]
     console.print(f"kept {describe(kept)}", highlight=False)
     return trained
+
+
+def _report_tail(config: TrainConfig, index: Index, console: Console) -> None:
+    """Say how many images an epoch goes without, or sees twice, so that every batch is whole."""
+    world = max(1, config.workers.num_workers)
+    group, images = config.batch_size * world, index.num_images("train")
+    left = open_images(config, index).num_left_out(
+        "train", batch_size=config.batch_size, world=world
+    )
+    if images < group:
+        console.print(f"an epoch repeats images: one step takes {group:,}, there are {images:,}")
+    elif left:
+        console.print(
+            f"every epoch leaves out {left:,} of {images:,} images, other ones each time: a step "
+            f"takes {group:,}",
+            highlight=False,
+        )
 
 
 def _export(

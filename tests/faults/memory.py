@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +15,10 @@ SECONDS_TO_EMPTY = 10.0
 
 
 @contextmanager
-def memory_limit(pid: int, num_bytes: int) -> Iterator[None]:
-    """Let a process take so many bytes more than it has. Skips the test where nobody lets us."""
+def memory_limit(pid: int, num_bytes: int) -> Iterator[Callable[[], int]]:
+    """Let a process take so many bytes more than it has; give what says how many processes the
+    kernel has killed for it. Skips the test where nobody lets us.
+    """
     is_first_version = (ROOT / "memory").is_dir()
     group = (ROOT / "memory" if is_first_version else ROOT) / f"sightline-faults-{pid}"
     limit = "memory.limit_in_bytes" if is_first_version else "memory.max"
@@ -28,8 +30,14 @@ def memory_limit(pid: int, num_bytes: int) -> Iterator[None]:
         with contextlib.suppress(OSError):
             group.rmdir()
         pytest.skip(f"no memory limit can be set on this machine: {error}")
+    events = group / ("memory.oom_control" if is_first_version else "memory.events")
+
+    def num_kills() -> int:
+        counts = dict(line.split() for line in events.read_text().splitlines())
+        return int(counts["oom_kill"])
+
     try:
-        yield
+        yield num_kills
     finally:
         _remove(group)
 

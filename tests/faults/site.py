@@ -90,9 +90,12 @@ class Site:
 
     def replicas(self) -> list[dict[str, Any]]:
         """Return the replicas that run."""
+        return [replica for replica in self.all_replicas() if replica["state"] == "RUNNING"]
+
+    def all_replicas(self) -> list[dict[str, Any]]:
+        """Return the replicas in whatever state."""
         deployments = self.application().get("deployments", {}).values()
-        every = [replica for deployment in deployments for replica in deployment["replicas"]]
-        return [replica for replica in every if replica["state"] == "RUNNING"]
+        return [replica for deployment in deployments for replica in deployment["replicas"]]
 
     def wanted(self) -> int:
         """Return how many replicas Serve wants to run."""

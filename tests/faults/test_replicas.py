@@ -131,7 +131,7 @@ def test_a_replica_out_of_memory_loses_no_request_and_is_replaced(
     large = cv2.imencode(".png", np.zeros((SIDE, SIDE, 3), np.uint8))[1].tobytes()
     pid = site.replicas()[0]["pid"]
     with (
-        memory_limit(pid, LIMIT_BYTES),
+        memory_limit(pid, LIMIT_BYTES) as num_kills,
         load(f"{site.url}/classify", photo, per_second=30) as seen,
         httpx.Client(timeout=60) as client,
     ):
@@ -142,6 +142,7 @@ def test_a_replica_out_of_memory_loses_no_request_and_is_replaced(
             statuses.append(client.post(f"{site.url}/classify", content=large).status_code)
             assert time.monotonic() - began < 60, "the limit has not been reached"
         whole = site.wait_until_whole(2, without=frozenset([pid]))
+        assert num_kills() == 1, "it went for another reason"
     note = f"{len(statuses)} large images, {statuses.count(200)} of them answered"
     figures.append(row("replica out of memory", seen, recovered=whole - began, note=note))
     assert figures[-1].failed == 0

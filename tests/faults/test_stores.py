@@ -68,6 +68,9 @@ def test_a_replica_waits_for_a_bundle_store_that_is_down_and_starts_from_its_cac
         site.deploy({"bundle": bundle, "replicas": 1})
         time.sleep(8)
         assert {replica["pid"] for replica in site.replicas()} <= before
+        # It is being tried: a replica is there, and is not ready.
+        assert site.status()[0] == "DEPLOYING"
+        assert {replica["state"] for replica in site.all_replicas()} - {"RUNNING", "STOPPING"}
     finally:
         s3_server.start()
     back = time.monotonic()

@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.data.order import balanced, chunk_bounds, shard, shuffled, whole_batches
+from jobs.data.order import (
+    MIX_ROWS,
+    RUN_ROWS,
+    balanced,
+    chunk_bounds,
+    shard,
+    shard_batches,
+    shuffled,
+    shuffled_runs,
+    storage_order,
+    weighted,
+    whole_batches,
+)
 from models.errors import DataError
 
 sizes = st.integers(min_value=1, max_value=500)
@@ -111,3 +123,60 @@ def test_chunks_grow_from_one_batch_and_shrink_again() -> None:
     assert sizes_of_chunks.max() == 256
     assert sizes_of_chunks[-1] <= 32
     assert (sizes_of_chunks == 256).mean() > 0.6
+
+
+@given(st.integers(0, 3_000), st.integers(0, 5), st.integers(0, 5))
+def test_a_shuffle_of_runs_is_a_permutation(rows: int, epoch: int, seed: int) -> None:
+    storage = np.random.default_rng(9).permutation(rows)
+    order = shuffled_runs(storage, epoch, seed)
+    assert sorted(order.tolist()) == list(range(rows))
+    assert order.tolist() == shuffled_runs(storage, epoch, seed).tolist()
+
+
+def test_a_shuffle_of_runs_keeps_neighbours_near_and_mixes_runs() -> None:
+    rows = 20 * MIX_ROWS
+    storage = np.arange(rows)
+    order = shuffled_runs(storage, 0, 0)
+    window = order[:MIX_ROWS]
+    # So many requests read the window: as many as there are runs in it, and a torn one or two.
+    requests = 1 + int((np.diff(np.sort(window)) > 1).sum())
+    assert requests <= MIX_ROWS // RUN_ROWS + 2
+    # A batch of it has images of many runs, and the runs come from everywhere.
+    assert len(set((window[:64] // RUN_ROWS).tolist())) > 20
+    assert abs(np.corrcoef(np.arange(rows), order)[0, 1]) < 0.1
+    assert shuffled_runs(storage, 1, 0).tolist() != order.tolist()
+
+
+def test_storage_order_goes_by_container_then_offset() -> None:
+    containers, offsets = np.array([1, 0, 1, 0]), np.array([5, 9, 2, 0])
+    assert storage_order(containers, offsets).tolist() == [3, 1, 2, 0]
+
+
+def test_weights_say_how_often_an_image_is_drawn() -> None:
+    weights = np.array([0.0, 1.0, 2.0, 1.0] * 250)
+    drawn = np.bincount(weighted(weights, 0, 0), minlength=1_000)
+    assert drawn[0::4].sum() == 0
+    assert drawn[2::4].sum() == pytest.approx(500, abs=2)
+    assert drawn.sum() == 1_000
+    with pytest.raises(DataError, match="not all 0"):
+        weighted(np.zeros(4), 0, 0)
+
+
+def test_weights_act_within_a_balanced_class() -> None:
+    labels = np.array([0] * 900 + [1] * 100)
+    weights = np.where(np.arange(1_000) % 2, 3.0, 1.0)
+    drawn = balanced(labels, [1.0, 1.0], 0, 0, weights)
+    assert (labels[drawn] == 0).sum() == pytest.approx(500, abs=2)
+    assert (drawn % 2 == 1).mean() == pytest.approx(0.75, abs=0.02)
+
+
+@given(st.integers(1, 4), st.integers(1, 16), st.integers(1, 9))
+def test_the_batches_of_all_ranks_are_those_of_one(world: int, size: int, steps: int) -> None:
+    ids = np.random.default_rng(0).permutation(world * size * steps)
+    for step in range(steps):
+        group = ids[step * world * size : (step + 1) * world * size]
+        mine = [
+            shard_batches(ids, size, rank, world)[step * size : (step + 1) * size]
+            for rank in range(world)
+        ]
+        assert np.concatenate(mine).tolist() == group.tolist()

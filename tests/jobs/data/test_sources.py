@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from jobs.data.config import DataConfig
-from jobs.data.labels import number_labels
+from jobs.data.labels import drop_labels, number_labels, refuse_empty
+from jobs.data.manifest import parse_box
 from jobs.data.sources import Listing, list_source
 from models.errors import AccessError, DataError, NotFoundError
 from models.storage import open_store
@@ -40,8 +42,14 @@ def rows(listing: Listing) -> list[tuple[str, str, str | None]]:
 
 def refusal(config: DataConfig) -> str:
     with pytest.raises(DataError) as caught:
-        number_labels(list_source(config).table, config)
+        list_and_number(config)
     return str(caught.value)
+
+
+def list_and_number(config: DataConfig) -> None:
+    listing = list_source(config)
+    refuse_empty(config.uri, listing.empty)
+    number_labels(listing.table, config)
 
 
 # Folders
@@ -369,3 +377,91 @@ def refusing_s3(s3_server: S3Server) -> Iterator[S3Server]:
 def test_a_refused_key_is_an_access_error(refusing_s3: S3Server) -> None:
     with pytest.raises(AccessError, match="refused the credentials; check AWS_ACCESS_KEY_ID"):
         list_source(folder("s3://sources-refused"))
+
+
+def test_two_encodings_of_one_accent_are_told_by_their_code_points(tmp_path: Path) -> None:
+    write(tmp_path, class_files({"caf\u00e9": 2, "cafe\u0301": 2, "bad": 2}))
+    config = DataConfig(uri=str(tmp_path))
+    with pytest.raises(DataError, match=r"'cafe\\u0301' and 'caf\\xe9', which look like one"):
+        number_labels(list_source(config).table, config)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("label", [["ok"], ["bad"]], "column 'label' is of type list"),
+        ("label", [b"ok", b"bad"], "column 'label' is of type binary; expected text or numbers"),
+        ("path", [1, 2], "column 'path' is of type int64; expected text"),
+    ],
+)
+def test_a_parquet_manifest_with_a_column_of_the_wrong_type_is_refused(
+    tmp_path: Path, column: str, values: list[Any], told: str
+) -> None:
+    columns: dict[str, Any] = {"path": ["a.jpg", "b.jpg"], "label": ["ok", "bad"]}
+    pyarrow.parquet.write_table(pa.table({**columns, column: values}), tmp_path / "list.parquet")
+    with pytest.raises(DataError, match=told):
+        list_source(DataConfig(source="manifest", uri=str(tmp_path / "list.parquet")))
+
+
+def test_a_manifest_says_more_of_an_image_if_it_has_the_columns(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(
+        "path,label,group,weight,box\na.jpg,ok,7,0.5,1 2 30 40\nb.jpg,bad,,,\n"
+    )
+    config = DataConfig(source="manifest", uri=str(tmp_path / "list.csv"))
+    rows = list_source(config).table.select(["group", "weight", "box"]).to_pylist()
+    assert rows == [
+        {"group": "7", "weight": 0.5, "box": [1, 2, 30, 40]},
+        {"group": None, "weight": None, "box": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ("weight", "says 'x' in row 1; expected a number that is not negative"),
+        ("box", "says 'x' in row 1; expected four numbers in pixels: left, top, right, bottom"),
+    ],
+)
+def test_a_cell_that_makes_no_sense_is_refused_with_its_row(
+    tmp_path: Path, cell: str, told: str
+) -> None:
+    (tmp_path / "list.csv").write_text(f"path,label,{cell}\na.jpg,ok,x\n")
+    with pytest.raises(DataError, match=told):
+        list_source(DataConfig(source="manifest", uri=str(tmp_path / "list.csv")))
+
+
+@pytest.mark.parametrize("box", ["1 2 3", "5 5 5 9", "-1 0 5 5", "0 0 1e999 5", "a b c d"])
+def test_a_box_without_an_area_is_none(box: str) -> None:
+    with pytest.raises(ValueError, match="four numbers"):
+        parse_box(box)
+
+
+def test_dropped_labels_are_left_out_and_merged_ones_become_one(tmp_path: Path) -> None:
+    write(tmp_path, class_files({"OK": 2, "okay": 2, "bad": 2, "not sure": 3}))
+    config = DataConfig(uri=str(tmp_path), drop=["not sure"], merge={"good": ["OK", "okay"]})
+    table = drop_labels(list_source(config).table, config)
+    numbers, classes = number_labels(table, config)
+    assert classes == ("bad", "good")
+    assert np.bincount(numbers).tolist() == [2, 4]
+
+
+def test_a_rule_for_a_label_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
+    write(tmp_path, class_files({"okay": 2, "bad": 2}))
+    config = DataConfig(uri=str(tmp_path), drop=["okey"])
+    with pytest.raises(DataError, match=r"data.drop names the label 'okey'.*did you mean 'okay'"):
+        drop_labels(list_source(config).table, config)
+    config = DataConfig(uri=str(tmp_path), merge={"good": ["okey"]})
+    with pytest.raises(DataError, match=r"data.merge names .*did you mean 'okay'"):
+        number_labels(list_source(config).table, config)
+
+
+def test_a_stranger_is_refused_with_the_nearest_class(tmp_path: Path) -> None:
+    write(tmp_path, class_files({"okay": 2, "bad": 2, "badd": 1}))
+    config = DataConfig(uri=str(tmp_path), classes=["okay", "bad"])
+    with pytest.raises(DataError, match="'badd' is near 'bad'"):
+        number_labels(list_source(config).table, config)
+
+
+def test_a_label_has_one_rule_only() -> None:
+    with pytest.raises(ValueError, match="'OK' has more than one rule"):
+        DataConfig(uri="x", drop=["OK"], rename={"OK": "good"})

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import pickle
+import random
 import time
 from collections.abc import Iterator
 from itertools import chain
@@ -21,6 +23,7 @@ from models.preprocess import PreprocessSpec, prepare
 from models.storage import open_store
 from tests.conftest import S3Server
 from tests.jobs.data.images import class_files, write
+from tests.jobs.data.workers import kill_one_task
 
 SPEC = PreprocessSpec(height=20, width=16)
 NUM_TRAIN = 100
@@ -256,3 +259,64 @@ def test_a_broken_image_is_missing_from_its_own_batch_only() -> None:
 def test_a_batch_without_any_usable_image_is_an_error() -> None:
     with pytest.raises(DataError, match=r"none of the 2 images of a batch .*: gone"):
         list(assemble(chunks_of([4, 6], {4, 5}), 10, 2))
+
+
+@pytest.mark.ray
+def test_the_order_of_a_seed_is_the_same_on_any_number_of_readers_and_after_a_resume(
+    index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digests: dict[str, str] = {}
+
+    def note(what: str, ids: list[int]) -> None:
+        digests[what] = hashlib.sha256(repr(ids).encode()).hexdigest()
+
+    for readers in (1, 2, 4):  # tasks of one worker
+        options = StreamOptions(images_per_task=16, cpu_limit=readers)
+        images = IndexedImages(index, SPEC, options)
+        note(f"{readers} tasks", seen(images.batches("train", batch_size=8, seed=5, shuffle=True)))
+    for world in (1, 2, 4):  # workers, each with its part of every step
+        streams = [
+            images.batches(
+                "train", batch_size=8 // world, seed=5, shuffle=True, rank=r, world=world
+            )
+            for r in range(world)
+        ]
+        steps = zip(*streams, strict=True)
+        note(f"{world} workers", [number for step in steps for number in seen(iter(step))])
+    begun = images.batches("train", batch_size=8, seed=5, shuffle=True)
+    before = [next(begun) for _ in range(4)]
+    begun.close()  # type: ignore[attr-defined]
+    rest = images.batches("train", batch_size=8, seed=5, shuffle=True, skip=4)
+    note("after a resume", seen(iter(before)) + seen(rest))
+    with capsys.disabled():
+        print(f"\norder of seed 5: {digests}")
+    assert len(set(digests.values())) == 1
+
+
+@pytest.mark.ray
+def test_killed_data_workers_change_nothing(
+    ray_session: Session, index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kill the processes that read and decode, ten times, at random points of an epoch."""
+    options = StreamOptions(images_per_task=4, prefetch_batches=1)
+    seed = time.time_ns()
+    chance = random.Random(seed)
+
+    def digest(num_kills: int) -> tuple[str, int]:
+        found, kills = hashlib.sha256(), 0
+        for epoch in range(3):
+            images = IndexedImages(index, SPEC, options)
+            for batch in images.batches("train", batch_size=4, epoch=epoch, shuffle=True):
+                for array in (batch.ids, batch.labels, batch.images):
+                    found.update(array.tobytes())
+                if kills < num_kills and chance.random() < 0.3:
+                    kills += kill_one_task(ray_session)
+            assert not images.broken
+        return found.hexdigest(), kills
+
+    undisturbed, _ = digest(0)
+    disturbed, kills = digest(10)
+    with capsys.disabled():
+        print(f"\n{kills} data workers killed (seed {seed}): {undisturbed == disturbed}")
+    assert kills >= 3
+    assert disturbed == undisturbed

@@ -93,7 +93,8 @@ class Shell:
         except SystemExit as ended:
             status = int(str(ended.code))
         out, err = self._capsys.readouterr()
-        line = json.loads(out.splitlines()[-1]) if out else {}
+        last = out.splitlines()[-1] if out else ""  # Ray may tell of its workers there
+        line = json.loads(last) if last.startswith("{") else {}
         return Ended(status, line, " ".join((err + self._caplog.text).split()))
 
     def refused(self, *arguments: object) -> str:

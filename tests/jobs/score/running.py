@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 
 from tests.jobs.score.conftest import CLASSES, work_folder
 from tests.jobs.score.serving import ROOT
@@ -23,9 +23,15 @@ sys.exit(main())
 """
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    """Start the command as a process of its own."""
-    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+def start(*arguments: object, chunk: int | None = None, part: int = 16) -> subprocess.Popen[str]:
+    """Start the command as a process of its own; workers take `chunk` images at a time, and a part
+    has `part` rows.
+    """
+    program = PROGRAM.replace("ROWS_PER_PART = 16", f"ROWS_PER_PART = {part}")
+    if chunk is not None:
+        small = f"import jobs.score.crew\njobs.score.crew.IMAGES_PER_CHUNK = {chunk}\nsys.exit"
+        program = program.replace("sys.exit", small)
+    command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

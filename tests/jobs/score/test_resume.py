@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 import pytest
 
 from tests.jobs.data.images import jpeg, write

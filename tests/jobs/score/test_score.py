@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -378,3 +378,61 @@ def test_wrong_options_are_refused_before_anything_is_scored(
     assert shell.run(images, *good, "--batch", "0").status == 2
     assert model.border.num_images == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "images"]
+
+
+def test_one_way_is_to_be_given_and_the_options_of_the_other_are_refused(
+    shell: Shell, tmp_path: Path
+) -> None:
+    output = tmp_path / "s.csv"
+    url, bundle = ("--url", "http://localhost/v2/models/x"), ("--bundle", "models/x/1")
+
+    def refused(*arguments: object) -> str:
+        return shell.refused(tmp_path, *arguments)
+
+    assert "give either --bundle" in refused(output)
+    assert "give either --bundle" in refused(output, *url, *bundle)
+    assert "give the output once" in refused(*url)
+    assert "give the output once" in refused(output, *url, "--output", output)
+    assert "--batch, --timeout does not go with --bundle" in refused(
+        output, *bundle, "--timeout", 3, "--batch", 2
+    )
+    assert "--key-env does not go with --bundle" in refused(output, *bundle, "--key-env", "KEY")
+    assert "--workers does not go with --url" in refused(output, *url, "--workers", 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("scores", ["all", "none"])
+def test_a_number_of_labels_for_scores_that_have_none_is_refused(
+    model: Model, shell: Shell, tmp_path: Path, scores: str
+) -> None:
+    how = ("--url", model.url, "--top-k", 2, "--scores", scores)
+    shown = shell.refused(tmp_path, tmp_path / "s.csv", *how)
+    assert f"--top-k says how many labels --scores top lists, but --scores {scores} lists" in shown
+
+
+def test_the_output_may_stand_behind_options(model: Model, shell: Shell, tmp_path: Path) -> None:
+    write(tmp_path / "images", {"a.jpg": jpeg(1)})
+    ended = shell.run(tmp_path / "images", "--url", model.url, tmp_path / "s.csv")
+    assert (ended.status, ended.line["engines"]) == (0, {"openvino": 1})
+
+
+def test_labels_of_a_bundle_whose_labels_do_not_change_are_refused(
+    bundle: str, shell: Shell, tmp_path: Path
+) -> None:
+    write(tmp_path / "images", {"a.jpg": jpeg(1)})
+    arguments = (tmp_path / "images", tmp_path / "s.csv", "--bundle", bundle)
+    assert "whose labels do not change" in shell.refused(*arguments, "--labels", tmp_path)
+    assert "do not change" in shell.refused(*arguments, "--min-revision", 3)
+    missing = shell.refused(tmp_path / "images", tmp_path / "s.csv", "--bundle", bundle + "0")
+    assert "there are 1" in missing
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+
+
+def test_a_submitted_job_may_not_leave_its_output_in_the_copy_of_the_code(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "working_dir_files" / "pkg"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    shown = shell.refused(tmp_path, "scores.parquet", "--bundle", "models/x/1")
+    assert "the output is the relative path 'scores.parquet'" in shown

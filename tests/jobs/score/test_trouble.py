@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 import pytest
 
 from jobs.score import patience

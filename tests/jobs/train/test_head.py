@@ -148,3 +148,19 @@ def test_the_folded_layer_does_what_standardising_first_did() -> None:
     linear, folded = torch.nn.Linear(8, 2), torch.nn.Linear(8, 2)
     standard.fold(linear, folded)
     torch.testing.assert_close(folded(features), linear(standard(features)), rtol=1e-4, atol=1e-4)
+
+
+def test_images_of_weight_0_teach_nothing(tmp_path: Path) -> None:
+    values, labels = clouds((300, 300), 1)
+    is_wrong = torch.arange(600) % 2 == 0  # half of the labels, which would leave pure chance
+    taught = torch.where(is_wrong, 1 - labels, labels)
+    network = make_network()
+    config = make_config(epochs=20, monitor="loss", optimiser={"lr": 0.01, "weight_decay": 0.01})
+    writer = FeatureWriter(tmp_path / "train")
+    writer.append(values.numpy(), taught, torch.where(is_wrong, 0.0, 1.0))
+    validation = write(tmp_path, "validation", *clouds((300, 300), 2))
+    fit_head(network, writer.close(), validation, config, NAMES, lambda _: None)
+    unseen, truth = clouds((2000, 2000), 3)
+    with torch.inference_mode():
+        answers = network.head(unseen).argmax(dim=1)
+    assert float((answers == truth).float().mean()) > 0.9

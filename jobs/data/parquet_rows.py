@@ -1,0 +1,70 @@
+"""Images of Parquet files that others wrote: one is read with its whole row group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from jobs.data.locate import split_at_root
+from models.errors import DataError, ImageDecodeError
+from models.storage import Store, is_remote
+
+IMAGE_COLUMN = "image"
+
+
+def read_rows(uri: str, rows: Sequence[int]) -> list[bytes]:
+    """Return the images of some rows of a file; the row groups that hold them are read whole.
+
+    Raises `ImageDecodeError` where a row has none.
+    """
+    try:
+        return _read_rows(uri, rows)
+    except DataError as error:  # one damaged row group is the fault of its images
+        raise ImageDecodeError(str(error)) from error
+
+
+def _read_rows(uri: str, rows: Sequence[int]) -> list[bytes]:
+    with open_parquet(uri) as file:
+        ends = np.cumsum([file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)])
+    images: list[bytes] = []
+    for row in rows:
+        group = int(np.searchsorted(ends, row, side="right"))
+        if group == len(ends):
+            raise ImageDecodeError(f"{uri} has no row {row:,} any more; it was replaced")
+        start = int(ends[group - 1]) if group else 0
+        data = _row_group(uri, group)[row - start].as_py()
+        if data is None:
+            raise ImageDecodeError(f"{uri} has no image in row {row:,}")
+        images.append(data)
+    return images
+
+
+@lru_cache(maxsize=2)  # what comes next is mostly in the same one
+def _row_group(uri: str, group: int) -> pa.Array:
+    with open_parquet(uri) as file:
+        column = file.read_row_group(group, columns=[IMAGE_COLUMN])[IMAGE_COLUMN].combine_chunks()
+    if pa.types.is_struct(column.type):
+        column = column.field("bytes")
+    return column
+
+
+@contextmanager
+def open_parquet(uri: str) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """Open a Parquet file anywhere. Raises `DataError` for one that is none, or damaged where it is
+    read, and `StorageError`.
+    """
+    try:
+        if is_remote(uri):
+            root, key = split_at_root(uri)
+            source = pa.PythonFile(Store(root, is_patient=True).open_seekable(key), mode="r")
+        else:
+            source = pa.OSFile(uri)
+        with source, pyarrow.parquet.ParquetFile(source) as file:
+            yield file
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{uri} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
