@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.ingest.consume import Window
 
 BATCH_SIZE = 64
-NUM_FINALISTS = 2  # layouts of the ceiling that are measured in every repetition
+NUM_FINALISTS = 2  # layouts of several processes that are measured in every repetition
 SIGHTLINE = "Sightline"
 PACKED, LOOSE = "Sightline, packed", "Sightline, files"
 

@@ -1,7 +1,7 @@
 """The index of a data set: which images it has, of which class, in which split, and which are
 broken.
 
-One Ray Data pass reads, hashes and decodes every listed image, so that what is broken is known
+One pass of Ray tasks reads, hashes and decodes every listed image, so that what is broken is known
 before training starts. It keeps a row of text per image and never the pixels.
 """
 
