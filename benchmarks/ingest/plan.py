@@ -109,11 +109,20 @@ ENTRIES = (
     Entry(
         "Ray Data, read_parquet",
         *("ray_data", "parquet", "packed", "ray"),
-        options={"buffer": 1000},
+        options={"buffer": 1000, "reads_far_ahead": True},
         is_quick=True,
     ),
-    Entry("Ray Data, read_parquet, only files shuffled", "ray_data", "parquet", "packed", "ray"),
-    Entry("Ray Data, read_images", "ray_data", "images", "loose", "ray", is_quick=True),
+    Entry(
+        "Ray Data, read_parquet, only files shuffled",
+        *("ray_data", "parquet", "packed", "ray"),
+        options={"reads_far_ahead": True},
+    ),
+    Entry(
+        "Ray Data, read_images",
+        *("ray_data", "images", "loose", "ray"),
+        options={"reads_far_ahead": True},
+        is_quick=True,
+    ),
 )
 
 

@@ -63,7 +63,12 @@ def read(request: Request, answer: Path) -> None:
         meter = _Meter()
         found = consume(open_batches, request.window, meter.mark)
         figures = {
-            "per_second": found.per_second,
+            "per_second": (
+                found.whole_per_second
+                if request.options.get("reads_far_ahead")
+                else found.per_second
+            ),
+            "window_per_second": found.per_second,
             "num_images": found.num_images,
             "seconds": found.seconds,
             "first_batch_s": found.first_batch_s,
