@@ -21,8 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.ceiling import Crew as Ceiling
-from benchmarks.ceiling import layouts, proven_precision
+from benchmarks.ceiling import layouts, open_crew, proven_precision
 from benchmarks.common import (
     Report,
     ending_by_exception,
@@ -125,7 +124,7 @@ class Plan:
         cores = len(os.sched_getaffinity(0))
         screened = []
         for layout in layouts(cores):
-            crew = Ceiling(layout, self.bundle, self.photos, precision, dict(os.environ))
+            crew = open_crew(layout, self.bundle, self.photos, precision, dict(os.environ))
             screened.append((crew.run(self.seconds), crew))
         screened.sort(key=lambda pair: -pair[0])
         for _, crew in screened[NUM_FINALISTS:]:
@@ -142,7 +141,7 @@ class Plan:
             for _ in range(self.rounds):
                 for ceiling in finalists:
                     rate = ceiling.run(self.seconds)
-                    name = f"ceiling {ceiling.layout.name}"
+                    name = f"ceiling {ceiling.name}"
                     series.setdefault(name, []).append(Window(rate, ceiling.cpu_ms_per_image))
                 for name, crew_of_ours in ours.items():
                     series.setdefault(name, []).append(self._score(crew_of_ours))

@@ -61,17 +61,18 @@ def prepare(
     spec: PreprocessSpec,
     limits: ImageLimits = DEFAULT_LIMITS,
     box: Box | None = None,
+    out: Image | None = None,
 ) -> Image:
     """Decode one encoded image, cut out `box` where there is one, and bring it to the model's size.
 
-    Returns a contiguous uint8 array of shape (H, W, 3), RGB. Raises `ImageTypeError`,
-    `ImageTooLargeError` or `ImageDecodeError` (also for a box outside of the image); never anything
-    else, whatever the bytes are.
+    Returns a contiguous uint8 array of shape (H, W, 3), RGB: `out` where one is given. Raises
+    `ImageTypeError`, `ImageTooLargeError` or `ImageDecodeError` (also for a box outside of the
+    image); never anything else, whatever the bytes are.
     """
     if box is not None:
-        return resize(_cut(decode(data, limits, grey_bits=spec.grey_bits), box), spec)
+        return resize(_cut(decode(data, limits, grey_bits=spec.grey_bits), box), spec, out)
     size = _scaled_size(spec)
-    return resize(decode(data, limits, smallest=size, grey_bits=spec.grey_bits), spec)
+    return resize(decode(data, limits, smallest=size, grey_bits=spec.grey_bits), spec, out)
 
 
 def _cut(image: Image, box: Box) -> Image:
@@ -85,11 +86,21 @@ def _cut(image: Image, box: Box) -> Image:
     return image[top:bottom, left:right]
 
 
-def resize(image: Image, spec: PreprocessSpec) -> Image:
-    """Bring a decoded image (h, w, 3) to the model's size (H, W, 3) by the rule of the spec."""
+def resize(image: Image, spec: PreprocessSpec, out: Image | None = None) -> Image:
+    """Bring a decoded image (h, w, 3) to the model's size (H, W, 3) by the rule of the spec; into
+    `out` where that is given.
+    """
+    resized = _resized(image, spec)
+    if out is None:
+        return np.ascontiguousarray(resized)
+    out[:] = resized
+    return out
+
+
+def _resized(image: Image, spec: PreprocessSpec) -> Image:
     height, width = spec.height, spec.width
     if image.shape[:2] == (height, width) and spec.resize != "crop":
-        return np.ascontiguousarray(image)
+        return image
     if spec.resize == "stretch":
         return _scale(image, height, width, spec.interpolation)
     if spec.resize == "crop":
@@ -117,7 +128,7 @@ def _crop(image: Image, spec: PreprocessSpec) -> Image:
     )
     top = (scaled.shape[0] - spec.height) // 2
     left = (scaled.shape[1] - spec.width) // 2
-    return np.ascontiguousarray(scaled[top : top + spec.height, left : left + spec.width])
+    return scaled[top : top + spec.height, left : left + spec.width]
 
 
 def _centre_of_strip(image: Image, scale: float, spec: PreprocessSpec) -> Image:

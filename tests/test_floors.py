@@ -26,6 +26,7 @@ MAY_IMPORT_RAY = {
     "jobs/data/audit/measure.py",
     "jobs/data/chunks.py",
     "jobs/data/index.py",
+    "jobs/data/packing.py",
     "jobs/data/streams.py",
     "jobs/data/webdataset.py",
     "jobs/local_serving.py",

@@ -3,7 +3,8 @@ arrays, and counts.
 
 Steady state is measured in the middle of a pass: what comes before the window is warm-up, and a
 pass goes on behind it. At both ends of the window a loader has as much ready ahead, so that what it
-read before does not count for it.
+read before does not count for it. That is not so where a loader decodes gigabytes ahead, as Ray
+Data does by default, which would have most of the window ready: `whole_per_second` is for it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Pass:
     first_batch_s: float = 0.0
     num_images: int = 0  # in the window
     seconds: float = 0.0
+    whole_per_second: float = 0.0  # from opening the pass to the end of the window
     checksum: int = 0
     keys: list[Any] = field(default_factory=list)  # of each batch, the warm-up's too
 
@@ -75,6 +77,7 @@ def consume(
                 began, at_start = time.perf_counter(), seen
         elif seen - at_start >= window.measured:
             found.num_images, found.seconds = seen - at_start, now - began
+            found.whole_per_second = seen / (now - opened)
             at_window(False)
             batches.close()
             return found

@@ -87,7 +87,10 @@ class Waves:
                 self.versions[package] = made.versions[package]
 
     def screen(self) -> list[Layout]:
-        """Run every layout of the ceiling once, briefly, and return the best ones."""
+        """Run every layout of the ceiling once, briefly, and return the best ones: of one process
+        and of several, since either is faster at times, and what is chosen now is compared with
+        for half an hour.
+        """
         speeds = {}
         for layout in layouts(usable_cores()):
             key = (SCREENING, layout.name)
@@ -97,7 +100,10 @@ class Waves:
                 crew.close()
                 self.steps.add(key, {"per_second": per_second})
             speeds[layout] = float(self.steps[key]["per_second"])
-        return sorted(speeds, key=lambda layout: -speeds[layout])[:NUM_FINALISTS]
+        best = sorted(speeds, key=lambda layout: -speeds[layout])
+        alone = [layout for layout in best if layout.processes == 1]
+        several = [layout for layout in best if layout.processes > 1]
+        return [*alone[:1], *several[:NUM_FINALISTS]]
 
     def choose_workers(self) -> None:
         """Try each library that takes a number of workers with several, and keep the best."""

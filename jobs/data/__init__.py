@@ -1,1 +1,1 @@
-"""Labelled images by URI: listed, checked, split by content, streamed to training by Ray Data."""
+"""Labelled images by URI: listed, checked, split by content, streamed to training by Ray tasks."""

@@ -97,8 +97,8 @@ class _Run:
         return columns
 
     def stop(self) -> None:
-        """Start no task any more. Those that run come to their end: cancelled, they left workers
-        behind that took the next tasks and did nothing.
+        """Start no task any more. Those that run come to their end: with `ray.cancel` here a run
+        once waited for ever, one of some fifty; whether that was why is not known.
         """
         self._is_stopped.set()
         self._starter.join()

@@ -1,12 +1,13 @@
 """The index of a data set: which images it has, of which class, in which split, and which are
 broken.
 
-One Ray Data pass reads, hashes and decodes every listed image, so that what is broken is known
+One pass of Ray tasks reads, hashes and decodes every listed image, so that what is broken is known
 before training starts. It keeps a row of text per image and never the pixels.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -32,6 +33,7 @@ from models.preprocess import PreprocessSpec
 
 SMALL_CLASS = 50
 INDEX_CHUNK = 64
+ROWS_AT_ONCE = 65_536
 BYTES_PER_ROW = 200  # digest and reason of one image
 SCHEMA = pa.schema(
     [
@@ -90,6 +92,28 @@ def build_index(
     Raises `DataError` when the set makes no sense (labels, too much broken, a class without
     training images) and `StorageError` when it cannot be reached. Needs a running Ray.
     """
+    index = _build(config, spec, progress, cpu_limit, container_progress)
+    _give_back_memory()
+    return index
+
+
+def _give_back_memory() -> None:
+    """Return to the system what the steps of `_build` took: several times what the index has, of
+    200,000 images 0.2 GiB.
+    """
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+def _build(
+    config: DataConfig,
+    spec: PreprocessSpec,
+    progress: Progress | None,
+    cpu_limit: float | None,
+    container_progress: Progress | None,
+) -> Index:
     marked = None if config.leave_out is None else load_leave_out(config.leave_out)
     listing = list_source(config, container_progress, cpu_limit=cpu_limit)
     refuse_empty(config.uri, listing.empty)
@@ -209,16 +233,24 @@ def _assemble(
 ) -> pa.Table:
     kept = table.filter(is_usable)
     numbers = labels[is_usable.to_numpy()]
+    given = kept["split"].combine_chunks().dictionary_encode()
+    names = [*given.dictionary.to_pylist(), None]
     splits = assign_splits(
-        kept["sha256"].to_pylist(),
+        _values(kept["sha256"]),
         numbers,
-        kept["split"].to_pylist(),
-        kept["group"].to_pylist(),
+        [names[code] for code in given.indices.fill_null(len(names) - 1).to_pylist()],
+        _values(kept["group"]),
         config.split,
     )
     computed = {"label": pa.array(numbers), "split": pa.array(splits, pa.string())}
     columns = [computed[name] if name in computed else kept[name] for name in SCHEMA.names]
     return pa.table(columns, schema=SCHEMA).combine_chunks()
+
+
+def _values(column: pa.ChunkedArray) -> Iterator[str | None]:
+    """Yield the values of a column without having all of them as Python objects at once."""
+    for start in range(0, len(column), ROWS_AT_ONCE):
+        yield from column.slice(start, ROWS_AT_ONCE).to_pylist()
 
 
 def _count(table: pa.Table, num_classes: int) -> npt.NDArray[np.int64]:

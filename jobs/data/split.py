@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,8 @@ from jobs.data.config import SplitConfig
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+CODES: tuple[Split, ...] = ("train", "validation", "test")
 
 # What folders and manifests call the three splits.
 SPLIT_ALIASES: dict[str, Split] = {
@@ -46,10 +48,14 @@ def split_of_name(key: str) -> Split | None:
 
 def position(digest: str, seed: int) -> float:
     """Return a number in [0, 1) that depends on the content's digest and the seed only."""
-    key = seed.to_bytes(16, "big", signed=True)
-    mixed = hashlib.blake2b(digest.encode(), digest_size=8, key=key).digest()
     # 53 bits are what a float holds exactly; all 64 could round up to 1.0.
-    return (int.from_bytes(mixed, "big") >> 11) / 2**53
+    return (_mix(digest, seed) >> 11) / 2**53
+
+
+def _mix(text: str, seed: int) -> int:
+    """Return 64 bits that depend on both."""
+    key = seed.to_bytes(16, "big", signed=True)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=key).digest(), "big")
 
 
 def choose_split(digest: str, seed: int, *, validation: float, test: float) -> Split:
@@ -73,10 +79,10 @@ class Shares:
 
 
 def assign_splits(
-    digests: Sequence[str],
+    digests: Iterable[str | None],
     labels: npt.NDArray[np.integer],
     given: Sequence[str | None],
-    groups: Sequence[str | None],
+    groups: Iterable[str | None],
     config: SplitConfig,
 ) -> list[Split]:
     """Return the split per image: the source's own where it has one, else by content or group.
@@ -85,15 +91,26 @@ def assign_splits(
     train and test keeps its test set as it is, and its train images yield validation.
     """
     splits: list[Split] = ["train" if own is None else SPLIT_ALIASES[own] for own in given]
-    free = [row for row, own in enumerate(given) if own is None]
-    own_train = [row for row, own in enumerate(given) if own == "train"]
     whole = Shares(config.validation, config.test)
-    for rows, shares in ((free, whole), (own_train, _carved(set(given), whole))):
-        keys = [f"group {groups[row]}" if groups[row] else digests[row] for row in rows]
+    carved = _carved(set(given), whole)
+    is_free = np.array([own is None for own in given], dtype=bool)
+    is_carved = np.array([own == "train" for own in given], dtype=bool)
+    if not (carved.validation or carved.test) and not is_free.any():
+        return splits
+    # 64 bits stand for an image or its group: of a million, two are the same by chance in one of 37
+    # million sets. The texts would be ten times as large.
+    places = np.fromiter(
+        (
+            _mix(f"group {group}" if group else str(digest), config.seed)
+            for digest, group in zip(digests, groups, strict=True)
+        ),
+        dtype=np.uint64,
+        count=len(given),
+    )
+    for rows, shares in ((np.flatnonzero(is_free), whole), (np.flatnonzero(is_carved), carved)):
         cut = _cut_classes if config.stratify else _cut_all
-        chosen = cut(keys, labels[rows], shares, config.seed)
-        for row, split in zip(rows, chosen, strict=True):
-            splits[row] = split
+        for row, code in zip(rows.tolist(), cut(places[rows], labels[rows], shares), strict=True):
+            splits[row] = CODES[code]
     return splits
 
 
@@ -107,40 +124,42 @@ def _carved(present: set[str | None], whole: Shares) -> Shares:
 
 
 def _cut_all(
-    keys: Sequence[str], _labels: npt.NDArray[np.integer], shares: Shares, seed: int
-) -> list[Split]:
-    return [choose_split(key, seed, validation=shares.validation, test=shares.test) for key in keys]
+    places: npt.NDArray[np.uint64], _labels: npt.NDArray[np.integer], shares: Shares
+) -> list[int]:
+    """Cut the line of all images where the shares end, as `choose_split` does."""
+    line = (places >> np.uint64(11)) / 2**53
+    codes = np.where(line < shares.test + shares.validation, 1, 0)
+    codes[line < shares.test] = 2
+    found: list[int] = codes.tolist()
+    return found
 
 
 def _cut_classes(
-    keys: Sequence[str], labels: npt.NDArray[np.integer], shares: Shares, seed: int
-) -> list[Split]:
-    """Give each class its shares, to the nearest image; what has one key stays together.
+    places: npt.NDArray[np.uint64], labels: npt.NDArray[np.integer], shares: Shares
+) -> list[int]:
+    """Give each class its shares, to the nearest image; what has one place stays together.
 
     A class of four images or more gives at least one to each split that has a share.
     """
-    if not keys:
-        return []
-    units, unit_of, sizes = np.unique(keys, return_inverse=True, return_counts=True)
-    places = np.array([position(str(key), seed) for key in units])
+    # Sorted: the units of a class are in the order of their places.
+    units, unit_of, sizes = np.unique(places, return_inverse=True, return_counts=True)
     unit_labels = _majority(unit_of, labels, len(units))
-    codes = np.zeros(len(units), dtype=np.int8)  # 0 train, 1 validation, 2 test
+    codes = np.zeros(len(units), dtype=np.int8)
     for label in np.unique(unit_labels):
         mine = np.flatnonzero(unit_labels == label)
-        mine = mine[np.argsort(places[mine], kind="stable")]
         total = int(sizes[mine].sum())
         wanted = [round(total * share) for share in (shares.test, shares.validation)]
         if len(mine) >= 4:
-            asked = (shares.test > 0, shares.validation > 0)
             wanted = [
-                max(count, int(is_asked)) for count, is_asked in zip(wanted, asked, strict=True)
+                max(count, int(share > 0))
+                for count, share in zip(wanted, (shares.test, shares.validation), strict=True)
             ]
         # A unit belongs where its middle lies, so that a large group does not overshoot by itself.
         middles = np.cumsum(sizes[mine]) - sizes[mine] / 2
         codes[mine[middles < wanted[0] + wanted[1]]] = 1
         codes[mine[middles < wanted[0]]] = 2
-    names: tuple[Split, ...] = ("train", "validation", "test")
-    return [names[code] for code in codes[unit_of].tolist()]
+    found: list[int] = codes[unit_of].tolist()
+    return found
 
 
 def _majority(

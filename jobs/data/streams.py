@@ -111,9 +111,9 @@ class IndexedImages:
         self.classes = index.classes
         self.spec = spec
         self.options = options or StreamOptions()
+        needed = index.table.select(COLUMNS)
         self._splits = {
-            split: index.table.filter(pc.equal(index.table["split"], split)).select(COLUMNS)
-            for split in SPLITS
+            split: needed.filter(pc.equal(index.table["split"], split)) for split in SPLITS
         }
         self._broken: dict[str, Broken] = {}
         self._row_refs: dict[str, ray.ObjectRef[pa.Table]] = {}
@@ -279,9 +279,7 @@ def assemble(
         for first in range(start - start % batch_size, seen, batch_size):
             lower, upper = max(first, start), min(first + batch_size, seen)
             kept = np.flatnonzero(is_usable[lower - start : upper - start]) + (lower - start)
-            is_whole = len(kept) == upper - lower  # then there is nothing to pick, and to copy
-            part = slice(lower - start, upper - start) if is_whole else kept
-            images.append(columns["image"][part])
+            images.append(columns["image"][kept])
             positions.append(kept + start)
             if upper == min(first + batch_size, num_rows):
                 rows = np.concatenate(positions)
@@ -313,7 +311,7 @@ def _read_chunk(
         if isinstance(data, Exception):
             return str(data) or type(data).__name__
         try:
-            images[slot] = prepare(data, spec, limits, boxes[slot])
+            prepare(data, spec, limits, boxes[slot], images[slot])
         except ImageError as error:
             return str(error) or type(error).__name__
         return ""

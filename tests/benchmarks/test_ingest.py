@@ -56,6 +56,7 @@ def test_only_the_window_counts_and_the_pass_is_closed_behind_it() -> None:
     found = consume(lambda: batches(100, 4, closed), Window(10, 20), marks.append)
     assert found.num_images == 20
     assert len(found.keys) == 3 + 5  # 12 images of warm-up, 20 that count
+    assert found.whole_per_second > 0
     assert marks == [True, False]
     assert closed == [True]
 

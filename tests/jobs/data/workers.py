@@ -8,9 +8,9 @@ from cluster.session import Session
 
 
 def kill_one_task(session: Session) -> bool:
-    """Kill a worker of this Ray that runs a task of Ray Data, if there is one now."""
+    """Kill a worker of this Ray that works on a chunk of images, if there is one now."""
     for worker in psutil.process_iter(["cmdline"]):
-        if any("MapBatches" in part for part in worker.info["cmdline"] or ()):
+        if any("ray::_call" in part for part in worker.info["cmdline"] or ()):
             try:
                 is_ours = any(
                     str(session.folder) in " ".join(up.cmdline()) for up in worker.parents()
