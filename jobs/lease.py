@@ -29,6 +29,11 @@ BEAT_SECONDS = 5.0
 DEAD_SECONDS = 30.0  # without a beat
 
 
+# Those that this process holds, by store and number: a full disk may keep what it has released from
+# being noted there.
+_held: set[tuple[str, int]] = set()
+
+
 class Lease:
     """Held from `acquire` to `release`; a thread keeps it alive."""
 
@@ -38,6 +43,7 @@ class Lease:
         self._holder = holder
         self._is_lost = False
         self._ended = threading.Event()
+        _held.add((store.uri, number))
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
@@ -53,6 +59,7 @@ class Lease:
         """Let others have it; `forget` where nothing is left in the folder that they could want."""
         self._ended.set()
         self._thread.join()
+        _held.discard((self._store.uri, self.number))
         if self._is_lost:
             return
         with suppress(StorageError):  # then it dies by itself, a little later
@@ -98,6 +105,8 @@ def _is_dead(store: Store, number: int) -> bool:
     if first is None or first.get("released"):
         return True
     here = _this_process()
+    if first == {**first, **here}:  # this very process
+        return (store.uri, number) not in _held
     if all(first.get(name) == here[name] for name in ("host", "processes")):
         return not _is_alive(int(first["pid"]), float(first["started"]))
     logger.warning(

@@ -26,7 +26,7 @@ MAY_IMPORT_RAY = {
     "jobs/data/audit/measure.py",
     "jobs/data/chunks.py",
     "jobs/data/index.py",
-    "jobs/data/packing.py",
+    "jobs/data/pack_shards.py",
     "jobs/data/streams.py",
     "jobs/data/webdataset.py",
     "jobs/local_serving.py",

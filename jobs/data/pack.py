@@ -19,7 +19,8 @@ from cluster.session import SessionOptions, open_session
 from jobs.config import load_section
 from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.data.config import DataConfig
-from jobs.data.packing import MIB, PackOptions, run_packing
+from jobs.data.pack_plan import MIB, PackOptions
+from jobs.data.packing import run_packing
 from jobs.submitted import refuse_lost_results
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from jobs import lease
 from jobs.lease import acquire
-from models.errors import ConfigError
-from models.storage import open_store
+from models.errors import ConfigError, StorageError
+from models.storage import Store, open_store
 from tests.conftest import S3Server
 from tests.jobs.score.running import wait_for
 
@@ -107,3 +107,23 @@ def test_who_slept_and_lost_the_lease_stops(place: str) -> None:
     wait_for(is_lost, 5)
     slept.release(forget=True)
     assert store.exists("lock-000002.json")
+
+
+def test_a_lease_whose_release_could_not_be_noted_is_free_for_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk the next try of the same process was refused by itself."""
+    store = open_store(tmp_path)
+    first = acquire(store, "DEST")
+    with pytest.raises(ConfigError, match="another run"):
+        acquire(store, "DEST")
+
+    def full(*_: object) -> None:
+        raise StorageError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", full)
+        first.release(forget=False)
+    second = acquire(store, "DEST")
+    assert second.number == 2
+    second.release(forget=True)

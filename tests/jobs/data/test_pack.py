@@ -27,7 +27,8 @@ from cluster.session import Session
 from jobs.data.config import DataConfig
 from jobs.data.index import Index, build_index
 from jobs.data.pack import main
-from jobs.data.packing import MIB, Packed, PackOptions, cut, run_packing
+from jobs.data.pack_plan import MIB, PackOptions, Plan, cut
+from jobs.data.packing import Packed, run_packing
 from jobs.data.shrink import shrink
 from jobs.data.streams import IndexedImages, StreamOptions
 from jobs.lease import acquire
@@ -334,17 +335,17 @@ def test_an_image_that_changes_meanwhile_is_left_out(
 ) -> None:
     source, dest = tmp_path / "source", tmp_path / "dest"
     write(source, class_files({"bad": 40, "ok": 40}))
-    from jobs.data import packing
+    from jobs.data import pack_plan, packing
 
-    planned = packing._plan
+    planned = pack_plan.make_plan
 
-    def plan_and_change(*arguments: Any) -> packing.Plan:
+    def plan_and_change(*arguments: Any) -> Plan:
         plan = planned(*arguments)
         (source / "ok" / "0003.jpg").write_bytes(jpeg(77))
         (source / "ok" / "0004.jpg").unlink()
         return plan
 
-    monkeypatch.setattr(packing, "_plan", plan_and_change)
+    monkeypatch.setattr(packing, "make_plan", plan_and_change)
     packed = pack(source, dest)
     assert packed.num_images == 78
     reasons = [json.loads(line)["reason"] for line in (dest / "quarantine.jsonl").open()]

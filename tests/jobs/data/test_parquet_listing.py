@@ -16,7 +16,8 @@ from rich.console import Console
 from cluster.session import Session
 from jobs.data.config import DataConfig
 from jobs.data.index import Index, build_index
-from jobs.data.packing import PackOptions, run_packing
+from jobs.data.pack_plan import PackOptions
+from jobs.data.packing import run_packing
 from jobs.data.streams import IndexedImages
 from models.errors import DataError
 from models.preprocess import PreprocessSpec, prepare
