@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -159,26 +158,29 @@ def pack_command(folder: Path, dest: Path) -> list[str]:
     ]
 
 
-def killed_packs(
-    folder: Path, dest: Path, delays: Iterator[float], environment: dict[str, str]
+def killed_pack(
+    folder: Path, dest: Path, environment: dict[str, str], chance: random.Random
 ) -> int:
-    """Pack in a process that is killed after each delay, until it gets done; return the kills."""
+    """Pack in processes that are killed soon after some more shards are there, until one gets done;
+    return the kills.
+    """
     command = pack_command(folder, dest)
     kills = 0
-    for delay in delays:
+    while True:
+        before, more = len(list(dest.glob("*.parquet"))), chance.randint(0, 3)
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
         )
-        try:
-            _, errors = process.communicate(timeout=delay)
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            continue
-        assert process.returncode == 0, errors.decode()
-        return kills
-    raise AssertionError("it never got done")
+        while process.poll() is None and len(list(dest.glob("*.parquet"))) < before + more:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0.0, 0.1) if more else chance.uniform(1.0, 5.0))
+        if kills == 4 or process.poll() is not None:
+            _, errors = process.communicate()
+            assert process.returncode == 0, errors.decode()
+            return kills
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        kills += 1
 
 
 @pytest.fixture(scope="module")
@@ -211,10 +213,10 @@ def test_a_killed_packing_ends_with_the_same_bytes(
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     seed = time.time_ns()
     chance = random.Random(seed)
-    delays = (chance.uniform(2.0, 7.0) if number < 4 else 120.0 for number in range(5))
-    kills = killed_packs(photos, tmp_path, delays, environment)
+    kills = killed_pack(photos, tmp_path, environment, chance)
     with capsys.disabled():
         print(f"\n{kills} kills of jobs.data.pack (seed {seed}), then the same bytes")
+    assert kills
     assert digests(tmp_path) == photos_packed
 
 
