@@ -19,8 +19,8 @@ from typing import Any
 
 import psutil
 
-from models.errors import AlreadyExistsError, ConfigError, StorageError
-from models.storage import Store
+from models.errors import AlreadyExistsError, ConfigError, NotFoundError, StorageError
+from models.storage import Store, is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,6 @@ class Lease:
         self._holder = holder
         self._is_lost = False
         self._ended = threading.Event()
-        _held.add((store.uri, number))
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
@@ -59,7 +58,7 @@ class Lease:
         """Let others have it; `forget` where nothing is left in the folder that they could want."""
         self._ended.set()
         self._thread.join()
-        _held.discard((self._store.uri, self.number))
+        _held.discard(_identity(self._store, self.number))
         if self._is_lost:
             return
         with suppress(StorageError):  # then it dies by itself, a little later
@@ -89,14 +88,26 @@ def acquire(store: Store, option: str) -> Lease:
     newest = max(numbers, default=0)
     if newest and not _is_dead(store, newest):
         raise _refusal(store, newest, option)
-    holder = _this_process()
+    holder, identity = _this_process(), _identity(store, newest + 1)
+    is_new = identity not in _held
+    _held.add(identity)  # before others can see it and ask
     try:
         store.create(_key(newest + 1), _body(holder, 0))
-    except AlreadyExistsError as error:
-        raise _refusal(store, newest + 1, option) from error
-    for number in numbers:
-        store.delete(_key(number))
+        for number in numbers:
+            store.delete(_key(number))
+    except StorageError as error:
+        if is_new:
+            _held.discard(identity)
+        if isinstance(error, AlreadyExistsError):
+            raise _refusal(store, newest + 1, option) from error
+        raise
     return Lease(store, newest + 1, holder)
+
+
+def _identity(store: Store, number: int) -> tuple[str, int]:
+    """Return what stands for a lease in this process, however its store is spelled."""
+    uri = store.uri
+    return (uri.replace("s3a://", "s3://") if is_remote(uri) else os.path.realpath(uri)), number
 
 
 def _is_dead(store: Store, number: int) -> bool:
@@ -106,7 +117,7 @@ def _is_dead(store: Store, number: int) -> bool:
         return True
     here = _this_process()
     if first == {**first, **here}:  # this very process
-        return (store.uri, number) not in _held
+        return _identity(store, number) not in _held
     if all(first.get(name) == here[name] for name in ("host", "processes")):
         return not _is_alive(int(first["pid"]), float(first["started"]))
     logger.warning(
@@ -169,8 +180,11 @@ def _body(holder: dict[str, Any], beat: int) -> bytes:
 
 
 def _read(store: Store, number: int) -> dict[str, Any] | None:
+    """Return what a lease says, or None where it is gone, or was never written whole. A store that
+    does not answer raises: that is no sign of a dead holder.
+    """
     try:
         value = json.loads(store.read(_key(number)))
-    except (StorageError, ValueError):
+    except (NotFoundError, ValueError):
         return None
     return value if isinstance(value, dict) else None

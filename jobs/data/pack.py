@@ -23,6 +23,8 @@ from jobs.data.pack_plan import MIB, PackOptions
 from jobs.data.packing import run_packing
 from jobs.submitted import refuse_lost_results
 
+MAX_SHARD_MIB = 1024
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Pack one set from the command line; returns the exit status."""
@@ -46,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds = time.monotonic() - started
     files = packed.about["shards"]
     num_bytes = sum(file["bytes"] for file in files)
+    if packed.is_finished_before:
+        console.print(
+            f"{packed.uri} holds this set already, packed with the same settings; if the images "
+            "have changed since, --overwrite packs them again",
+            highlight=False,
+        )
     console.print(
         f"packed {packed.num_images:,} images into {len(files):,} shards of "
         f"{num_bytes / MIB:,.0f} MiB, {packed.uri}",
@@ -58,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "num_bytes": num_bytes,
         "num_quarantined": packed.about["num_quarantined"],
         "num_shards_before": packed.num_before,
+        "is_finished_before": packed.is_finished_before,
         "sha256": packed.digest,
         "seconds": round(seconds, 1),
     }
@@ -79,7 +88,10 @@ def parser() -> argparse.ArgumentParser:
         help="shrink images whose longer side is longer; by default they stay as they are",
     )
     parser.add_argument(
-        "--shard-mib", type=_positive, metavar="MIB", help="size of a shard (default: 8 to 128)"
+        "--shard-mib",
+        type=_shard_mib,
+        metavar="MIB",
+        help="size of a shard, 1 to 1024: each task has one in memory (default: 8 to 128)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the order (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace the set in DEST")
@@ -90,6 +102,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
+    return value
+
+
+def _shard_mib(text: str) -> int:
+    value = _positive(text)
+    if value > MAX_SHARD_MIB:
+        raise argparse.ArgumentTypeError(f"expected at most {MAX_SHARD_MIB}, got {text}")
     return value
 
 

@@ -15,11 +15,12 @@ from cluster.environment import data_cpus
 from jobs.data import shards
 from jobs.data.config import DataConfig
 from jobs.data.index import Index
+from jobs.data.leave_out import root_of
 from jobs.data.order import shuffled_runs
 from jobs.data.quarantine import Broken
 from jobs.data.tables import read_index
 from models.preprocess import PreprocessSpec
-from models.storage import Store, normalise_uri, split_uri
+from models.storage import Store, normalise_uri
 
 PLAN = "plan.json"
 WORK_INDEX = "index.arrow"
@@ -55,51 +56,63 @@ class Plan:
     broken: tuple[Broken, ...]
     fingerprint: str
     source: str
+    overwrites: bool = False  # made to replace a set, which is gone by now
 
     @property
     def num_shards(self) -> int:
         """Return the number of shards."""
         return len(self.bounds) - 1
 
+    def fits(self, fingerprint: str, options: PackOptions) -> bool:
+        """Say whether a run with these settings goes on with it: one that overwrites begins anew,
+        unless the plan is that of its own beginning.
+        """
+        return self.fingerprint == fingerprint and (self.overwrites or not options.overwrite)
 
-def make_plan(
-    config: DataConfig, options: PackOptions, store: Store, fingerprint: str, console: Console
-) -> Plan:
-    """Return the plan of an earlier run, or examine the source and make one."""
-    work = store.child(shards.WORK)
-    if work.exists(PLAN):
-        noted = json.loads(work.read(PLAN))
-        console.print(f"going on with the packing of {noted['source']}", highlight=False)
-        return Plan(
-            rows=shards.load_index(work.read(WORK_INDEX), work.uri, noted["rows"]),
-            bounds=tuple(noted["bounds"]),
-            classes=tuple(noted["classes"]),
-            broken=tuple(Broken(*one) for one in noted["broken"]),
-            fingerprint=fingerprint,
-            source=noted["source"],
-        )
+
+def load_plan(work: Store) -> Plan:
+    """Return the plan of an earlier run."""
+    noted = json.loads(work.read(PLAN))
+    return Plan(
+        rows=shards.load_index(work.read(WORK_INDEX), f"{work.uri}/{WORK_INDEX}", noted["rows"]),
+        bounds=tuple(noted["bounds"]),
+        classes=tuple(noted["classes"]),
+        broken=tuple(Broken(*one) for one in noted["broken"]),
+        fingerprint=noted["fingerprint"],
+        source=noted["source"],
+        overwrites=noted["overwrites"],
+    )
+
+
+def make_plan(config: DataConfig, options: PackOptions, fingerprint: str, console: Console) -> Plan:
+    """Examine the source and say what goes where. Writes nothing."""
     index = read_index(config, PreprocessSpec(), console, cpu_limit=data_cpus())
     rows = _mixed(index, config, options.seed)
-    plan = Plan(
+    return Plan(
         rows=rows,
         bounds=cut(rows["size"].to_numpy(), options.shard_bytes),
         classes=index.classes,
         broken=index.quarantine,
         fingerprint=fingerprint,
         source=normalise_uri(config.uri),
+        overwrites=options.overwrite,
     )
-    data = shards.dump_index(rows)
+
+
+def note_plan(work: Store, plan: Plan) -> None:
+    """Keep a plan for a run that goes on with it."""
+    data = shards.dump_index(plan.rows)
     work.write(WORK_INDEX, data)
     noted = {
-        "fingerprint": fingerprint,
+        "fingerprint": plan.fingerprint,
         "source": plan.source,
+        "overwrites": plan.overwrites,
         "rows": hashlib.sha256(data).hexdigest(),
         "bounds": plan.bounds,
         "classes": plan.classes,
         "broken": [(one.path, one.reason) for one in plan.broken],
     }
     work.write(PLAN, json.dumps(noted).encode())
-    return plan
 
 
 def _mixed(index: Index, config: DataConfig, seed: int) -> pa.Table:
@@ -115,8 +128,7 @@ def _mixed(index: Index, config: DataConfig, seed: int) -> pa.Table:
     table = index.table.take(pa.array(order))
     names = pa.array(index.classes, pa.string()).take(table["label"].combine_chunks())
     table = table.set_column(table.column_names.index("label"), "label", names)
-    root = normalise_uri(config.uri)
-    root = split_uri(root)[0] if config.source == "manifest" else root
+    root = root_of(config.uri)
     shown = [path.removeprefix(f"{root}/") for path in table["path"].to_pylist()]
     return table.append_column("shown", pa.array(shown, pa.string())).combine_chunks()
 

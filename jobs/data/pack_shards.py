@@ -30,6 +30,7 @@ from jobs.data.config import DataConfig
 from jobs.data.pack_plan import MIB, PackOptions, Plan
 from jobs.data.quarantine import Broken
 from jobs.data.shrink import shrink
+from jobs.lease import Lease
 from models.decoders import ImageLimits, read_size
 from models.errors import DataError, ImageError, NotFoundError, StorageError
 from models.storage import Store, is_remote
@@ -44,6 +45,7 @@ class Record:
     num_bytes: int
     sha256: str
     broken: tuple[Broken, ...]
+    fingerprint: str  # of the plan that it belongs to
 
     def dump(self) -> bytes:
         """Return the record as JSON."""
@@ -51,12 +53,18 @@ class Record:
 
 
 def read_record(store: Store, number: int) -> Record:
+    """Return what is noted of a shard."""
     noted = json.loads(store.child(shards.WORK).read(f"{shards.shard_name(number)}.json"))
     return Record(**{**noted, "broken": tuple(Broken(**one) for one in noted["broken"])})
 
 
 def write_shards(
-    config: DataConfig, options: PackOptions, store: Store, plan: Plan, console: Console
+    config: DataConfig,
+    options: PackOptions,
+    store: Store,
+    plan: Plan,
+    lease: Lease,
+    console: Console,
 ) -> int:
     """Write the shards that are not there yet; return how many were."""
     done = {entry.key for entry in store.child(shards.WORK).list_children()[1]}
@@ -75,11 +83,13 @@ def write_shards(
         max_side=options.max_side,
         limits=config.limits,
         threads=config.read_threads,
+        fingerprint=plan.fingerprint,
     )
     pace = Pace(chunk_bytes=MIB, cpu_limit=data_cpus())
     with bar(console, "packing", plan.rows.num_rows) as advance:
         advance(plan.rows.num_rows - int(sizes[missing].sum()))
         for columns in run_chunks(task, len(missing), pace):
+            lease.check()
             for number in columns["number"].tolist():
                 advance(int(sizes[number]))
     return plan.num_shards - len(missing)
@@ -94,6 +104,7 @@ def _write_shard(
     max_side: int | None,
     limits: ImageLimits,
     threads: int | None,
+    fingerprint: str,
 ) -> Columns:
     """Run in a Ray task: read the images of one shard, write it, and note that it is there."""
     number = numbers[chunk]
@@ -124,7 +135,7 @@ def _write_shard(
     broken = tuple(
         Broken(path, one) for path, one in zip(paths, taken, strict=True) if isinstance(one, str)
     )
-    record = Record(name, len(kept), size, digest, broken)
+    record = Record(name, len(kept), size, digest, broken, fingerprint)
     work = Store(uri, is_patient=True).child(shards.WORK)
     work.write(f"{name}.json", record.dump())
     return {"number": np.array([number])}
@@ -139,7 +150,7 @@ def _schema(whole: pa.Table) -> pa.Schema:
 def _columns(rows: pa.Table, images: Sequence[bytes], schema: pa.Schema) -> pa.Table:
     """Return the columns of a shard beside its images; sizes and digests are of the bytes given."""
     sizes = [read_size(image) for image in images]
-    old_widths = rows["width"].to_pylist()
+    old_sizes = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True)
     computed = {
         "size": [len(image) for image in images],
         "path": rows["shown"].to_pylist(),
@@ -147,8 +158,8 @@ def _columns(rows: pa.Table, images: Sequence[bytes], schema: pa.Schema) -> pa.T
         "width": [width for _, width in sizes],
         "height": [height for height, _ in sizes],
         "box": [
-            box and _scaled(box, width / old)
-            for box, (_, width), old in zip(rows["box"].to_pylist(), sizes, old_widths, strict=True)
+            box and _scaled(box, old, new)
+            for box, old, new in zip(rows["box"].to_pylist(), old_sizes, sizes, strict=True)
         ],
     }
     return pa.table(
@@ -160,8 +171,12 @@ def _columns(rows: pa.Table, images: Sequence[bytes], schema: pa.Schema) -> pa.T
     )
 
 
-def _scaled(box: Sequence[int], factor: float) -> list[int]:
-    left, top, right, bottom = (int(side * factor) for side in box)
+def _scaled(box: Sequence[int], old: tuple[int, int], new: tuple[int, int]) -> list[int]:
+    """Return the box in an image that went from one size (height, width) to another."""
+    (old_height, old_width), (height, width) = old, new
+    left, right = (side * width // old_width for side in box[0::2])
+    top, bottom = (side * height // old_height for side in box[1::2])
+    left, top = min(left, width - 1), min(top, height - 1)
     return [left, top, max(left + 1, right), max(top + 1, bottom)]
 
 
@@ -196,19 +211,29 @@ def _store_shard(
     return size, digest
 
 
-def verify_shards(store: Store, records: Sequence[Record], console: Console) -> pa.Table:
+def verify_shards(
+    store: Store, plan: Plan, records: Sequence[Record], lease: Lease, console: Console
+) -> pa.Table:
     """Read every shard back and compare every image; return the index of the set.
 
     Raises `StorageError` naming a shard that is not what was written; running again writes it anew.
     """
+    for record in records:
+        if record.fingerprint != plan.fingerprint:
+            _forget(store, record)
+            raise StorageError(
+                f"{store.uri}/{record.name} was written by another run, with other settings; run "
+                "the same command again to write it anew"
+            )
     written = [record for record in records if record.rows]
     if not written:
         raise DataError(f"not one image could be packed into {store.uri}")
-    task = partial(_verify_shard, records=written, uri=store.uri)
+    task = partial(_verify_shard, records=ray.put(written), uri=store.uri)
     pace = Pace(chunk_bytes=4 * MIB, ahead=16, cpu_limit=data_cpus())
     tables: list[pa.Table] = []
     with bar(console, "verifying", sum(record.rows for record in written)) as advance:
         for columns in run_chunks(task, len(written), pace):
+            lease.check()
             for data in columns["index"]:
                 table = pa.ipc.open_stream(data).read_all()
                 record = written[len(tables)]
@@ -220,13 +245,18 @@ def verify_shards(store: Store, records: Sequence[Record], console: Console) -> 
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
-def _verify_shard(chunk: int, records: Sequence[Record], uri: str) -> Columns:
+def _forget(store: Store, record: Record) -> None:
+    """Let the next run write a shard anew."""
+    store.child(shards.WORK).delete(f"{record.name}.json")
+
+
+def _verify_shard(chunk: int, records: ray.ObjectRef[list[Record]], uri: str) -> Columns:
     """Run in a Ray task: read one shard back."""
-    record, store = records[chunk], Store(uri, is_patient=True)
+    record, store = ray.get(records)[chunk], Store(uri, is_patient=True)
     try:
         table = _check_shard(store, record)
     except (NotFoundError, DataError) as error:
-        store.child(shards.WORK).delete(f"{record.name}.json")
+        _forget(store, record)
         raise StorageError(
             f"{uri}/{record.name} is not what was written ({error}); run the same command again to "
             "write it anew, and look after the disk or store if this happens again"

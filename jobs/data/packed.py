@@ -26,7 +26,7 @@ def list_packed(config: DataConfig) -> Listing:
     except NotFoundError as error:
         return _list_others(config, store, error)
     _check_shards(store, about["shards"])
-    index = load_index(store.read(INDEX), store.uri, about["index"]["sha256"])
+    index = load_index(store.read(INDEX), f"{store.uri}/{INDEX}", about["index"]["sha256"])
     table = pa.table(
         [_column(field, index, store.uri) for field in SCHEMA], schema=SCHEMA
     ).combine_chunks()

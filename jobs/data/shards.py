@@ -154,7 +154,7 @@ def dump_index(table: pa.Table) -> bytes:
 def load_index(data: bytes, uri: str, digest: str) -> pa.Table:
     """Read the index of a set. Raises `DataError` where it is not the one that was written."""
     if hashlib.sha256(data).hexdigest() != digest:
-        raise DataError(f"{uri}/{INDEX} is damaged: its digest is not the one in {COMMIT}")
+        raise DataError(f"{uri} is damaged: its digest is not the one that was noted of it")
     return pa.ipc.open_file(pa.BufferReader(data)).read_all()
 
 

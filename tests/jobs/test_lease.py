@@ -127,3 +127,32 @@ def test_a_lease_whose_release_could_not_be_noted_is_free_for_this_process(
     second = acquire(store, "DEST")
     assert second.number == 2
     second.release(forget=True)
+
+
+def test_a_store_that_does_not_answer_is_no_sign_of_a_dead_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path)
+    first = acquire(store, "DEST")
+
+    def busy(*_: object) -> bytes:
+        raise StorageError("503 slow down")
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "read", busy)
+            with pytest.raises(StorageError, match="slow down"):
+                acquire(store, "DEST")
+    finally:
+        first.release(forget=True)
+
+
+def test_another_spelling_of_the_folder_is_the_same_lease(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    first = acquire(open_store(tmp_path / "real"), "DEST")
+    try:
+        with pytest.raises(ConfigError, match="another run"):
+            acquire(open_store(tmp_path / "link"), "DEST")
+    finally:
+        first.release(forget=True)

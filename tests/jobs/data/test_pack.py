@@ -19,10 +19,13 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import ray
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
 from cluster.session import Session
+from jobs.data import pack_plan, pack_shards, packing
 from jobs.data.config import DataConfig
 from jobs.data.index import Index, build_index
 from jobs.data.pack import main
@@ -287,6 +290,116 @@ def test_overwriting_replaces_a_set(ray_session: Session, folder: Path, tmp_path
 
 
 @pytest.mark.ray
+def test_overwriting_removes_nothing_before_the_source_was_read(
+    ray_session: Session, folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    for path in packed.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(DataError, match=r"data.drop names the label 'okk'"):
+        pack(folder, tmp_path, overwrite=True, drop=["okk"])
+    assert digests(tmp_path) == digests(packed)
+
+
+@pytest.mark.ray
+def test_overwriting_touches_no_parquet_of_others(
+    ray_session: Session, folder: Path, tmp_path: Path
+) -> None:
+    for name in ("part-00000-4f2a.snappy.parquet", "part-00001.parquet", "index.arrow"):
+        (tmp_path / name).write_text("precious")
+    before = digests(tmp_path)
+    with pytest.raises(ConfigError, match="is not empty"):
+        pack(folder, tmp_path, overwrite=True)
+    assert digests(tmp_path) == before
+    (tmp_path / "below" / "cells").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="it holds 'cells'"):
+        pack(folder, tmp_path / "below")
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(ConfigError, match="lies in the source"):
+        pack(folder, tmp_path / "link" / "x")
+
+
+@pytest.mark.ray
+def test_images_that_could_not_be_read_are_tried_again_when_they_are_repaired(
+    ray_session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, dest = tmp_path / "source", tmp_path / "dest"
+    files = class_files({"bad": 40, "ok": 40})
+    write(source, files)
+    planned = pack_plan.make_plan
+
+    def plan_and_break(*arguments: Any) -> Plan:
+        plan = planned(*arguments)
+        for number in range(20):
+            (source / "ok" / f"{number:04}.jpg").unlink()
+        return plan
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "make_plan", plan_and_break)
+        with pytest.raises(DataError, match="repair or remove them, or raise the limit"):
+            pack(source, dest)
+    with pytest.raises(DataError, match=r"25.0%"):
+        pack(source, dest)
+    assert pack(source, dest, max_broken_share=0.5).num_images == 60
+    write(source, files)
+    assert pack(source, tmp_path / "whole").num_images == 80
+
+
+@pytest.mark.ray
+def test_a_shard_of_another_run_does_not_pass(
+    ray_session: Session, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = pack_shards.write_shards
+
+    def write_and_mix(*arguments: Any) -> int:
+        count = written(*arguments)
+        path = tmp_path / ".pack" / "part-00001.parquet.json"
+        path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "x'))
+        return count
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "write_shards", write_and_mix)
+        with pytest.raises(StorageError, match=r"part-00001.parquet was written by another run"):
+            pack(folder, tmp_path)
+    assert pack(folder, tmp_path).num_images == 200
+
+
+@pytest.mark.ray
+def test_notes_of_a_run_that_was_killed_at_its_very_end_go(
+    ray_session: Session,
+    folder: Path,
+    packed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    committed = packing._commit
+
+    def commit_and_die(*arguments: Any) -> Any:
+        patch.setattr(packing, "_clear_work", interrupt)
+        return committed(*arguments)
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "_commit", commit_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            pack(folder, tmp_path)
+    assert pack(folder, tmp_path).is_finished_before
+    assert digests(tmp_path) == digests(packed)
+
+
+@pytest.mark.ray
+def test_a_manifest_that_changed_is_another_set(ray_session: Session, tmp_path: Path) -> None:
+    write(tmp_path, class_files({"bad": 20, "ok": 20}))
+    lines = ["path,label", *(f"{name},{name[:2]}" for name in class_files({"bad": 20, "ok": 20}))]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    pack(tmp_path / "list.csv", tmp_path / "out", source="manifest")
+    (tmp_path / "list.csv").write_text("\n".join(lines[:-1]))
+    with pytest.raises(ConfigError, match="with other settings"):
+        pack(tmp_path / "list.csv", tmp_path / "out", source="manifest")
+
+
+@pytest.mark.ray
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -337,8 +450,6 @@ def test_an_image_that_changes_meanwhile_is_left_out(
 ) -> None:
     source, dest = tmp_path / "source", tmp_path / "dest"
     write(source, class_files({"bad": 40, "ok": 40}))
-    from jobs.data import pack_plan, packing
-
     planned = pack_plan.make_plan
 
     def plan_and_change(*arguments: Any) -> Plan:
@@ -437,6 +548,26 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(
         assert digests(dest) == digests(packed)
     finally:
         subprocess.run(["umount", str(dest)], check=True)
+
+
+@given(st.tuples(st.integers(1, 3_000), st.integers(1, 3_000)), st.integers(16, 1_000), st.data())
+def test_a_box_lies_in_its_image_however_that_was_shrunk(
+    old: tuple[int, int], max_side: int, data: st.DataObject
+) -> None:
+    height, width = old
+    scale = min(1.0, max_side / max(old))
+    new = max(1, round(height * scale)), max(1, round(width * scale))
+    left, right = sorted(
+        data.draw(st.lists(st.integers(0, width), min_size=2, max_size=2, unique=True))
+    )
+    top, bottom = sorted(
+        data.draw(st.lists(st.integers(0, height), min_size=2, max_size=2, unique=True))
+    )
+    box = pack_shards._scaled([left, top, right, bottom], old, new)
+    assert 0 <= box[0] < box[2] <= new[1]
+    assert 0 <= box[1] < box[3] <= new[0]
+    if (left, top, right, bottom) == (0, 0, width, height):
+        assert box == [0, 0, new[1], new[0]]
 
 
 def test_a_cut_gives_shards_of_about_the_size() -> None:
