@@ -121,7 +121,7 @@ def usable_cores() -> int:
 
 def logical_cpus(configured: int | None = None) -> int:
     """Return how many CPUs to tell Ray of: the cores, but at least 4, so that a training worker and
-    Ray Data's tasks always fit beside each other on a small machine."""
+    the tasks that read for it always fit beside each other on a small machine."""
     return configured or max(MIN_LOGICAL_CPUS, usable_cores())
 
 

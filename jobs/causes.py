@@ -8,7 +8,7 @@ from models.errors import SightlineError
 def find_cause(error: BaseException) -> SightlineError | None:
     """Return our own error inside what Ray raised, if there is one.
 
-    Ray Data and Ray's tasks keep it in `cause`, Ray Train one per worker in `worker_failures`.
+    Ray's tasks keep it in `cause`, Ray Train one per worker in `worker_failures`.
     """
     seen: set[int] = set()
     pending: list[object] = [error]

@@ -4,7 +4,7 @@ A chunk is a few dozen images; the function gets its number and returns named ar
 images are, the callers know: `index` and `streams`.
 
 A fact one would wonder at: this is no Ray Data. A chunk cost it 21 ms of CPU time beside the
-function's own (11 in this process, 7 in the worker's, 3 in Ray's), of a task as here it is 2: with
+function's own (11 in this process, 7 in the worker's, 3 in Ray's), of a task as here it is 6: with
 photos of 400 x 533 that is a tenth of everything. What Ray Data would do beyond it, blocks and
 their formats, nothing here needs.
 """
@@ -25,6 +25,7 @@ from jobs.causes import find_cause
 Columns = Mapping[str, npt.NDArray[Any]]
 ChunkFunction = Callable[[int], Columns]
 
+STORE_SHARE = 0.3
 SECONDS_TO_STOP = 0.2  # within which a closed run notices
 
 
@@ -33,7 +34,8 @@ class Pace:
     """How far a run may reach ahead.
 
     `cpu_limit` is how many chunks are worked on at once (None: as many as the cluster has CPUs);
-    `ahead` how many finished chunks wait for the consumer; `chunk_bytes` about how large one is.
+    `ahead` how many finished chunks wait for the consumer; `chunk_bytes` about how large one is:
+    both together take at most `STORE_SHARE` of a node's object store.
     """
 
     chunk_bytes: int
@@ -48,7 +50,10 @@ def run_chunks(function: ChunkFunction, num_chunks: int, pace: Pace) -> Iterator
     """
     if num_chunks == 0:
         return
-    run = _Run(function, num_chunks, count_cpus(pace.cpu_limit), pace.ahead)
+    parallel = count_cpus(pace.cpu_limit)
+    # Beside what waits, every running task holds one chunk.
+    room = min(parallel + pace.ahead, max(2, _store_bytes() // pace.chunk_bytes))
+    run = _Run(function, num_chunks, min(parallel, room), room)
     run.start()
     try:
         for _ in range(num_chunks):
@@ -68,17 +73,22 @@ def count_cpus(cpu_limit: float | None) -> int:
     return max(1, int(cpus))
 
 
+def _store_bytes() -> int:
+    """Return what chunks may take of the object store of one node, where they are fetched to."""
+    nodes = max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
+    return int(STORE_SHARE * ray.cluster_resources().get("object_store_memory", 0) / nodes)
+
+
 class _Run:
     """Starts a task as soon as another one is done and there is room, whatever the consumer does
     meanwhile.
     """
 
-    def __init__(self, function: ChunkFunction, num_chunks: int, parallel: int, ahead: int) -> None:
+    def __init__(self, function: ChunkFunction, num_chunks: int, parallel: int, room: int) -> None:
         self._function = function
         self._num_chunks = num_chunks
         self._parallel = parallel
-        # Beside what waits, every running task holds one chunk.
-        self._room = threading.Semaphore(parallel + ahead)
+        self._room = threading.Semaphore(room)
         self._results: queue.SimpleQueue[ray.ObjectRef[Columns] | Exception] = queue.SimpleQueue()
         self._is_stopped = threading.Event()
         self._starter = threading.Thread(target=self._start_all, name="chunks", daemon=True)
@@ -117,7 +127,8 @@ class _Run:
         for chunk in range(self._num_chunks):
             has_room = False
             while not has_room or len(running) >= self._parallel:
-                if self._is_stopped.is_set():
+                # A call to a Ray that was shut down meanwhile would start another one.
+                if self._is_stopped.is_set() or not ray.is_initialized():
                     return
                 if not has_room:
                     has_room = self._room.acquire(timeout=SECONDS_TO_STOP)

@@ -118,7 +118,7 @@ def _build(
     listing = list_source(config, container_progress, cpu_limit=cpu_limit)
     refuse_empty(config.uri, listing.empty)
     table = drop_labels(listing.table, config).sort_by("path")
-    labels, classes = number_labels(table, config)
+    labels, classes = number_labels(table, config, listing.classes)
     if table["reason"].null_count:
         table = _examine(table, config, spec, progress, cpu_limit)
     dropped = tuple(_warn_of_dropped(listing, table, config))
@@ -133,7 +133,7 @@ def _build(
     check_share(quarantine, total, config.max_broken_share, config.uri)
     if len(broken) == len(table):
         raise DataError(f"{config.uri} has no usable image among {len(table):,}")
-    usable = _assemble(table, labels, is_usable, config)
+    usable = _assemble(table, labels, is_usable, config, carves=listing.classes is None)
     counts = _count(usable, len(classes))
     _refuse_untrainable(config.uri, counts, classes)
     crossed = _find_crossing(usable)
@@ -230,6 +230,8 @@ def _assemble(
     labels: npt.NDArray[np.int32],
     is_usable: pa.ChunkedArray,
     config: DataConfig,
+    *,
+    carves: bool,
 ) -> pa.Table:
     kept = table.filter(is_usable)
     numbers = labels[is_usable.to_numpy()]
@@ -241,6 +243,7 @@ def _assemble(
         [names[code] for code in given.indices.fill_null(len(names) - 1).to_pylist()],
         _values(kept["group"]),
         config.split,
+        carves=carves,
     )
     computed = {"label": pa.array(numbers), "split": pa.array(splits, pa.string())}
     columns = [computed[name] if name in computed else kept[name] for name in SCHEMA.names]

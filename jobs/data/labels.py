@@ -39,15 +39,23 @@ def refuse_empty(uri: str, empty: Sequence[str]) -> None:
         )
 
 
-def number_labels(table: pa.Table, config: DataConfig) -> tuple[Labels, tuple[str, ...]]:
-    """Return the class number of every row of a listing, and the classes in their order."""
+def number_labels(
+    table: pa.Table, config: DataConfig, known: Sequence[str] | None = None
+) -> tuple[Labels, tuple[str, ...]]:
+    """Return the class number of every row of a listing, and the classes in their order: that of
+    the config, else of the `known` ones, else of their names.
+    """
     encoded = table["label"].combine_chunks().dictionary_encode()
     found: list[str] = encoded.dictionary.to_pylist()
     _check_rules(config, [*found, *config.drop])
     new_names = config.new_names
     named = [new_names.get(name, name) for name in found]
     _refuse_lookalikes(config.uri, named)
-    classes = tuple(config.classes) if config.classes is not None else tuple(sorted(set(named)))
+    if config.classes is not None:
+        classes = tuple(config.classes)
+    else:
+        renamed = dict.fromkeys(new_names.get(name, name) for name in known or ())
+        classes = tuple(dict.fromkeys(name for name in (*renamed, *sorted(named)) if name in named))
     _refuse_unknown(config, named, classes)
     if len(set(named)) < 2:
         only = f"one class only, {named[0]!r}" if named else "no class left after data.drop"

@@ -81,7 +81,8 @@ def apply_leave_out(table: pa.Table, config: DataConfig, marked: LeaveOut) -> Ke
     changed = 0
     rows = zip(table["path"].to_pylist(), table["sha256"].to_pylist(), strict=True)
     for row, (path, digest) in enumerate(rows):
-        name = _below(path, own_root)
+        # As it stands, or below the set: a table of one's own may have either.
+        name = path if path in by_name else _below(path, own_root)
         wanted = by_name.get(name)
         if wanted is None:
             stays[row] = digest not in marked.contents or not digest
@@ -98,7 +99,9 @@ def root_of(uri: str) -> str:
     """Return what the paths of a set begin with: its folder, or that of the file that lists it."""
     parent, name = split_uri(uri)
     is_file = name.lower().endswith((".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".tar"))
-    return parent if is_file else f"{parent}/{name}"
+    if is_file:
+        return parent
+    return f"/{name}" if parent == "/" else f"{parent}/{name}"
 
 
 def _tell(

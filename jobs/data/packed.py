@@ -30,7 +30,7 @@ def list_packed(config: DataConfig) -> Listing:
     table = pa.table(
         [_column(field, index, store.uri) for field in SCHEMA], schema=SCHEMA
     ).combine_chunks()
-    return Listing(table)
+    return Listing(table, classes=tuple(about["classes"]))
 
 
 def _column(field: pa.Field, index: pa.Table, uri: str) -> pa.ChunkedArray | pa.Array:

@@ -49,6 +49,8 @@ class Listing:
     broken: tuple[Broken, ...] = ()  # containers that could not be read to their end
     warnings: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()  # class folders without an image
+    # Of a set that was made ready before: the order of its classes. Its splits are then whole, too.
+    classes: tuple[str, ...] | None = None
 
 
 class Row(NamedTuple):

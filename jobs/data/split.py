@@ -84,15 +84,18 @@ def assign_splits(
     given: Sequence[str | None],
     groups: Iterable[str | None],
     config: SplitConfig,
+    *,
+    carves: bool = True,
 ) -> list[Split]:
     """Return the split per image: the source's own where it has one, else by content or group.
 
     A split that the source lacks altogether is carved out of its train images. So a source with
-    train and test keeps its test set as it is, and its train images yield validation.
+    train and test keeps its test set as it is, and its train images yield validation; one that was
+    split already (not `carves`) stays as it is.
     """
     splits: list[Split] = ["train" if own is None else SPLIT_ALIASES[own] for own in given]
     whole = Shares(config.validation, config.test)
-    carved = _carved(set(given), whole)
+    carved = _carved(set(given), whole) if carves else Shares(0.0, 0.0)
     is_free = np.array([own is None for own in given], dtype=bool)
     is_carved = np.array([own == "train" for own in given], dtype=bool)
     if not (carved.validation or carved.test) and not is_free.any():
@@ -139,7 +142,8 @@ def _cut_classes(
 ) -> list[int]:
     """Give each class its shares, to the nearest image; what has one place stays together.
 
-    A class of four images or more gives at least one to each split that has a share.
+    A class of four places or more (images, or groups) gives at least one to each split that has a
+    share.
     """
     # Sorted: the units of a class are in the order of their places.
     units, unit_of, sizes = np.unique(places, return_inverse=True, return_counts=True)
@@ -147,17 +151,16 @@ def _cut_classes(
     codes = np.zeros(len(units), dtype=np.int8)
     for label in np.unique(unit_labels):
         mine = np.flatnonzero(unit_labels == label)
-        total = int(sizes[mine].sum())
-        wanted = [round(total * share) for share in (shares.test, shares.validation)]
-        if len(mine) >= 4:
-            wanted = [
-                max(count, int(share > 0))
-                for count, share in zip(wanted, (shares.test, shares.validation), strict=True)
-            ]
+        total, least = int(sizes[mine].sum()), int(len(mine) >= 4)
         # A unit belongs where its middle lies, so that a large group does not overshoot by itself.
         middles = np.cumsum(sizes[mine]) - sizes[mine] / 2
-        codes[mine[middles < wanted[0] + wanted[1]]] = 1
-        codes[mine[middles < wanted[0]]] = 2
+        wanted = round(total * shares.test), round(total * shares.validation)
+        num_test = max(int((middles < wanted[0]).sum()), least * (shares.test > 0))
+        num_validation = max(
+            int((middles < sum(wanted)).sum()) - num_test, least * (shares.validation > 0)
+        )
+        codes[mine[num_test : num_test + num_validation]] = 1
+        codes[mine[:num_test]] = 2
     found: list[int] = codes[unit_of].tolist()
     return found
 

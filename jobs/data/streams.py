@@ -140,6 +140,13 @@ class IndexedImages:
         labels: npt.NDArray[np.int64] = self._table(split)["label"].to_numpy().astype(np.int64)
         return labels
 
+    def class_totals(self, split: str) -> list[float]:
+        """Return per class how many images it has in a split, counted by their weights."""
+        totals = np.bincount(
+            self.labels(split), weights=self._weights(split), minlength=len(self.classes)
+        )
+        return [float(total) for total in totals]
+
     def order(self, split: str, **arguments: Unpack[Order]) -> Ids:
         """Return the row numbers that `batches` with the same arguments goes through.
 

@@ -7,6 +7,7 @@ text of `key.cls` or `key.txt`, or a field of `key.json`; an image without one i
 
 from __future__ import annotations
 
+import math
 import tarfile
 from collections.abc import Callable
 from functools import partial
@@ -48,7 +49,7 @@ def list_webdataset(
     tables: list[pa.Table] = []
     broken: list[Broken] = []
     ignored = unlabelled = 0
-    example = ""
+    example = doubled = ""
     # A row says where one image is; a tar file of 1 GiB has some 10,000.
     pace = Pace(chunk_bytes=4 << 20, ahead=16, cpu_limit=cpu_limit)
     for columns in run_chunks(task, len(shards), pace):
@@ -57,6 +58,7 @@ def list_webdataset(
             ignored += int(columns["ignored"][row])
             unlabelled += int(columns["unlabelled"][row])
             example = example or str(columns["example"][row])
+            doubled = doubled or str(columns["doubled"][row])
             if columns["problem"][row]:
                 broken.append(Broken(shards[len(tables) - 1].key, str(columns["problem"][row])))
         if progress is not None:
@@ -68,13 +70,18 @@ def list_webdataset(
             f"KEY.cls or KEY.txt, or KEY.json with the key {config.label_column!r} (set "
             "data.label_column) beside each KEY.jpg"
         )
-    warnings: tuple[str, ...] = ()
+    warnings = []
     if unlabelled:
-        warnings = (
+        warnings.append(
             f"{unlabelled:,} images have no label beside them and are left out, for example "
-            f"{example}",
+            f"{example}"
         )
-    return Listing(table.unify_dictionaries(), ignored, tuple(broken), warnings)
+    if doubled:
+        warnings.append(
+            f"there are samples with several images, of which the first is taken and the others "
+            f"are ignored, for example {doubled}"
+        )
+    return Listing(table.unify_dictionaries(), ignored, tuple(broken), tuple(warnings))
 
 
 def find_shards(uri: str) -> list[Entry]:
@@ -133,6 +140,7 @@ def _list_shard(chunk: int, shards: ray.ObjectRef[list[Entry]], config: DataConf
         "unlabelled": np.array([found.unlabelled]),
         "example": np.array([found.example], dtype=object),
         "problem": np.array([found.problem], dtype=object),
+        "doubled": np.array([found.doubled], dtype=object),
     }
 
 
@@ -144,6 +152,7 @@ class ShardReader:
         self.unlabelled = 0
         self.example = ""  # of an image without a label
         self.problem = ""  # why the file could not be read to its end
+        self.doubled = ""  # an image beside another one of the same sample
         self._shard = shard
         self._config = config
         # Only below what the user named: the folders above say nothing about splits.
@@ -184,9 +193,18 @@ class ShardReader:
         self, sample: dict[str, Any], member: tarfile.TarInfo, extension: str, file: Any
     ) -> None:
         """Take what one member says of a sample; its bytes have to be read now or never."""
-        if f".{extension}".endswith(IMAGE_SUFFIXES) and "path" not in sample:
+        if f".{extension}".endswith(IMAGE_SUFFIXES):
+            # Of `1.depth.png` and `1.png` the second is the image; two with as many dots are told.
+            rank, best = extension.count("."), sample.get("rank", math.inf)
+            if rank == best:
+                self.doubled = self.doubled or f"{self._shard.key}/{member.name}"
+            if rank >= best:
+                self.ignored += 1
+                return
+            self.ignored += "rank" in sample
             is_small = member.size <= self._config.max_image_bytes
             sample |= {
+                "rank": rank,
                 "path": f"{self._shard.key}/{member.name}",
                 "container": self._shard.key,
                 "offset": member.offset_data,

@@ -79,15 +79,20 @@ class Features:
                 yield torch.from_numpy(values).view(len(labels), self.num_features), labels
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Return the mean and the standard deviation of each feature, (D,) each."""
-        total = torch.zeros(self.num_features, dtype=torch.float64)
-        for values, _ in self.blocks():
-            total += values.double().sum(dim=0)
-        mean = total / len(self)
-        squares = torch.zeros_like(total)
-        for values, _ in self.blocks():
-            squares += ((values.double() - mean) ** 2).sum(dim=0)
-        return mean.float(), (squares / max(1, len(self) - 1)).sqrt().float()
+        """Return the mean and the standard deviation of each feature, (D,) each, by weight."""
+        weights = self.weights.double()
+        total = max(float(weights.sum()), torch.finfo(torch.float32).tiny)
+        mean = torch.zeros(self.num_features, dtype=torch.float64)
+        for (values, _), mine in self._weighted_blocks(weights):
+            mean += mine @ values.double() / total
+        squares = torch.zeros_like(mean)
+        for (values, _), mine in self._weighted_blocks(weights):
+            squares += mine @ (values.double() - mean) ** 2
+        freedom = max(total - total / len(self), total / len(self))
+        return mean.float(), (squares / freedom).sqrt().float()
+
+    def _weighted_blocks(self, weights: Tensor) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
+        return zip(self.blocks(), torch.split(weights, BLOCK), strict=True)
 
 
 @contextmanager

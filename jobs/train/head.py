@@ -81,7 +81,7 @@ def fit_head(
     )
     objective = build_objective(
         config.optimiser.label_smoothing,
-        _loss_weights(train.labels, len(class_names), config),
+        _loss_weights(train, len(class_names), config),
         torch.device("cpu"),
     )
     autocast = Autocast("cpu", enabled=False)
@@ -165,7 +165,8 @@ def _multinomial(chances: Tensor, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(reach, ticks, right=True).clamp(max=len(chances) - 1)
 
 
-def _loss_weights(labels: Tensor, num_classes: int, config: TrainConfig) -> Tensor | None:
+def _loss_weights(train: Features, num_classes: int, config: TrainConfig) -> Tensor | None:
     if config.balance != "weights":
         return None
-    return class_weights(torch.bincount(labels, minlength=num_classes).tolist())
+    seen = torch.zeros(num_classes).index_add_(0, train.labels, train.weights)
+    return class_weights(seen.tolist())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, cast
 
@@ -94,7 +94,7 @@ def fit(
     config: TrainConfig,
     *,
     class_names: tuple[str, ...],
-    class_counts: tuple[int, ...],
+    class_counts: Sequence[float],
     checkpoints: Checkpoints,
     place: Place,
     watcher: Watcher,
@@ -151,7 +151,7 @@ class _Run:
         network: Network,
         batches: Batches,
         config: TrainConfig,
-        class_counts: tuple[int, ...],
+        class_counts: Sequence[float],
         place: Place,
     ) -> None:
         torch.manual_seed(config.seed + place.rank)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from models.errors import DataError
 
 
-def class_weights(counts: Sequence[int]) -> Tensor:
-    """Return a weight per class (C,), inverse to its number of images, with mean 1 over the images.
+def class_weights(counts: Sequence[float]) -> Tensor:
+    """Return a weight per class (C,), inverse to its number of images (counted by their weights,
+    where they have any), with mean 1 over the images.
 
     Raises `DataError` for a class without images, whose weight would be infinite.
     """

@@ -23,7 +23,7 @@ FEATURES_TIMEOUT_S = 24 * 3600
 def train_with_ray(config: TrainConfig, index: Index, run_id: str) -> None:
     """Start the configured workers and wait until they are done.
 
-    Raises `ConfigError` if they would leave Ray Data no CPU, and whatever a worker raised.
+    Raises `ConfigError` if they would leave no CPU to read images, and whatever a worker raised.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -95,6 +95,6 @@ def _check_cpus(config: TrainConfig, available: float) -> None:
         raise ConfigError(
             f"workers.num_workers {config.workers.num_workers} x cpus_per_worker "
             f"{config.workers.cpus_per_worker:g} take {wanted:g} of the cluster's {available:g} "
-            "CPUs; Ray Data needs at "
-            "least one more to feed them. Lower one of the two, or add nodes"
+            "CPUs; the tasks that read images for them need at least one more. Lower one of the "
+            "two, or add nodes"
         )

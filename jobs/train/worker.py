@@ -106,7 +106,7 @@ def _fine_tune(
         Share(images, config, place),
         config,
         class_names=index.classes,
-        class_counts=tuple(row["train"] for row in index.counts.values()),
+        class_counts=images.class_totals("train"),
         checkpoints=checkpoints,
         place=place,
         watcher=watcher,

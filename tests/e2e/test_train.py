@@ -200,8 +200,10 @@ def test_two_ray_train_workers_train_together(
         assert seen == outcome.index.num_images("validation")
 
 
-def test_workers_that_would_starve_ray_data_are_refused(ray_session: Session, bucket: str) -> None:
-    with pytest.raises(ConfigError, match="Ray Data needs at least one"):
+def test_workers_that_would_leave_no_cpu_to_read_images_are_refused(
+    ray_session: Session, bucket: str
+) -> None:
+    with pytest.raises(ConfigError, match="need at least one more"):
         train(bucket, "greedy", workers={"num_workers": 64})
     assert list_versions(f"{bucket}/models", "greedy") == []
 

@@ -90,3 +90,12 @@ def test_the_root_of_a_list_is_its_folder(tmp_path: Path) -> None:
     assert root_of("s3://b/set.v2/") == "s3://b/set.v2"
     assert root_of("s3://b") == "s3://b"
     assert root_of(str(tmp_path)) == str(tmp_path)
+
+
+def test_a_table_of_ones_own_may_have_whole_paths(tmp_path: Path) -> None:
+    marks = csv(tmp_path / "mine.csv", "/data/caps/good/1.jpg,,true")
+    rows = listing(("/data/caps/good/1.jpg", "aa"), ("/data/caps/good/2.jpg", "bb"))
+    found = kept(rows, "/data/caps", marks)
+    assert found.rows.tolist() == [False, True]
+    assert not any("not in the set" in warning for warning in found.warnings)
+    assert root_of("/caps") == "/caps"

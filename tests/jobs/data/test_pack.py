@@ -280,6 +280,19 @@ def test_a_destination_that_is_taken_is_refused(
 
 
 @pytest.mark.ray
+def test_a_packed_set_keeps_its_splits_and_the_order_of_its_classes(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    write(tmp_path / "in", class_files({"bad": 30, "good": 30, "okay": 10}))
+    rules = {"merge": {"good": ["okay"]}, "classes": ["good", "bad"]}
+    shares = {"train": 0.8, "validation": 0.2, "test": 0.0}
+    pack(tmp_path / "in", tmp_path / "out", split=shares, **rules)
+    index = packed_index(tmp_path / "out")
+    assert index.classes == ("good", "bad")
+    assert [index.num_images(split) for split in ("train", "validation", "test")] == [56, 14, 0]
+
+
+@pytest.mark.ray
 def test_overwriting_replaces_a_set(ray_session: Session, folder: Path, tmp_path: Path) -> None:
     pack(folder, tmp_path, shard_bytes=20_000)
     before = digests(tmp_path)

@@ -18,6 +18,7 @@ from jobs.data.config import DataConfig
 from jobs.data.index import Index, build_index
 from jobs.data.pack_plan import PackOptions
 from jobs.data.packing import run_packing
+from jobs.data.places import Place, read_each
 from jobs.data.streams import IndexedImages
 from models.errors import DataError
 from models.preprocess import PreprocessSpec, prepare
@@ -135,3 +136,24 @@ def test_a_number_without_a_name_is_refused(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError, match="says '7' in row 1; expected a number below 2"):
         index_of(tmp_path)
+
+
+def test_many_threads_read_a_row_group_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "a.parquet", 0, 60)
+    fetched: list[int] = []
+    fetch = pyarrow.parquet.ParquetFile.read_row_group
+
+    def count(self: Any, group: int, **options: Any) -> Any:
+        fetched.append(group)
+        return fetch(self, group, **options)
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "read_row_group", count)
+    places = [Place("x", str(tmp_path / "a.parquet"), -1 - row) for row in range(20)]
+    images = read_each(places, lambda _, data: data, threads=16)
+    assert images == [jpeg(n) for n in range(20)]
+    assert sorted(fetched) == [0, 1]
+    write_rows(tmp_path / "b.parquet", 100, 60)
+    (tmp_path / "b.parquet").replace(tmp_path / "a.parquet")
+    assert read_each(places[:1], lambda _, data: data) == [jpeg(100)]

@@ -163,3 +163,20 @@ def test_a_group_stays_on_one_side(seed: int, stratify: bool) -> None:
         by_group[group].add(split)
     assert all(len(sides) == 1 for sides in by_group.values())
     assert set(splits) == set(SPLITS)
+
+
+def test_four_groups_give_one_to_every_split() -> None:
+    groups = [f"part {number // 10}" for number in range(40)]
+    for seed in range(20):
+        splits = assign(many(40), seed=seed, groups=groups, stratify=True)
+        assert Counter(splits) == {"train": 20, "validation": 10, "test": 10}
+
+
+def test_a_set_that_was_split_before_is_not_carved() -> None:
+    given_splits = ["train"] * 80 + ["validation"] * 20
+    none = [None] * 100
+    labels = np.zeros(100, np.int32)
+    assert assign_splits(many(100), labels, given_splits, none, SplitConfig(), carves=False) == (
+        given_splits
+    )
+    assert "test" in assign_splits(many(100), labels, given_splits, none, SplitConfig())

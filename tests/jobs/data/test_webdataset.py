@@ -180,6 +180,20 @@ def test_images_without_a_label_are_left_out_and_counted(
     assert index.num_images() == 40
 
 
+def test_of_several_images_of_a_sample_the_plainly_named_one_is_taken(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    """Depth maps sort before pictures."""
+    members = [("1.cls", b"a"), ("1.depth.png", jpeg(9)), ("1.jpg", jpeg(1)), ("1.mask.png", b"")]
+    two = [("2.cls", b"b"), ("2.jpg", jpeg(2)), ("2.png", jpeg(3))]
+    write(tmp_path, {"a.tar": tar([*members, *two])})
+    listing = listing_of(tmp_path)
+    names = [Path(path).name for path in listing.table["path"].to_pylist()]
+    assert names == ["1.jpg", "2.jpg"]
+    assert listing.ignored == 3
+    assert ["a.tar/2.png" in warning for warning in listing.warnings] == [True]
+
+
 def test_a_set_without_any_label_is_refused(ray_session: Session, tmp_path: Path) -> None:
     write(tmp_path, {"a.tar": tar([("1.jpg", jpeg(1)), ("1.json", b'{"class": "good"}')])})
     with pytest.raises(DataError, match=r"no image of .* has a label.*data.label_column"):

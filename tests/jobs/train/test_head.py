@@ -150,6 +150,18 @@ def test_the_folded_layer_does_what_standardising_first_did() -> None:
     torch.testing.assert_close(folded(features), linear(standard(features)), rtol=1e-4, atol=1e-4)
 
 
+def test_moments_count_images_by_their_weights(tmp_path: Path) -> None:
+    values, labels = clouds((50, 50), 1)
+    thrice = write(tmp_path, "thrice", values.repeat(3, 1), labels.repeat(3))
+    writer = FeatureWriter(tmp_path / "weighted")
+    # The last hundred are not to be seen, so they move nothing.
+    strange = torch.full_like(values, 1e6)
+    weights = torch.cat([torch.full((100,), 3.0), torch.zeros(100)])
+    writer.append(torch.cat([values, strange]).numpy(), labels.repeat(2), weights)
+    for found, expected in zip(writer.close().moments(), thrice.moments(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-5)
+
+
 def test_images_of_weight_0_teach_nothing(tmp_path: Path) -> None:
     values, labels = clouds((300, 300), 1)
     is_wrong = torch.arange(600) % 2 == 0  # half of the labels, which would leave pure chance
