@@ -85,7 +85,7 @@ def _run(config: TrainConfig, run_id: str, lease: Lease, console: Console) -> Ou
         _report_broken(config, index.quarantine, run_id, "quarantine.jsonl", console)
     split = _evaluation_split(config, index)
     with _timed(seconds, "train"):
-        trained = _train(config, index, run_id, console)
+        trained = _train(config, index, run_id, lease, console)
     with tempfile.TemporaryDirectory(prefix="sightline-draft-") as folder:
         with _timed(seconds, "export"):
             draft = _export(config, index, trained, run_id, Path(folder))
@@ -130,12 +130,18 @@ def _report_broken(
 
 
 class _BarWatcher:
-    """Shows the steps of an in-process run as a bar, and each epoch as a line."""
+    """Shows the steps of an in-process run as a bar, and each epoch as a line; ends the run at the
+    first step after another one took its name over.
+    """
 
-    def __init__(self, console: Console, advance: Advance, *, quiet_epochs: bool) -> None:
+    def __init__(
+        self, console: Console, advance: Advance, lease: Lease, *, quiet_epochs: bool
+    ) -> None:
         self._console, self._advance, self._quiet = console, advance, quiet_epochs
+        self._lease = lease
 
     def step(self, num_images: int, loss: float) -> None:
+        self._lease.check()
         self._advance(num_images)
 
     def epoch(self, record: EpochRecord) -> None:
@@ -143,7 +149,9 @@ class _BarWatcher:
             self._console.print(describe(record), highlight=False)
 
 
-def _train(config: TrainConfig, index: Index, run_id: str, console: Console) -> Trained:
+def _train(
+    config: TrainConfig, index: Index, run_id: str, lease: Lease, console: Console
+) -> Trained:
     frozen = config.network.freeze == "backbone"
     images = index.num_images("train")
     total = images + index.num_images("validation") if frozen else images * config.epochs
@@ -153,7 +161,7 @@ def _train(config: TrainConfig, index: Index, run_id: str, console: Console) -> 
     if not frozen:
         _report_tail(config, index, console)
     with bar(console, "features" if frozen else "training", total) as advance:
-        watcher = _BarWatcher(console, advance, quiet_epochs=frozen)
+        watcher = _BarWatcher(console, advance, lease, quiet_epochs=frozen)
         trained = train(config, index, run_id, watcher)
     kept = trained.history[best_epoch(trained.history, config.monitor)]
     console.print(f"kept {describe(kept)}", highlight=False)

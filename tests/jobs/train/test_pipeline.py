@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import jobs.lease
 from jobs.lease import acquire
 from jobs.train.config import TrainConfig
-from jobs.train.pipeline import run_training
+from jobs.train.pipeline import _BarWatcher, run_training
 from models.errors import ConfigError, SightlineError
 from models.storage import open_store
 
@@ -45,3 +47,26 @@ def test_a_run_that_failed_leaves_its_name_free(tmp_path: Path) -> None:
         with pytest.raises(SightlineError, match="nowhere"):
             run_training(make_config(tmp_path), Console(file=io.StringIO()))
     assert not (tmp_path / "runs" / "night" / "lock").exists()
+
+
+def test_a_run_whose_name_was_taken_over_stops_at_its_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.lease, "BEAT_SECONDS", 0.05)
+    lease = acquire(open_store(tmp_path), "run")
+    steps: list[int] = []
+    console = Console(file=io.StringIO())
+
+    def advance(count: int, total: int | None = None) -> None:
+        steps.append(count)
+
+    watcher = _BarWatcher(console, advance, lease, quiet_epochs=True)
+    watcher.step(8, 0.1)
+    (tmp_path / "lock-000002.json").write_text("{}")
+    deadline = time.monotonic() + 10
+    with pytest.raises(ConfigError, match="another run has taken over"):
+        while time.monotonic() < deadline:
+            watcher.step(8, 0.1)
+            time.sleep(0.02)
+    assert steps[0] == 8
+    lease.release(forget=True)
