@@ -184,6 +184,19 @@ def test_overwriting_touches_no_parquet_of_others(
 
 
 @pytest.mark.ray
+def test_overwriting_a_set_with_files_of_others_beside_it_touches_neither(
+    ray_session: Session, folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    for path in packed.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "part-00000-4f2a.snappy.parquet").write_text("precious")
+    before = digests(tmp_path)
+    with pytest.raises(ConfigError, match=r"it holds 'part-00000-4f2a.snappy.parquet'"):
+        pack(folder, tmp_path, overwrite=True)
+    assert digests(tmp_path) == before
+
+
+@pytest.mark.ray
 def test_images_that_could_not_be_read_are_tried_again_when_they_are_repaired(
     ray_session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
