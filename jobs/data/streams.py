@@ -330,8 +330,9 @@ def _read_chunk(
 def _room_for(count: int, spec: PreprocessSpec) -> npt.NDArray[np.uint8]:
     """Return memory for so many images, the same for every task of this process.
 
-    Ray has copied what a task returned before it runs the next one. Fresh memory would be zeroed
-    by the kernel each time: 5 ms for 30 MB.
+    Ray has copied what a task returned before it runs the next one. Fresh memory would be fetched
+    from the kernel, zeroed, each time: filling and copying 29 MB of it took 20 ms, of memory that
+    was there 4.
     """
     shape = (count, spec.height, spec.width, 3)
     room = _kept_room.get("images")
