@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 
 from benchmarks.fixtures import ROOT, STATE, collect_images
@@ -191,8 +192,9 @@ def write_packed(folder: Path, samples: Iterator[Sample]) -> None:
     table = table.set_column(table.column_names.index("shard"), "shard", shard_column)
     index = dump_index(table)
     (folder / INDEX).write_bytes(index)
-    about = {"shards": shards, "index": {"sha256": hashlib.sha256(index).hexdigest()}}
-    (folder / COMMIT).write_bytes(dump_commit(about))
+    classes = sorted(pc.unique(table["label"]).to_pylist())
+    commit = dump_commit({}, classes=classes, index=index, shards=shards)
+    (folder / COMMIT).write_bytes(commit)
 
 
 def _groups(samples: Iterator[Sample]) -> Iterator[list[Sample]]:

@@ -226,26 +226,24 @@ def _commit(
     about = {
         "fingerprint": plan.fingerprint,
         "source": plan.source,
-        "classes": list(plan.classes),
         "num_images": len(index),
         "num_quarantined": len(broken),
         "counts": _counts(index),
-        "index": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
-        "shards": [
-            {
-                "name": record.name,
-                "rows": record.rows,
-                "bytes": record.num_bytes,
-                "sha256": record.sha256,
-            }
-            for record in records
-            if record.rows
-        ],
     }
-    commit = shards.dump_commit(about)
+    written = [
+        {
+            "name": record.name,
+            "rows": record.rows,
+            "bytes": record.num_bytes,
+            "sha256": record.sha256,
+        }
+        for record in records
+        if record.rows
+    ]
+    commit = shards.dump_commit(about, classes=plan.classes, index=data, shards=written)
     store.write(shards.COMMIT, commit)
     _clear_work(store.child(shards.WORK))
-    return about, hashlib.sha256(commit).hexdigest()
+    return shards.load_commit(commit, store.uri), hashlib.sha256(commit).hexdigest()
 
 
 def _counts(index: pa.Table) -> dict[str, dict[str, int]]:

@@ -158,9 +158,22 @@ def load_index(data: bytes, uri: str, digest: str) -> pa.Table:
     return pa.ipc.open_file(pa.BufferReader(data)).read_all()
 
 
-def dump_commit(about: Mapping[str, Any]) -> bytes:
-    """Return the last file of a set."""
-    return json.dumps({"format": FORMAT, **about}, indent=1, ensure_ascii=False).encode() + b"\n"
+def dump_commit(
+    about: Mapping[str, Any],
+    *,
+    classes: Sequence[str],
+    index: bytes,
+    shards: Sequence[Mapping[str, Any]],
+) -> bytes:
+    """Return the last file of a set: what `load_commit` asks for, and whatever else is told."""
+    content = {
+        "format": FORMAT,
+        **about,
+        "classes": list(classes),
+        "index": {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()},
+        "shards": list(shards),
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
 def load_commit(data: bytes, uri: str) -> dict[str, Any]:
@@ -173,5 +186,11 @@ def load_commit(data: bytes, uri: str) -> dict[str, Any]:
         found = about.get("format") if isinstance(about, dict) else type(about).__name__
         raise DataError(
             f"{uri}/{COMMIT} has the format {found!r}; this version of Sightline reads {FORMAT!r}"
+        )
+    missing = [name for name in ("classes", "index", "shards") if name not in about]
+    if missing:
+        raise DataError(
+            f"{uri}/{COMMIT} is damaged: it lacks {', '.join(missing)}; copy the set again, or "
+            "pack it again"
         )
     return about

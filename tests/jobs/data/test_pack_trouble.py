@@ -289,6 +289,10 @@ def test_a_manifest_that_changed_is_another_set(ray_session: Session, tmp_path: 
         (lambda dest: (dest / "pack.json").unlink(), "has an index.arrow but no pack.json"),
         (lambda dest: (dest / "pack.json").write_text("{}"), "has the format None"),
         (lambda dest: (dest / "pack.json").write_text('{"a'), "pack.json is damaged"),
+        (
+            lambda dest: (dest / "pack.json").write_text('{"format": "sightline.pack/1"}'),
+            "it lacks classes, index, shards",
+        ),
         (lambda dest: (dest / "index.arrow").write_text("?"), "index.arrow is damaged"),
     ],
 )

@@ -65,8 +65,9 @@ def write_packed(
         shards.append({"name": path.name, "bytes": path.stat().st_size})
     index = dump_index(pa.concat_tables(parts).unify_dictionaries())
     (folder / INDEX).write_bytes(index)
-    about = {"shards": shards, "index": {"sha256": hashlib.sha256(index).hexdigest()}}
-    (folder / COMMIT).write_bytes(dump_commit(about))
+    classes = sorted({name.partition("/")[0] for name in names})
+    commit = dump_commit({}, classes=classes, index=index, shards=shards)
+    (folder / COMMIT).write_bytes(commit)
 
 
 def tar_bytes(members: Mapping[str, bytes]) -> bytes:
