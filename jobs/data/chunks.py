@@ -21,6 +21,7 @@ import numpy.typing as npt
 import ray
 
 from jobs.causes import find_cause
+from jobs.data.slots import Address, InSlot, Slot, SlotPool, pack, pool_for, task_memory
 
 Columns = Mapping[str, npt.NDArray[Any]]
 ChunkFunction = Callable[[int], Columns]
@@ -35,16 +36,19 @@ class Pace:
 
     `cpu_limit` is how many chunks are worked on at once (None: as many as the cluster has CPUs);
     `ahead` how many finished chunks wait for the consumer; `chunk_bytes` about how large one is:
-    both together take at most `STORE_SHARE` of a node's object store.
+    both together take at most `STORE_SHARE` of a node's object store. `slot_bytes` is what
+    `slots.room_for` gives of shared memory in each task: no copy is made of it on the way.
     """
 
     chunk_bytes: int
     ahead: int = 4
     cpu_limit: float | None = None
+    slot_bytes: int = 0
 
 
 def run_chunks(function: ChunkFunction, num_chunks: int, pace: Pace) -> Iterator[Columns]:
-    """Yield `function(0)`, `function(1)`, ... as read-only arrays, computed by Ray tasks ahead.
+    """Yield `function(0)`, `function(1)`, ..., computed by Ray tasks ahead. Arrays are read-only
+    but for those in a slot, which are the caller's own.
 
     An error of ours raised in a task is raised here as itself. Closing the iterator stops the run.
     """
@@ -53,7 +57,8 @@ def run_chunks(function: ChunkFunction, num_chunks: int, pace: Pace) -> Iterator
     parallel = count_cpus(pace.cpu_limit)
     # Beside what waits, every running task holds one chunk.
     room = min(parallel + pace.ahead, max(2, _store_bytes() // pace.chunk_bytes))
-    run = _Run(function, num_chunks, min(parallel, room), room)
+    pool = pool_for(pace.slot_bytes, keep=room) if pace.slot_bytes else None
+    run = _Run(function, num_chunks, min(parallel, room), room, pool)
     run.start()
     try:
         for _ in range(num_chunks):
@@ -84,12 +89,20 @@ class _Run:
     meanwhile.
     """
 
-    def __init__(self, function: ChunkFunction, num_chunks: int, parallel: int, room: int) -> None:
+    def __init__(
+        self,
+        function: ChunkFunction,
+        num_chunks: int,
+        parallel: int,
+        room: int,
+        pool: SlotPool | None,
+    ) -> None:
         self._function = function
+        self._pool = pool
         self._num_chunks = num_chunks
         self._parallel = parallel
         self._room = threading.Semaphore(room)
-        self._results: queue.SimpleQueue[ray.ObjectRef[Columns] | Exception] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[_Started | Exception] = queue.SimpleQueue()
         self._is_stopped = threading.Event()
         self._starter = threading.Thread(target=self._start_all, name="chunks", daemon=True)
 
@@ -102,9 +115,16 @@ class _Run:
         found = self._results.get()
         if isinstance(found, Exception):
             raise found
-        columns: Columns = ray.get(found)
+        columns = ray.get(found.reference)
         self._room.release()
-        return columns
+        return {name: self._unpack(column, found.slot) for name, column in columns.items()}
+
+    def _unpack(self, column: Any, slot: Slot | None) -> Any:
+        if not isinstance(column, InSlot):
+            return column
+        assert self._pool is not None
+        assert slot is not None
+        return self._pool.hand_out(slot, column.shape)
 
     def stop(self) -> None:
         """Start no task any more. Those that run come to their end: with `ray.cancel` here a run
@@ -123,7 +143,8 @@ class _Run:
         # SPREAD: a training worker's placement group has no CPUs for them.
         task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_call)
         function = ray.put(self._function)
-        running: list[ray.ObjectRef[Columns]] = []
+        node = ray.get_runtime_context().get_node_id()
+        running: list[ray.ObjectRef[dict[str, Any]]] = []
         for chunk in range(self._num_chunks):
             has_room = False
             while not has_room or len(running) >= self._parallel:
@@ -134,10 +155,22 @@ class _Run:
                     has_room = self._room.acquire(timeout=SECONDS_TO_STOP)
                 else:  # what is on another node is fetched meanwhile
                     _, running = ray.wait(running, num_returns=1, timeout=SECONDS_TO_STOP)
-            reference = task.remote(function, chunk)
+            slot = None if self._pool is None else self._pool.take()
+            address = None if slot is None else slot.address
+            reference = task.remote(function, chunk, node, address)
             running.append(reference)
-            self._results.put(reference)
+            self._results.put(_Started(reference, slot))
 
 
-def _call(function: ChunkFunction, chunk: int) -> Columns:
-    return function(chunk)
+@dataclass(frozen=True)
+class _Started:
+    reference: ray.ObjectRef[dict[str, Any]]
+    slot: Slot | None
+
+
+def _call(
+    function: ChunkFunction, chunk: int, node: str, address: Address | None
+) -> dict[str, Any]:
+    is_here = node == ray.get_runtime_context().get_node_id()
+    with task_memory(address if is_here else None):
+        return pack(function(chunk))

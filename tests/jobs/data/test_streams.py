@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import random
 import time
@@ -17,6 +18,7 @@ from cluster.session import Session
 from jobs.data.chunks import Columns, Pace, run_chunks
 from jobs.data.config import DataConfig
 from jobs.data.index import Index, build_index
+from jobs.data.slots import room_for
 from jobs.data.streams import Batch, IndexedImages, StreamOptions, assemble
 from models.errors import DataError
 from models.preprocess import PreprocessSpec, prepare
@@ -223,6 +225,81 @@ def test_chunks_ahead_of_a_slow_consumer_are_few(ray_session: Session, tmp_path:
     assert taken == 60
     # 2 waiting, 2 being computed, and what was started while the files were counted.
     assert ahead <= 5
+
+
+@pytest.mark.ray
+def test_batches_that_are_kept_are_the_callers_own(
+    ray_session: Session, images: IndexedImages
+) -> None:
+    def read(is_kept: bool) -> list[Batch]:
+        kept = []
+        for batch in images.batches("train", batch_size=4, shuffle=True, seed=3):
+            if is_kept:
+                kept.append(batch)
+            batch.images[0] ^= 0xFF  # theirs to write to
+            if not is_kept:
+                batch.images[:] = 0
+        return kept
+
+    read(is_kept=False)
+    read(is_kept=False)
+    paths = images.paths("train")
+    for batch in read(is_kept=True):
+        expected = np.stack([prepare(Path(paths[row]).read_bytes(), SPEC) for row in batch.ids])
+        expected[0] ^= 0xFF
+        assert np.array_equal(batch.images, expected)
+
+
+@pytest.mark.ray
+def test_chunks_travel_in_memory_that_is_used_again(ray_session: Session) -> None:
+    def work(chunk: int) -> Columns:
+        room = room_for((1, 1 << 20))
+        room[:] = chunk
+        return {"data": room, "process": np.array([os.getpid()])}
+
+    pace = Pace(1 << 20, ahead=2, cpu_limit=2, slot_bytes=1 << 20)
+    places, values = set(), []
+    for columns in run_chunks(work, 40, pace):
+        assert columns["data"].flags.writeable
+        places.add(columns["data"].ctypes.data)
+        values.append(int(columns["data"][0, -1]))
+        assert os.getpid() not in columns["process"]
+    assert values == list(range(40))
+    # 2 waiting, 2 being computed, and the one at hand while the next one is begun.
+    assert len(places) <= 6
+
+
+@pytest.mark.ray
+def test_a_run_left_early_leaves_no_slot_to_those_that_still_write(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    def work(chunk: int) -> Columns:
+        room = room_for((1, 1 << 20))
+        if chunk:
+            while not (tmp_path / "go").exists():
+                time.sleep(0.01)
+        room[:] = 200 + chunk
+        (tmp_path / f"{chunk}").touch()
+        return {"data": room}
+
+    def later(chunk: int) -> Columns:
+        room = room_for((1, 1 << 20))
+        room[:] = chunk
+        return {"data": room}
+
+    pace = Pace(1 << 20, ahead=2, cpu_limit=2, slot_bytes=1 << 20)
+    run = run_chunks(work, 4, pace)
+    next(run)
+    close = getattr(run, "close")  # noqa: B009 - an iterator by its type, a generator in fact
+    close()
+    kept = list(run_chunks(later, 3, pace))
+    (tmp_path / "go").touch()
+    waited = time.monotonic()
+    while not (tmp_path / "1").exists() and time.monotonic() - waited < 60:
+        time.sleep(0.01)
+    assert (tmp_path / "1").exists()
+    assert [int(columns["data"].min()) for columns in kept] == [0, 1, 2]
+    assert [int(columns["data"].max()) for columns in kept] == [0, 1, 2]
 
 
 # Assembling, without Ray
