@@ -15,10 +15,10 @@ import pytest
 import ray
 
 from cluster.session import Session
-from jobs.data.chunks import Columns, Pace, run_chunks
+from jobs.data.chunks import Columns, Pace, _call, run_chunks
 from jobs.data.config import DataConfig
 from jobs.data.index import Index, build_index
-from jobs.data.slots import room_for
+from jobs.data.slots import InSlot, SlotPool, room_for
 from jobs.data.streams import Batch, IndexedImages, StreamOptions, assemble
 from models.errors import DataError
 from models.preprocess import PreprocessSpec, prepare
@@ -267,6 +267,24 @@ def test_chunks_travel_in_memory_that_is_used_again(ray_session: Session) -> Non
     assert values == list(range(40))
     # 2 waiting, 2 being computed, and the one at hand while the next one is begun.
     assert len(places) <= 6
+
+
+@pytest.mark.ray
+def test_a_task_on_another_node_returns_what_it_read(ray_session: Session) -> None:
+    def work(chunk: int) -> Columns:
+        room = room_for((1, 1 << 20))
+        room[:] = chunk
+        return {"data": room}
+
+    slot = SlotPool(1 << 20).take()
+    assert slot is not None
+    here = ray.get_runtime_context().get_node_id()
+    task = ray.remote(num_cpus=1)(_call)
+    assert ray.get(task.remote(work, 4, here, slot.address)) == {"data": InSlot((1, 1 << 20))}
+    assert set(slot.first(1 << 20)) == {4}
+    found = ray.get(task.remote(work, 5, "another", slot.address))["data"]
+    assert (found.min(), found.max()) == (5, 5)
+    assert set(slot.first(1 << 20)) == {4}
 
 
 @pytest.mark.ray
