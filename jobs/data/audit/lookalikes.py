@@ -7,7 +7,7 @@ counts as much in every direction. Two images are a pair when the rest points th
 
 Candidates come from 64 signs along random directions: images that are alike agree in nearly all of
 them. They are cut into four words of 16 bits, and images with a word that differs by no or one bit
-are compared. For a million images that is some hundred million comparisons instead of 5 x 10^11.
+are compared: of a million images some 800 million pairs instead of 5 x 10^11.
 
 Shape legend: N images, F numbers in a fingerprint, P pairs.
 """
