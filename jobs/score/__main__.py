@@ -25,9 +25,9 @@ from jobs.score.bundled import Running
 from jobs.score.columns import Scores
 from jobs.score.exchange import Key
 from jobs.score.output import check_output, failed_share
-from jobs.score.parts import read_journal
-from jobs.score.run import TOP_K, AlreadyFinished, Options, Outcome, run_scoring, work_store
+from jobs.score.run import TOP_K, AlreadyFinished, Options, Outcome, run_scoring
 from jobs.score.served import Asking
+from jobs.score.work import has_journal, work_store
 from jobs.submitted import refuse_lost_results
 from models.errors import ConfigError, SightlineError
 
@@ -214,7 +214,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _is_unfinished(output: str) -> bool:
     try:
-        return read_journal(work_store(check_output(output, has_embedding=False))) is not None
+        return has_journal(work_store(check_output(output, has_embedding=False)))
     except SightlineError:
         return False
 

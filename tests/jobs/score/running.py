@@ -15,19 +15,27 @@ from tests.jobs.score.serving import ROOT
 
 # The command, with parts small enough for a test to see several.
 PROGRAM = """
+import os
 import sys
+import jobs.score.output
 import jobs.score.parts
+import jobs.score.run
 from jobs.score.__main__ import main
 jobs.score.parts.ROWS_PER_PART = 16
 sys.exit(main())
 """
 
 
-def start(*arguments: object, chunk: int | None = None, part: int = 16) -> subprocess.Popen[str]:
+def start(
+    *arguments: object, chunk: int | None = None, part: int = 16, dies_at: str = ""
+) -> subprocess.Popen[str]:
     """Start the command as a process of its own; workers take `chunk` images at a time, and a part
-    has `part` rows.
+    has `part` rows. Instead of calling what `dies_at` names it is gone, as by a kill.
     """
-    program = PROGRAM.replace("ROWS_PER_PART = 16", f"ROWS_PER_PART = {part}")
+    program = PROGRAM
+    if dies_at:
+        program = program.replace("sys.exit", f"{dies_at} = lambda *_, **__: os._exit(9)\nsys.exit")
+    program = program.replace("ROWS_PER_PART = 16", f"ROWS_PER_PART = {part}")
     if chunk is not None:
         small = f"import jobs.score.crew\njobs.score.crew.IMAGES_PER_CHUNK = {chunk}\nsys.exit"
         program = program.replace("sys.exit", small)

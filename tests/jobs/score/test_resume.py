@@ -68,11 +68,89 @@ def test_a_part_that_cannot_be_read_is_scored_again(
     kill_after(3, output, *arguments)
     part = min((work_folder(output) / "parts").iterdir())
     part.write_bytes(part.read_bytes()[:100])
+    number = num_parts(output)
     model.border.delay_seconds = 0
     ended = shell.run(*arguments, "--resume")
-    assert "cannot be read and is left out" in ended.shown
+    assert f"1 of {number} parts of the unfinished run in" in ended.shown
     table = pd.read_parquet(output)
     assert sorted(table["path"]) == sorted(str(path) for path in images.iterdir())
+
+
+WRITING, REMOVING, RELEASING = (
+    "jobs.score.output.os.fsync",
+    "jobs.score.run.remove",
+    "jobs.score.run.let_go",
+)
+
+
+def die_at(where: str, *arguments: object) -> None:
+    """Run the command to a place at which it is gone."""
+    job = start(*arguments, dies_at=where)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 9, err
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_an_output_that_was_begun_when_the_run_was_killed_is_not_left_behind(
+    model: Model, shell: Shell, images: Path, tmp_path: Path, flag: str
+) -> None:
+    output = tmp_path / "s.parquet"
+    arguments = (images, "--url", model.url, "--output", output)
+    die_at(WRITING, *arguments)
+    (begun,) = work_folder(output).glob("output-*")
+    (work_folder(output) / "parts" / "0001-ab-000000.parquet#1").write_bytes(b"half")
+    assert (begun / "s.parquet").stat().st_size
+    assert not output.exists()
+    ended = shell.run(*arguments, flag)
+    assert ended.line["num_resumed"] == (NUM_IMAGES if flag == "--resume" else 0)
+    assert_complete(output, images)
+
+
+@pytest.mark.parametrize("where", [REMOVING, RELEASING])
+@pytest.mark.parametrize("flag", ["", "--resume", "--overwrite"])
+def test_what_a_run_left_that_was_killed_behind_its_output_is_removed_by_the_next(
+    model: Model, shell: Shell, images: Path, tmp_path: Path, where: str, flag: str
+) -> None:
+    output = tmp_path / "s.parquet"
+    arguments = (images, "--url", model.url, "--output", output)
+    die_at(where, *arguments)
+    assert output.exists()
+    assert work_folder(output).exists()
+    if flag:
+        ended = shell.run(*arguments, flag)
+        assert ended.status == 0
+        assert bool(ended.line.get("is_finished_before")) == (flag == "--resume")
+    else:
+        assert "exists already" in shell.refused(*arguments)
+    assert_complete(output, images)
+
+
+def test_a_run_that_was_killed_while_it_replaced_an_output_does_it_once_more(
+    model: Model, shell: Shell, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "s.parquet"
+    arguments = (images, "--url", model.url, "--output", output)
+    output.write_bytes(b"of last week")
+    die_at(WRITING, *arguments, "--overwrite")
+    assert output.read_bytes() == b"of last week"
+    assert shell.run(*arguments, "--resume").line["num_resumed"] == NUM_IMAGES
+    assert_complete(output, images)
+
+
+def test_an_unfinished_run_outlives_a_file_that_others_put_in_its_place(
+    model: Model, shell: Shell, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "s.parquet"
+    model.border.delay_seconds = 0.1
+    arguments = (images, "--url", model.url, "--output", output, "--batch", 4)
+    kill_after(2, output, *arguments)
+    kept = num_parts(output)
+    output.write_bytes(b"of somebody else")
+    assert "exists already" in shell.refused(*arguments)
+    assert num_parts(output) == kept
+    output.unlink()
+    model.border.delay_seconds = 0
+    assert shell.run(*arguments, "--resume").line["num_resumed"] == 16 * kept
 
 
 def test_rows_that_failed_by_the_servers_fault_are_tried_again(
