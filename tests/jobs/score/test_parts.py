@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,7 +17,7 @@ from jobs.score.parts import Parts
 from jobs.score.work import take
 from models.storage import Store, open_store
 
-COLUMNS = Columns(False, True, "none", 1, 0)
+COLUMNS = Columns(False, True, "none", 1, 64)
 
 
 @pytest.fixture
@@ -32,7 +33,11 @@ def taken(store: Store) -> Iterator[Lease]:
 
 
 def answers(*numbers: int) -> list[Answer]:
-    return [Answer(Item(f"{n}", f"{n}.jpg", f"{n}.jpg"), "good", 0.9) for n in numbers]
+    vectors = np.random.default_rng(0).random((len(numbers), 64)).tolist()
+    return [
+        Answer(Item(f"{n}", f"{n}.jpg", f"{n}.jpg"), "good", 0.9, embedding=vector)
+        for n, vector in zip(numbers, vectors, strict=True)
+    ]
 
 
 def write(store: Store, taken: Lease, *numbers: int, columns: Columns = COLUMNS) -> None:
@@ -66,7 +71,8 @@ def test_a_part_of_which_any_column_is_damaged_is_scored_again(
     part = max((tmp_path / "parts").iterdir())
     about = pq.read_metadata(part).row_group(0).column(column)
     data = bytearray(part.read_bytes())
-    data[about.data_page_offset + about.total_compressed_size // 2] ^= 0xFF
+    end = (about.dictionary_page_offset or about.data_page_offset) + about.total_compressed_size
+    data[end - 6] ^= 0x01  # of vectors, which nothing compresses, one digit
     part.write_bytes(data)
     done, tables = Parts(store, COLUMNS, taken).load()
     assert [row for table in tables for row in table["path"].to_pylist()] == ["0.jpg", "1.jpg"]
@@ -83,6 +89,6 @@ def test_a_part_with_other_columns_and_files_that_are_none_are_left_out(
     (tmp_path / "parts" / "my.parquet").write_bytes(b"")
     assert len(Parts(store, COLUMNS, taken).load()[0]) == 1
     assert not caplog.text
-    other = Columns(True, True, "none", 1, 0)
+    other = Columns(True, True, "none", 1, 64)
     assert len(Parts(store, other, taken).load()[0]) == 0
     assert "1 of 1 parts of the unfinished run" in caplog.text
