@@ -3,8 +3,9 @@ prefix, a manifest, a packed set, tar files or one image into one table, straigh
 workers on Ray. With `--url http://host:8000/v2/models/caps` instead: by a served model over HTTP.
 
 Progress and tables go to standard error; the last line on standard output is the result as JSON.
-Exit status: 0 when the output is written, 1 when the run stopped or too many images have no answer,
-2 for a wrong option, 130 when it was interrupted. A run that stopped goes on with --resume.
+Exit status: 0 when the output is written, 1 when the run stopped or did not begin (options that do
+not go together) or too many images have no answer, 2 for an option that there is not or a value
+that it cannot have, 130 when it was interrupted. A run that stopped goes on with --resume.
 """
 
 from __future__ import annotations

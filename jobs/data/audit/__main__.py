@@ -5,7 +5,8 @@ is a setting of the `data` section (label_column=verdict) or of the audit (few_i
 
 Writes report.html, findings.parquet and audit.json. Tables and progress go to standard error; the
 last line on standard output is the result as JSON. Exit status: 0, 1 when the audit could not be
-made, 3 when it found something as bad as --fail-on says.
+made, 2 for an option that there is not, 3 when it found something as bad as --fail-on says, 130
+when it was interrupted.
 """
 
 from __future__ import annotations
