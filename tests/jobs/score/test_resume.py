@@ -11,7 +11,7 @@ import pytest
 
 from tests.jobs.data.images import jpeg, write
 from tests.jobs.score.conftest import CLASSES, NUM_IMAGES, Model, Shell, work_folder
-from tests.jobs.score.running import assert_complete, kill_after, num_parts, start, wait_for
+from tests.jobs.score.running import assert_complete, kill_after, num_parts, start, wait_for_parts
 
 pytestmark = pytest.mark.slow  # runs are killed in real time
 
@@ -47,7 +47,7 @@ def test_a_run_that_is_ended_keeps_every_answer_it_had(
     # Answers come five at a time, so that they rarely make up whole parts.
     arguments = (images, "--url", model.url, "--output", output, "--batch", 5)
     job = start(*arguments)
-    wait_for(lambda: num_parts(output) >= 2)
+    wait_for_parts(output, 2, job)
     time.sleep(0.05)
     job.send_signal(signal.SIGTERM)
     _, err = job.communicate(timeout=30)
@@ -212,7 +212,7 @@ def test_the_second_of_two_runs_on_one_output_is_refused(
     model.border.delay_seconds = 0.1
     arguments = (images, "--url", model.url, "--output", output, "--batch", 4)
     job = start(*arguments)
-    wait_for(lambda: num_parts(output) >= 1)
+    wait_for_parts(output, 1, job)
     shown = shell.refused(*arguments, flag)
     assert f"another run (process {job.pid} on" in shown
     model.border.delay_seconds = 0
