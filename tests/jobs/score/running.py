@@ -106,9 +106,9 @@ def kill_after(parts: int, output: Path, *arguments: object) -> None:
     job.communicate()
 
 
-def kill_at_row(row: int, *arguments: object, **how: int) -> None:
+def kill_at_row(row: int, *arguments: object, chunk: int | None = None) -> None:
     """Run the command until so many rows are there, and kill it."""
-    job = start(*arguments, stops_after=row, **how)
+    job = start(*arguments, chunk=chunk, stops_after=row)
 
     def is_stopped() -> bool:
         assert job.poll() is None, f"it ended before row {row}: {job.communicate()}"

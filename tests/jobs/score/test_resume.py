@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from models.storage import open_store
+from tests.conftest import S3Server
 from tests.jobs.data.images import jpeg, write
 from tests.jobs.score.conftest import CLASSES, NUM_IMAGES, Model, Shell, work_folder
 from tests.jobs.score.running import assert_complete, kill_after, num_parts, start, wait_for_parts
@@ -125,6 +127,18 @@ def test_what_a_run_left_that_was_killed_behind_its_output_is_removed_by_the_nex
     assert_complete(output, images)
 
 
+@pytest.mark.parametrize("where", [REMOVING, RELEASING])
+def test_nothing_is_left_behind_in_a_bucket_either(
+    model: Model, shell: Shell, images: Path, s3_server: S3Server, where: str
+) -> None:
+    store = open_store(s3_server.make_bucket(f"left-{where.rpartition('.')[2].replace('_', '-')}"))
+    arguments = (images, "--url", model.url, "--output", f"{store.uri}/s.parquet")
+    die_at(where, *arguments)
+    assert len(list(store.list())) > 1
+    assert shell.run(*arguments, "--resume").line["is_finished_before"]
+    assert [entry.key for entry in store.list()] == ["s.parquet"]
+
+
 def test_a_run_that_was_killed_while_it_replaced_an_output_does_it_once_more(
     model: Model, shell: Shell, images: Path, tmp_path: Path
 ) -> None:
@@ -151,6 +165,18 @@ def test_an_unfinished_run_outlives_a_file_that_others_put_in_its_place(
     output.unlink()
     model.border.delay_seconds = 0
     assert shell.run(*arguments, "--resume").line["num_resumed"] == 16 * kept
+
+
+def test_a_journal_that_is_damaged_can_be_begun_anew(
+    model: Model, shell: Shell, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "s.parquet"
+    arguments = (images, "--url", model.url, "--output", output)
+    die_at(WRITING, *arguments)
+    (work_folder(output) / "run.json").write_bytes(b"{")
+    assert "begin anew with --overwrite" in shell.refused(*arguments, "--resume")
+    assert shell.run(*arguments, "--overwrite").status == 0
+    assert_complete(output, images)
 
 
 def test_rows_that_failed_by_the_servers_fault_are_tried_again(
