@@ -18,13 +18,13 @@ import torch
 from jobs.data.index import Index
 from jobs.data.streams import IndexedImages
 from jobs.data.transforms import Augmentation
+from jobs.train.borders import Place, Watcher
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
 from jobs.train.feature_cache import FeatureCache
 from jobs.train.features import Features, compute_features, open_extractor, scratch_folder
 from jobs.train.head import fit_head
 from jobs.train.history import best_epoch, score
-from jobs.train.loop import Place, Watcher
 from jobs.train.network import Network
 from models.errors import DataError
 from models.storage import open_store

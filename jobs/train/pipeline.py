@@ -33,6 +33,7 @@ from jobs.data.tables import print_broken, read_index
 from jobs.export.exporter import Draft, Provenance, code_revision, digest_of, export_draft, finish
 from jobs.lease import Lease, acquire
 from jobs.train import report
+from jobs.train.borders import Watcher
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord, best_epoch, describe
 from jobs.train.judge import collect_outputs, evaluate
@@ -129,7 +130,7 @@ def _report_broken(
         print_broken(broken, keep_quarantine(broken, config.runs, run_id, name), console)
 
 
-class _BarWatcher:
+class _BarWatcher(Watcher):
     """Shows the steps of an in-process run as a bar, and each epoch as a line; ends the run at the
     first step after another one took its name over.
     """
@@ -140,7 +141,7 @@ class _BarWatcher:
         self._console, self._advance, self._quiet = console, advance, quiet_epochs
         self._lease = lease
 
-    def step(self, num_images: int, loss: float) -> None:
+    def step(self, num_images: int, loss: float, waited: float = 0.0) -> None:
         self._lease.check()
         self._advance(num_images)
 

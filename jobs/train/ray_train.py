@@ -7,9 +7,9 @@ from typing import Any
 
 from jobs.causes import find_cause
 from jobs.data.index import Index
+from jobs.train.borders import Place, Watcher
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord, describe
-from jobs.train.loop import Place
 from jobs.train.worker import prepare_network, run_worker
 from models.errors import ConfigError
 from models.storage import open_store
@@ -76,13 +76,10 @@ def _worker_main(payload: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class _RayWatcher:
+class _RayWatcher(Watcher):
     """Reports epochs to Ray Train; the driver's terminal sees the first worker's lines."""
 
     place: Place
-
-    def step(self, num_images: int, loss: float) -> None:
-        return
 
     def epoch(self, record: EpochRecord) -> None:
         if self.place.is_first:

@@ -15,10 +15,11 @@ from cluster.environment import data_cpus
 from jobs.data.index import Index
 from jobs.data.quarantine import keep_quarantine
 from jobs.data.streams import Batch, IndexedImages, StreamOptions
+from jobs.train.borders import Place, Watcher
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
 from jobs.train.frozen import fit_frozen
-from jobs.train.loop import Place, Watcher, fit
+from jobs.train.loop import fit
 from jobs.train.network import Network, build_network
 from jobs.train.weights import load_weights
 from models.storage import open_store
@@ -34,12 +35,16 @@ class Share:
     config: TrainConfig
     place: Place
 
-    def num_train_batches(self) -> int:
+    def num_train_batches(self, start: int = 0) -> int:
         return self.images.num_batches(
-            "train", batch_size=self.config.batch_size, shuffle=True, world=self.place.world
+            "train",
+            batch_size=self.config.batch_size,
+            shuffle=True,
+            world=self.place.world,
+            start=start,
         )
 
-    def train(self, epoch: int) -> Iterator[Batch]:
+    def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         even = [1.0] * len(self.images.classes)
         return self.images.batches(
             "train",
@@ -50,6 +55,7 @@ class Share:
             class_weights=even if self.config.balance == "sampling" else None,
             rank=self.place.rank,
             world=self.place.world,
+            start=start,
         )
 
     def validation(self) -> Iterator[Batch]:
@@ -132,7 +138,8 @@ def open_images(config: TrainConfig, index: Index, cpu_limit: float | None = Non
 
 def open_checkpoints(config: TrainConfig, run_id: str) -> Checkpoints:
     """Return the checkpoints of a run."""
-    return Checkpoints(open_store(config.runs).child(f"{run_id}/checkpoints"))
+    store = open_store(config.runs, is_patient=True).child(f"{run_id}/checkpoints")
+    return Checkpoints(store, config.checkpoint.keep)
 
 
 def _data_cpus(config: TrainConfig, world: int) -> float | None:
