@@ -32,6 +32,10 @@ BEST = "best.json"
 STATE, MARKER = ".pt", ".json"
 
 
+class DamagedError(StorageError):
+    """The bytes of a checkpoint are not those that were written."""
+
+
 @dataclass(frozen=True)
 class CheckpointInfo:
     """What a marker says: where the state is, and the epoch and step to go on with."""
@@ -107,7 +111,7 @@ class Checkpoints:
         for info in self._newest():
             try:
                 return info, self.read(info)
-            except StorageError as error:
+            except (DamagedError, NotFoundError) as error:
                 logger.warning("%s; trying the one before it", error)
                 self.damaged.add(info.path.removesuffix(STATE))
                 failure = error
@@ -119,10 +123,10 @@ class Checkpoints:
         return None
 
     def read(self, info: CheckpointInfo) -> State:
-        """Return one state. Raises `StorageError` if its bytes are not what the marker says."""
+        """Return one state. Raises `DamagedError` if its bytes are not what the marker says."""
         data = self.store.read(info.path)
         if len(data) != info.bytes or hashlib.sha256(data).hexdigest() != info.sha256:
-            raise StorageError(
+            raise DamagedError(
                 f"checkpoint {self.store.uri}/{info.path} is damaged: {len(data):,} bytes of "
                 f"{info.bytes:,} expected, or a different SHA-256"
             )

@@ -24,7 +24,7 @@ from jobs.train.loop import fit
 from jobs.train.network import Network
 from jobs.train.steps import train_step
 from models.errors import DataError, StorageError
-from models.storage import open_store
+from models.storage import Store, open_store
 
 CPU = Place(torch.device("cpu"))
 NAMES = ("dark", "light")
@@ -114,6 +114,7 @@ def run(
     notes: Notes | None = None,
     batches: Shades | None = None,
     dropout: float = 0.0,
+    store: Store | None = None,
 ) -> tuple[Network, list[EpochRecord]]:
     """Train the small network."""
     network = make_network(dropout=dropout)
@@ -123,7 +124,7 @@ def run(
         config,
         class_names=NAMES,
         class_counts=(48, 48),
-        checkpoints=Checkpoints(open_store(folder)),
+        checkpoints=Checkpoints(store or open_store(folder)),
         place=CPU,
         watcher=notes or Notes(),
     )
