@@ -4,6 +4,7 @@ the ways in which it ends early. Nothing in here does anything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -62,8 +63,26 @@ class Notice:
     ends: bool
 
 
-class Watcher(Protocol):
-    """What wants to know how a run goes on. Whoever inherits needs to write only what it wants."""
+@dataclass(frozen=True)
+class Status:
+    """How a run stands: over all workers, `loss`, speed and waiting over the last few steps."""
+
+    epoch: int  # counted from 0
+    done: int  # images over all epochs
+    total: int  # 0 where it is not known
+    loss: float  # NaN while features are computed
+    images_per_second: float
+    waiting_share: float  # of the time, spent waiting for data
+    is_past: bool = False  # what is done was done before this run began
+
+    def note(self) -> str:
+        """Return what stands beside a bar."""
+        loss = "" if math.isnan(self.loss) else f"loss {self.loss:.3f}, "
+        return f"{loss}{self.images_per_second:,.0f}/s, waiting {self.waiting_share:.0%}"
+
+
+class Watcher:
+    """What wants to know how a run goes on. Whoever inherits writes what it wants to know."""
 
     def begin(self, tally: Tally, done: int, total: int) -> None:
         """Called once before the first step: the run stands at `tally`, `done` images of `total`
@@ -73,6 +92,10 @@ class Watcher(Protocol):
 
     def step(self, num_images: int, loss: float, waited: float = 0.0) -> None:
         """Called after each step of this worker, which waited so many seconds for its images."""
+        return
+
+    def show(self, status: Status) -> None:
+        """Called a few times a second with how the run stands as a whole."""
         return
 
     def epoch(self, record: EpochRecord) -> None:

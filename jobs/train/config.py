@@ -72,6 +72,14 @@ class CheckpointConfig(_Section):
     keep: int = Field(2, ge=1)  # besides the best; two, so that there is one before a damaged one
 
 
+class TrackingConfig(_Section):
+    """What is written down of a run's course: metrics.jsonl in its folder always, and more."""
+
+    every_steps: int = Field(10, ge=1)  # a line of metrics.jsonl, besides one per epoch
+    sample_ids: bool = False  # which images every step of every worker was given; `runs` a folder
+    mlflow_uri: str | None = None  # an MLflow server or folder; needs the extra `tracking`
+
+
 class ExportConfig(_Section):
     """What the bundle holds, and how close every artifact has to come to the trained network."""
 
@@ -97,6 +105,7 @@ class TrainConfig(_Section):
     optimiser: OptimiserConfig = OptimiserConfig()
     workers: WorkersConfig = WorkersConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
     export: ExportConfig = ExportConfig()
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(64, ge=2)  # per worker

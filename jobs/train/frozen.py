@@ -18,7 +18,7 @@ import torch
 from jobs.data.index import Index
 from jobs.data.streams import IndexedImages
 from jobs.data.transforms import Augmentation
-from jobs.train.borders import Place, Watcher
+from jobs.train.borders import Place, StoppedError, Watcher
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
 from jobs.train.feature_cache import FeatureCache
@@ -75,7 +75,7 @@ def fit_frozen(
                         path,
                         num_views=num_views,
                         seed=config.seed + place.rank,
-                        advance=lambda count: watcher.step(count, float("nan")),
+                        advance=lambda count: _step(watcher, count),
                     )
 
                 share = images.order(
@@ -109,6 +109,17 @@ def fit_frozen(
         score=score(best, config.monitor),
         is_best=True,
     )
+
+
+def _step(watcher: Watcher, count: int) -> None:
+    """Count images whose features are there, and end if that is asked."""
+    watcher.step(count, float("nan"))
+    notice = watcher.notice()
+    if notice is not None and notice.ends:
+        raise StoppedError(
+            f"stopped while features were computed, because of {notice.reason}; those of a split "
+            "that was finished are kept"
+        )
 
 
 def _others(keys: dict[str, str], place: Place) -> list[dict[str, str]]:

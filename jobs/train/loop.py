@@ -221,6 +221,9 @@ class _Run:
         """
         served = self.served
         served.eval()
+        if self.place.world > 1:  # batch norm's, which each worker has of its own images
+            for buffer in served.buffers():
+                torch.distributed.broadcast(buffer, 0)
         evaluator = Evaluator(class_names, self.place.device, shared=self.place.world > 1)
         for batch in self.batches.validation():
             images, labels = to_device(batch, self.place.device)

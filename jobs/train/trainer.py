@@ -46,7 +46,7 @@ def train(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> T
     else:
         from jobs.train.ray_train import train_with_ray
 
-        train_with_ray(config, index, run_id)
+        train_with_ray(config, index, run_id, watcher)
     best = checkpoints.load("best")
     assert best is not None
     network = build_network(config.network.backbone, len(index.classes))
