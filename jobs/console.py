@@ -43,9 +43,15 @@ SECONDS_BETWEEN_LINES = 20.0
 
 
 class Advance(Protocol):
-    """Moves a bar on; `total` may come with the first call, when it was not known before."""
+    """Moves a bar on; `total` may come with the first call, when it was not known before.
 
-    def __call__(self, count: int, total: int | None = None) -> None: ...
+    `note` stands beside the bar instead of the speed. What `is_past` was done by an earlier run,
+    and says nothing of the time that is left.
+    """
+
+    def __call__(
+        self, count: int, total: int | None = None, *, note: str = "", is_past: bool = False
+    ) -> None: ...
 
 
 def set_up_logging(level: int = logging.WARNING) -> None:
@@ -90,10 +96,15 @@ def bar(console: Console, what: str, total: int | None) -> Iterator[Advance]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=total, note="")
 
-        def advance(count: int, total: int | None = None) -> None:
-            progress.update(task, advance=count, total=total)
+        def advance(
+            count: int, total: int | None = None, *, note: str = "", is_past: bool = False
+        ) -> None:
+            if is_past:
+                progress.reset(task, completed=int(progress.tasks[task].completed) + count)
+            else:
+                progress.update(task, advance=count, total=total)
             speed = progress.tasks[task].speed
-            progress.update(task, note=f"{speed:,.0f}/s" if speed else "")
+            progress.update(task, total=total, note=note or (f"{speed:,.0f}/s" if speed else ""))
 
         yield advance
 
@@ -102,19 +113,25 @@ def bar(console: Console, what: str, total: int | None) -> Iterator[Advance]:
 def _lines(console: Console, what: str, total: int | None) -> Iterator[Advance]:
     """Report progress to a log file: after a while, and then when it is done."""
     started = shown = time.monotonic()
-    done, expected = 0, total
+    done, past, expected, beside = 0, 0, total, ""
 
     def show() -> None:
         elapsed = time.monotonic() - started
         of_all = f"{done:,}" if expected is None else f"{done:,} of {expected:,}"
-        console.print(
-            f"{what}: {of_all}, {elapsed:.0f} s, {done / elapsed:,.0f}/s", highlight=False
-        )
+        speed = (done - past) / elapsed
+        text = f"{what}: {of_all}, {elapsed:.0f} s, {beside or f'{speed:,.0f}/s'}"
+        if expected is not None and 0 < done < expected and speed > 0:
+            text += f", {(expected - done) / speed:,.0f} s left"
+        console.print(text, highlight=False)
 
-    def advance(count: int, total: int | None = None) -> None:
-        nonlocal done, expected, shown
+    def advance(
+        count: int, total: int | None = None, *, note: str = "", is_past: bool = False
+    ) -> None:
+        nonlocal done, past, expected, shown, beside
         done += count
+        past += count if is_past else 0
         expected = expected if total is None else total
+        beside = note
         if time.monotonic() - shown >= SECONDS_BETWEEN_LINES:
             shown = time.monotonic()
             show()

@@ -30,6 +30,7 @@ MAY_IMPORT_RAY = {
     "jobs/data/webdataset.py",
     "jobs/local_serving.py",
     "jobs/score/crew.py",
+    "jobs/train/ray_metrics.py",
     "jobs/train/ray_train.py",
     "jobs/train/worker.py",
     "serve_app/app.py",

@@ -1,8 +1,8 @@
 """In which order the images of a split are seen: pure arithmetic on row numbers, no images.
 
 Everything is a function of (seed, epoch), never of how many workers there are or how far one got:
-so a run resumes in the middle of an epoch by skipping batches, and two workers with batches of 32
-see together what one worker sees with batches of 64.
+so a run resumes in the middle of an epoch by passing over what was seen, also with another number
+of workers, and two workers with batches of 32 see together what one sees with batches of 64.
 """
 
 from __future__ import annotations
@@ -100,16 +100,18 @@ def _draw(order: Ids, weights: npt.NDArray[np.float64], generator: np.random.Gen
     return generator.permutation(drawn)
 
 
-def whole_batches(ids: Ids, batch_size: int, world: int) -> Ids:
-    """Cut to whole batches for every rank; too few rows for one batch each are repeated instead.
+def whole_batches(ids: Ids, batch_size: int, world: int, start: int = 0) -> Ids:
+    """Cut to whole batches for every rank, from `start` on; too few rows for one batch each are
+    repeated instead, unless some were seen already.
 
     What is cut is at most one batch per rank, and other images every epoch. A training step thus
     always has the same shape, and no rank waits in vain for another one's last batch.
     """
     group = batch_size * world
-    if len(ids) >= group:
-        return ids[: len(ids) // group * group]
-    return np.resize(ids, group)
+    if len(ids) < group and not start:
+        return np.resize(ids, group)
+    rest = ids[start:]
+    return rest[: len(rest) // group * group]
 
 
 def shard(ids: Ids, rank: int, world: int) -> Ids:

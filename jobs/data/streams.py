@@ -91,7 +91,8 @@ class StreamOptions:
 
 class Order(TypedDict, total=False):
     """Which images a pass goes through, and how: one worker's share (`rank` of `world`) of a split,
-    in the order of the index, shuffled by (`seed`, `epoch`), or drawn by `class_weights`.
+    in the order of the index, shuffled by (`seed`, `epoch`), or drawn by `class_weights`. Of a
+    shuffled or drawn order, the first `start` images, counted over all ranks, are passed over.
     """
 
     batch_size: Required[int]
@@ -100,6 +101,7 @@ class Order(TypedDict, total=False):
     shuffle: bool
     rank: int
     world: int
+    start: int
     class_weights: Sequence[float] | None
 
 
@@ -153,7 +155,8 @@ class IndexedImages:
 
         Unshuffled, every row occurs once over all ranks and the last batch may be short. Shuffled,
         or drawn by `class_weights`, all ranks get equally many whole batches: up to one batch per
-        rank is left out, in each epoch other images (see `order.whole_batches`).
+        rank is left out, in each epoch other images (see `order.whole_batches`). What comes from
+        `start` on does not depend on who went through what is before it.
         """
         class_weights = arguments.get("class_weights")
         is_shuffled = arguments.get("shuffle", False)
@@ -171,8 +174,8 @@ class IndexedImages:
             ids = shuffled_runs(self._storage_order(split), epoch, seed)
         else:
             ids = shuffled(num_rows, epoch, seed)
-        batch_size = arguments["batch_size"]
-        return shard_batches(whole_batches(ids, batch_size, world), batch_size, rank, world)
+        batch_size, start = arguments["batch_size"], arguments.get("start", 0)
+        return shard_batches(whole_batches(ids, batch_size, world, start), batch_size, rank, world)
 
     def num_batches(self, split: str, **arguments: Unpack[Order]) -> int:
         """Return how many batches one pass has for this rank."""
@@ -184,15 +187,14 @@ class IndexedImages:
         group = batch_size * world
         return rows % group if rows >= group else 0
 
-    def batches(self, split: str, *, skip: int = 0, **arguments: Unpack[Order]) -> Iterator[Batch]:
-        """Stream one pass over a split; the first `skip` batches are not even read.
+    def batches(self, split: str, **arguments: Unpack[Order]) -> Iterator[Batch]:
+        """Stream one pass over a split; what is before `start` is not even read.
 
         Batch k always holds the same images for the same arguments, whatever the speed of the
         machines. An image that cannot be read any more is missing from its batch and listed in
         `broken`; too many of them raise `DataError`. Close the iterator to stop reading early.
         """
-        batch_size = arguments["batch_size"]
-        return self._stream(split, self.order(split, **arguments)[skip * batch_size :], batch_size)
+        return self._stream(split, self.order(split, **arguments), arguments["batch_size"])
 
     def _stream(self, split: str, ids: Ids, batch_size: int) -> Iterator[Batch]:
         if not len(ids):

@@ -61,6 +61,25 @@ class WorkersConfig(_Section):
     max_failures: int = Field(2, ge=0)  # a dead worker restarts the group from the last checkpoint
 
 
+class CheckpointConfig(_Section):
+    """When the state is written beside the training, and how many are kept.
+
+    The end of each epoch is one always; these come in mid-epoch, whatever is due first.
+    """
+
+    every_steps: int | None = Field(None, ge=1)
+    every_seconds: float | None = Field(60.0, gt=0)
+    keep: int = Field(2, ge=1)  # besides the best; two, so that there is one before a damaged one
+
+
+class TrackingConfig(_Section):
+    """What is written down of a run's course: metrics.jsonl in its folder always, and more."""
+
+    every_steps: int = Field(10, ge=1)  # a line of metrics.jsonl, besides one per epoch
+    sample_ids: bool = False  # which images every step of every worker was given; `runs` a folder
+    mlflow_uri: str | None = None  # an MLflow server or folder; needs the extra `tracking`
+
+
 class ExportConfig(_Section):
     """What the bundle holds, and how close every artifact has to come to the trained network."""
 
@@ -85,6 +104,8 @@ class TrainConfig(_Section):
     augment: AugmentConfig = AugmentConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     workers: WorkersConfig = WorkersConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
     export: ExportConfig = ExportConfig()
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(64, ge=2)  # per worker

@@ -18,13 +18,13 @@ import torch
 from jobs.data.index import Index
 from jobs.data.streams import IndexedImages
 from jobs.data.transforms import Augmentation
+from jobs.train.borders import Place, StoppedError, Watcher
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
 from jobs.train.feature_cache import FeatureCache
 from jobs.train.features import Features, compute_features, open_extractor, scratch_folder
 from jobs.train.head import fit_head
 from jobs.train.history import best_epoch, score
-from jobs.train.loop import Place, Watcher
 from jobs.train.network import Network
 from models.errors import DataError
 from models.storage import open_store
@@ -75,7 +75,7 @@ def fit_frozen(
                         path,
                         num_views=num_views,
                         seed=config.seed + place.rank,
-                        advance=lambda count: watcher.step(count, float("nan")),
+                        advance=lambda count: _step(watcher, count),
                     )
 
                 share = images.order(
@@ -109,6 +109,17 @@ def fit_frozen(
         score=score(best, config.monitor),
         is_best=True,
     )
+
+
+def _step(watcher: Watcher, count: int) -> None:
+    """Count images whose features are there, and end if that is asked."""
+    watcher.step(count, float("nan"))
+    notice = watcher.notice()
+    if notice is not None and notice.ends:
+        raise StoppedError(
+            f"stopped while features were computed, because of {notice.reason}; those of a split "
+            "that was finished are kept"
+        )
 
 
 def _others(keys: dict[str, str], place: Place) -> list[dict[str, str]]:

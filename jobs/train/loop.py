@@ -3,30 +3,34 @@ torch has connected.
 
 It takes its batches from whoever gives them and writes checkpoints through
 `jobs.train.checkpoints`; it starts no workers and knows no Ray. A run that finds a checkpoint of
-its own goes on after the last finished epoch.
+its own goes on at the next step, and ends like one that was never interrupted.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol, cast
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from jobs.data.streams import Batch
 from jobs.data.transforms import Augmentation
+from jobs.train.borders import Batches, NotFiniteError, Place, StoppedError, Watcher
+from jobs.train.checkpoint_writer import CheckpointWriter
 from jobs.train.checkpoints import Checkpoints, State
 from jobs.train.config import TrainConfig
+from jobs.train.feeding import Timed, to_device
 from jobs.train.history import EpochRecord, is_better, score, should_stop
 from jobs.train.metrics import Evaluator
 from jobs.train.network import Network
 from jobs.train.objectives import build_objective, class_weights
+from jobs.train.position import Cadence, Tally, seed_step
 from jobs.train.steps import (
     Autocast,
     build_average,
@@ -35,57 +39,9 @@ from jobs.train.steps import (
     eval_step,
     train_step,
 )
-from models.errors import DataError, SightlineError
+from models.errors import DataError
 
 logger = logging.getLogger(__name__)
-
-
-class Batches(Protocol):
-    """Where a worker's share of the images comes from."""
-
-    def num_train_batches(self) -> int:
-        """Return how many batches an epoch has for this worker; the same for all."""
-        ...
-
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """Yield the shuffled batches of one epoch."""
-        ...
-
-    def validation(self) -> Iterator[Batch]:
-        """Yield this worker's validation images, each exactly once."""
-        ...
-
-
-class Watcher(Protocol):
-    """What wants to know how a run goes on."""
-
-    def step(self, num_images: int, loss: float) -> None:
-        """Called after each step of this worker."""
-        ...
-
-    def epoch(self, record: EpochRecord) -> None:
-        """Called after each epoch, on every worker, with the figures of all."""
-        ...
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this process stands among the workers, and what it computes on."""
-
-    device: torch.device
-    rank: int = 0
-    world: int = 1
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this worker writes the checkpoints."""
-        return self.rank == 0
-
-
-class NotFiniteError(SightlineError):
-    """The loss became NaN or infinite."""
-
-    code = "loss_not_finite"
 
 
 def fit(
@@ -102,45 +58,53 @@ def fit(
     """Train, and return the history; on the first worker `network` is then at its best epoch by
     `config.monitor`.
 
-    Raises `DataError` if there is not one batch to train on, and `NotFiniteError` if the loss is no
-    longer a number.
+    Raises `DataError` if there is not one batch to train on, `NotFiniteError` if the loss is no
+    longer a number, `StoppedError` if the watcher asked it to end, and `StorageError` if
+    checkpoints cannot be written.
     """
     run = _Run(network, batches, config, class_counts, place)
-    history = run.resume(checkpoints.load("last"))
-    if len(history) >= config.epochs:
-        logger.warning(
-            "this run has its %d epochs already, so nothing is trained; raise epochs to go on, or "
-            "give another `run` to begin anew",
-            len(history),
-        )
-    for epoch in range(len(history), config.epochs):
-        if should_stop(history, config.monitor, config.early_stop_epochs):
-            break
-        started = time.perf_counter()
-        loss, num_images, waited = run.train_epoch(epoch, watcher)
-        seconds = time.perf_counter() - started
-        record = EpochRecord(
-            epoch,
-            loss,
-            run.evaluate(class_names),
-            images_per_second=num_images * place.world / seconds,
-            waiting_share=waited / seconds,
-        )
-        better = is_better(record, history, config.monitor)
-        history.append(record)
-        if place.is_first:
-            checkpoints.save(
-                run.state(history),
-                next_epoch=epoch + 1,
-                score=score(record, config.monitor),
-                is_best=better,
+    with CheckpointWriter(checkpoints) as writer:
+        history, tally = run.resume(_last(checkpoints, place))
+        if len(history) >= config.epochs:
+            logger.warning(
+                "this run has its %d epochs already, so nothing is trained; raise epochs to go on, "
+                "or give another `run` to begin anew",
+                len(history),
             )
-        watcher.epoch(record)
+        run.begin(tally, watcher)
+        while len(history) < config.epochs:
+            if should_stop(history, config.monitor, config.early_stop_epochs):
+                break
+            run.train_epoch(tally, history, watcher, writer)
+            record = tally.record(run.evaluate(class_names))
+            better = is_better(record, history, config.monitor)
+            history.append(record)
+            tally = Tally(len(history), world=place.world)
+            if place.is_first:
+                writer.save(
+                    run.state(history, tally),
+                    next_epoch=tally.epoch,
+                    score=score(record, config.monitor),
+                    is_best=better,
+                )
+            watcher.epoch(record)
     if place.is_first:  # the others are done, and the first may still be writing
         best = checkpoints.load("best")
         assert best is not None
         network.load_state_dict(best["served"])
     return history
+
+
+def _last(checkpoints: Checkpoints, place: Place) -> State | None:
+    """Return the last whole state, the same on every worker: the first one chooses."""
+    if place.world == 1:
+        return checkpoints.load("last")
+    found = checkpoints.load_last() if place.is_first else None
+    chosen = [None if found is None else found[0]]
+    torch.distributed.broadcast_object_list(chosen, device=place.device)
+    if found is not None or chosen[0] is None:
+        return None if found is None else found[1]
+    return checkpoints.read(chosen[0])
 
 
 class _Run:
@@ -162,7 +126,7 @@ class _Run:
         self.model: nn.Module = (
             DistributedDataParallel(self.network) if place.world > 1 else self.network
         )
-        steps = batches.num_train_batches()
+        self.num_steps = steps = batches.num_train_batches()
         if steps < 1:
             raise DataError("there is not one full batch of training images; lower batch_size")
         self.optimiser = build_optimiser(self.network, config.optimiser)
@@ -180,17 +144,22 @@ class _Run:
         )
         self.autocast = Autocast(place.device.type, half)
 
-    def train_epoch(self, epoch: int, watcher: Watcher) -> tuple[float, int, float]:
-        """Run one epoch; return the mean loss, this worker's images, and the seconds spent waiting
-        for data.
-        """
+    def begin(self, tally: Tally, watcher: Watcher) -> None:
+        """Tell the watcher where the run stands, in images over all workers and epochs."""
+        epoch = self.num_steps * self.config.batch_size * self.place.world
+        done = min(tally.epoch * epoch + tally.position, self.config.epochs * epoch)
+        watcher.begin(tally, done, self.config.epochs * epoch)
+
+    def train_epoch(
+        self, tally: Tally, history: list[EpochRecord], watcher: Watcher, writer: CheckpointWriter
+    ) -> None:
+        """Run what is left of an epoch, adding to its tally, with checkpoints on the way."""
         self.model.train()
-        generator = torch.Generator().manual_seed(
-            self.config.seed + 7919 * epoch + 104729 * self.place.rank
-        )
-        total, steps, num_images = 0.0, 0, 0
-        source = _Timed(self.batches.train(epoch))
+        due = Cadence(self.config.checkpoint.every_steps, self.config.checkpoint.every_seconds)
+        source = Timed(self.batches.train(tally.epoch, tally.position))
+        before, started = tally.seconds, time.perf_counter()
         for batch in source:
+            generator = seed_step(self.config.seed, tally.epoch, tally.step, self.place.rank)
             images, labels = to_device(batch, self.place.device)
             loss = float(
                 train_step(
@@ -204,19 +173,47 @@ class _Run:
                     autocast=self.autocast,
                 )
             )
-            if loss != loss or loss in (float("inf"), float("-inf")):
-                raise NotFiniteError(
-                    f"the loss is {loss} in epoch {epoch + 1}, step {steps + 1}; lower "
-                    "optimiser.lr (now "
-                    f"{self.config.optimiser.lr}) or set precision: fp32, and run again with the "
-                    "same `run` to go on "
-                    "from the last checkpoint"
-                )
+            if not math.isfinite(loss):
+                raise self._not_finite(loss, tally)
             if self.average is not None:
                 self.average.update_parameters(self.network)
-            total, steps, num_images = total + loss, steps + 1, num_images + len(labels)
-            watcher.step(len(labels), loss)
-        return total / max(1, steps), num_images, source.waited
+            tally.add(loss, len(labels), self.config.batch_size, source.waited)
+            tally.seconds = before + time.perf_counter() - started
+            watcher.step(len(labels), loss, source.waited)
+            self._keep(tally, history, watcher, writer, due)
+        tally.seconds = before + time.perf_counter() - started
+
+    def _keep(
+        self,
+        tally: Tally,
+        history: list[EpochRecord],
+        watcher: Watcher,
+        writer: CheckpointWriter,
+        due: Cadence,
+    ) -> None:
+        """Have a checkpoint written after a step, where one is due or asked for."""
+        writer.check()
+        notice = watcher.notice()
+        is_due = due.step() and not writer.is_busy
+        if self.place.is_first and (is_due or notice is not None):
+            writer.save(self.state(history, tally), next_epoch=tally.epoch, next_step=tally.step)
+            due.restart()
+        if notice is not None:
+            writer.flush()
+            where = f"epoch {tally.epoch + 1}, step {tally.step} of {self.num_steps}"
+            if notice.ends:
+                raise StoppedError(
+                    f"stopped in {where} because of {notice.reason}; a checkpoint of that step is "
+                    f"in {writer.checkpoints.store.uri}"
+                )
+            logger.warning("%s: a checkpoint was written in %s", notice.reason, where)
+
+    def _not_finite(self, loss: float, tally: Tally) -> NotFiniteError:
+        return NotFiniteError(
+            f"the loss is {loss} in epoch {tally.epoch + 1}, step {tally.step + 1}; lower "
+            f"optimiser.lr (now {self.config.optimiser.lr}) or set precision: fp32, and run again "
+            "with the same `run` to go on from the last checkpoint"
+        )
 
     def evaluate(self, class_names: tuple[str, ...]) -> dict[str, float] | None:
         """Return the validation figures over all workers, or None where there are no validation
@@ -224,6 +221,9 @@ class _Run:
         """
         served = self.served
         served.eval()
+        if self.place.world > 1:  # batch norm's, which each worker has of its own images
+            for buffer in served.buffers():
+                torch.distributed.broadcast(buffer, 0)
         evaluator = Evaluator(class_names, self.place.device, shared=self.place.world > 1)
         for batch in self.batches.validation():
             images, labels = to_device(batch, self.place.device)
@@ -238,7 +238,7 @@ class _Run:
             return self.network
         return cast(Network, self.average.module)
 
-    def state(self, history: list[EpochRecord]) -> State:
+    def state(self, history: list[EpochRecord], tally: Tally) -> State:
         """Return everything that going on from here needs."""
         return {
             "network": self.network.state_dict(),
@@ -247,20 +247,23 @@ class _Run:
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": [asdict(record) for record in history],
+            "tally": tally.state(),
         }
 
-    def resume(self, state: State | None) -> list[EpochRecord]:
-        """Take over a checkpoint's state; return the epochs that are done."""
+    def resume(self, state: State | None) -> tuple[list[EpochRecord], Tally]:
+        """Take over a checkpoint's state; return the epochs that are done, and the one to go on
+        with.
+        """
         if state is None:
-            return []
+            return [], Tally(0, world=self.place.world)
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.module.load_state_dict(state["served"])
             self.average.n_averaged.fill_(state["num_averaged"])
         self._load_optimiser(state)
-        history = [EpochRecord(**record) for record in state["history"]]
-        logger.info("going on after epoch %d", len(history))
-        return history
+        tally = Tally(**state["tally"])
+        logger.info("going on in epoch %d after step %d", tally.epoch + 1, tally.step)
+        return [EpochRecord(**record) for record in state["history"]], tally
 
     def _load_optimiser(self, state: State) -> None:
         """Take over moments and steps, but rates and decay as they are configured now: lowering
@@ -277,27 +280,3 @@ class _Run:
     @property
     def _groups(self) -> list[dict[str, Any]]:
         return self.optimiser.param_groups
-
-
-def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Copy a batch to the device as uint8 (a quarter of the bytes of float32) with its labels."""
-    images = torch.from_numpy(batch.images)
-    labels = torch.from_numpy(batch.labels)
-    return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-
-
-class _Timed:
-    """Iterates over batches and adds up the time spent waiting for them."""
-
-    def __init__(self, source: Iterator[Batch]) -> None:
-        self._source = source
-        self.waited = 0.0
-
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            started = time.perf_counter()
-            batch = next(self._source, None)
-            self.waited += time.perf_counter() - started
-            if batch is None:
-                return
-            yield batch

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from cluster.environment import data_cpus
-from jobs.console import Advance, bar
+from jobs.console import bar
 from jobs.data.index import Index
 from jobs.data.places import Place, places_of, read_place
 from jobs.data.quarantine import Broken, keep_quarantine
@@ -33,11 +33,14 @@ from jobs.data.tables import print_broken, read_index
 from jobs.export.exporter import Draft, Provenance, code_revision, digest_of, export_draft, finish
 from jobs.lease import Lease, acquire
 from jobs.train import report
+from jobs.train.bar import BarWatcher
+from jobs.train.borders import StoppedError
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord, best_epoch, describe
 from jobs.train.judge import collect_outputs, evaluate
 from jobs.train.metrics import Evaluation
 from jobs.train.network import ServedNetwork
+from jobs.train.stop import StopRequest
 from jobs.train.trainer import Trained, train
 from jobs.train.worker import open_images, prepare_network
 from models.bundle import Published, publish
@@ -129,26 +132,6 @@ def _report_broken(
         print_broken(broken, keep_quarantine(broken, config.runs, run_id, name), console)
 
 
-class _BarWatcher:
-    """Shows the steps of an in-process run as a bar, and each epoch as a line; ends the run at the
-    first step after another one took its name over.
-    """
-
-    def __init__(
-        self, console: Console, advance: Advance, lease: Lease, *, quiet_epochs: bool
-    ) -> None:
-        self._console, self._advance, self._quiet = console, advance, quiet_epochs
-        self._lease = lease
-
-    def step(self, num_images: int, loss: float) -> None:
-        self._lease.check()
-        self._advance(num_images)
-
-    def epoch(self, record: EpochRecord) -> None:
-        if not self._quiet:
-            self._console.print(describe(record), highlight=False)
-
-
 def _train(
     config: TrainConfig, index: Index, run_id: str, lease: Lease, console: Console
 ) -> Trained:
@@ -160,9 +143,13 @@ def _train(
     )
     if not frozen:
         _report_tail(config, index, console)
-    with bar(console, "features" if frozen else "training", total) as advance:
-        watcher = _BarWatcher(console, advance, lease, quiet_epochs=frozen)
-        trained = train(config, index, run_id, watcher)
+    stop = StopRequest()
+    with bar(console, "features" if frozen else "training", total) as advance, stop.listening():
+        watcher = BarWatcher(console, advance, lease, stop, quiet_epochs=frozen)
+        try:
+            trained = train(config, index, run_id, watcher)
+        except StoppedError as error:
+            raise StoppedError(f"{error}; to go on, run again with run={run_id}") from error
     kept = trained.history[best_epoch(trained.history, config.monitor)]
     console.print(f"kept {describe(kept)}", highlight=False)
     return trained

@@ -2,41 +2,81 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from jobs.causes import find_cause
 from jobs.data.index import Index
+from jobs.train.board import Board, BoardWatcher, follow
+from jobs.train.borders import Notice, Place, Status, Watcher
 from jobs.train.config import TrainConfig
-from jobs.train.history import EpochRecord, describe
-from jobs.train.loop import Place
+from jobs.train.history import EpochRecord
 from jobs.train.worker import prepare_network, run_worker
-from models.errors import ConfigError
+from models.errors import ConfigError, SightlineError
 from models.storage import open_store
+
+logger = logging.getLogger(__name__)
 
 # How long a worker waits for the others: at a step, and for their whole share of the features. That
 # a worker died shows at once; this is for one that hangs.
 STEP_TIMEOUT_S = 1800
 FEATURES_TIMEOUT_S = 24 * 3600
+SECONDS_BETWEEN_DRAIN_LOOKS = 2.0
+BOARD_TIMEOUT_S = 60.0
 
 
-def train_with_ray(config: TrainConfig, index: Index, run_id: str) -> None:
-    """Start the configured workers and wait until they are done.
+def train_with_ray(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> None:
+    """Start the configured workers, show `watcher` how they get on, and wait until they are done.
 
     Raises `ConfigError` if they would leave no CPU to read images, and whatever a worker raised.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    _check_cpus(config, float(ray.cluster_resources().get("CPU", 0)))
+    # Here, where no lost node takes it away.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    trainer = _make_trainer(config, ray.put(index), run_id, board)
+    failures: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failures.append(error)
+
+    # Beside the main thread, which shows the bar and takes signals.
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    follow(
+        lambda: ray.get(board.look.remote(), timeout=BOARD_TIMEOUT_S),
+        lambda notice: ray.get(board.ask.remote(notice), timeout=BOARD_TIMEOUT_S),
+        thread.is_alive,
+        watcher,
+    )
+    if failures:  # Ray Train wraps in several classes, by where it failed
+        cause = find_cause(failures[0])
+        if cause is None:
+            raise failures[0]
+        raise cause from failures[0]
+
+
+def _make_trainer(config: TrainConfig, index: Any, run_id: str, board: Any) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     workers = config.workers
-    _check_cpus(config, float(ray.cluster_resources().get("CPU", 0)))
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _worker_main,
         train_loop_config={
             "config": config.model_dump(mode="json"),
-            "index": ray.put(index),
+            "index": index,
             "run_id": run_id,
+            "board": board,
         },
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
@@ -53,13 +93,6 @@ def train_with_ray(config: TrainConfig, index: Index, run_id: str) -> None:
             timeout_s=FEATURES_TIMEOUT_S if config.network.freeze == "backbone" else STEP_TIMEOUT_S
         ),
     )
-    try:
-        trainer.fit()
-    except Exception as error:  # Ray Train wraps in several classes, by where it failed
-        cause = find_cause(error)
-        if cause is None:
-            raise
-        raise cause from error
 
 
 def _worker_main(payload: dict[str, Any]) -> None:
@@ -67,26 +100,79 @@ def _worker_main(payload: dict[str, Any]) -> None:
     from ray import train as ray_train
     from ray.train.torch import get_device
 
-    config = TrainConfig.model_validate(payload["config"])
-    index: Index = ray.get(payload["index"])
-    context = ray_train.get_context()
-    place = Place(get_device(), context.get_world_rank(), context.get_world_size())
-    network = prepare_network(config, len(index.classes))
-    run_worker(config, index, payload["run_id"], network, place, _RayWatcher(place))
+    board = payload["board"]
+    with _failing_for_good(board):
+        config = TrainConfig.model_validate(payload["config"])
+        index: Index = ray.get(payload["index"])
+        context = ray_train.get_context()
+        place = Place(get_device(), context.get_world_rank(), context.get_world_size())
+        network = prepare_network(config, len(index.classes))
+        drains = _Drains()
+        watcher = BoardWatcher(_reporter(board), drains.look) if place.is_first else Watcher()
+        run_worker(config, index, payload["run_id"], network, place, watcher)
 
 
-@dataclass(frozen=True)
-class _RayWatcher:
-    """Reports epochs to Ray Train; the driver's terminal sees the first worker's lines."""
+def _reporter(board: Any) -> Any:
+    import ray
 
-    place: Place
+    def report(status: Status | None, records: list[EpochRecord]) -> Notice | None:
+        try:
+            notice: Notice | None = ray.get(
+                board.report.remote(status, records), timeout=BOARD_TIMEOUT_S
+            )
+        except ray.exceptions.RayActorError:
+            return Notice("the process that started it is gone", ends=True)
+        except ray.exceptions.RayError as error:  # a busy machine; the next report comes soon
+            logger.warning("cannot report how the run goes: %s", error)
+            return None
+        return notice
 
-    def step(self, num_images: int, loss: float) -> None:
-        return
+    return report
 
-    def epoch(self, record: EpochRecord) -> None:
-        if self.place.is_first:
-            print(describe(record), flush=True)
+
+@contextmanager
+def _failing_for_good(board: Any) -> Iterator[None]:
+    """Keep on the board what was raised on purpose: it would come again with every attempt that Ray
+    Train makes, and those end here at once.
+    """
+    import ray
+
+    failure = ray.get(board.failure.remote())
+    if failure is not None:
+        raise failure
+    try:
+        yield
+    except SightlineError as error:
+        ray.get(board.fail.remote(error))
+        raise
+
+
+class _Drains:
+    """Looks for nodes of this run that are about to be taken away. Ray Train tells the same to all
+    workers, and waits until all have asked: so each has a thread that asks.
+    """
+
+    def __init__(self) -> None:
+        self._reason: str | None = None
+        threading.Thread(target=self._work, name="drains", daemon=True).start()
+
+    def look(self) -> str | None:
+        """Return what is known."""
+        return self._reason
+
+    def _work(self) -> None:
+        from ray import train as ray_train
+
+        never = threading.Event()
+        while self._reason is None:
+            never.wait(SECONDS_BETWEEN_DRAIN_LOOKS)
+            try:
+                info = ray_train.get_preemption_info()
+            except Exception:  # the group comes to its end
+                return
+            if info is not None:
+                nodes = ", ".join(node[:8] for node in info.preempted_node_ids)
+                self._reason = f"Ray takes a node of this run away ({nodes})"
 
 
 def _check_cpus(config: TrainConfig, available: float) -> None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 
 from jobs.data.index import Index
+from jobs.train.borders import Place, Watcher
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.identity import claim_run
-from jobs.train.loop import Place, Watcher
 from jobs.train.network import Network, build_network
 from jobs.train.worker import open_checkpoints, prepare_network, run_worker
 from models.errors import ConfigError
@@ -46,7 +46,7 @@ def train(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> T
     else:
         from jobs.train.ray_train import train_with_ray
 
-        train_with_ray(config, index, run_id)
+        train_with_ray(config, index, run_id, watcher)
     best = checkpoints.load("best")
     assert best is not None
     network = build_network(config.network.backbone, len(index.classes))

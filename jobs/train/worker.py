@@ -15,13 +15,18 @@ from cluster.environment import data_cpus
 from jobs.data.index import Index
 from jobs.data.quarantine import keep_quarantine
 from jobs.data.streams import Batch, IndexedImages, StreamOptions
+from jobs.train.audience import Audience
+from jobs.train.borders import Place, Watcher
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
 from jobs.train.frozen import fit_frozen
-from jobs.train.loop import Place, Watcher, fit
+from jobs.train.loop import fit
+from jobs.train.metrics_log import MetricsLog
 from jobs.train.network import Network, build_network
+from jobs.train.ray_metrics import RayGauges
+from jobs.train.samples import recorded
 from jobs.train.weights import load_weights
-from models.storage import open_store
+from models.storage import Store, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +38,20 @@ class Share:
     images: IndexedImages
     config: TrainConfig
     place: Place
+    store: Store  # of the run
 
-    def num_train_batches(self) -> int:
+    def num_train_batches(self, start: int = 0) -> int:
         return self.images.num_batches(
-            "train", batch_size=self.config.batch_size, shuffle=True, world=self.place.world
+            "train",
+            batch_size=self.config.batch_size,
+            shuffle=True,
+            world=self.place.world,
+            start=start,
         )
 
-    def train(self, epoch: int) -> Iterator[Batch]:
+    def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         even = [1.0] * len(self.images.classes)
-        return self.images.batches(
+        batches = self.images.batches(
             "train",
             batch_size=self.config.batch_size,
             epoch=epoch,
@@ -50,7 +60,11 @@ class Share:
             class_weights=even if self.config.balance == "sampling" else None,
             rank=self.place.rank,
             world=self.place.world,
+            start=start,
         )
+        if not self.config.tracking.sample_ids:
+            return batches
+        return recorded(batches, self.store, self.place, epoch, start, self.config.batch_size)
 
     def validation(self) -> Iterator[Batch]:
         return self.images.batches(
@@ -73,12 +87,15 @@ def run_worker(
     """Do one worker's part; the first worker leaves the result in the run's checkpoints."""
     images = open_images(config, index, _data_cpus(config, place.world))
     checkpoints = open_checkpoints(config, run_id)
+    audience = Audience([watcher, *_logs(config, run_id, place)], place)
     try:
         if config.network.freeze == "backbone":
-            fit_frozen(config, index, images, checkpoints, network, run_id, place, watcher)
+            fit_frozen(config, index, images, checkpoints, network, run_id, place, audience)
         else:
-            _fine_tune(config, index, images, checkpoints, network, place, watcher)
+            share = Share(images, config, place, open_run(config, run_id))
+            _fine_tune(share, index, checkpoints, network, audience)
     finally:
+        audience.close()
         if images.broken:
             name = f"quarantine-training-{place.rank}.jsonl"
             where = keep_quarantine(images.broken, config.runs, run_id, name)
@@ -93,24 +110,29 @@ def run_worker(
 
 
 def _fine_tune(
-    config: TrainConfig,
-    index: Index,
-    images: IndexedImages,
-    checkpoints: Checkpoints,
-    network: Network,
-    place: Place,
-    watcher: Watcher,
+    share: Share, index: Index, checkpoints: Checkpoints, network: Network, watcher: Watcher
 ) -> None:
     fit(
         network,
-        Share(images, config, place),
-        config,
+        share,
+        share.config,
         class_names=index.classes,
-        class_counts=images.class_totals("train"),
+        class_counts=share.images.class_totals("train"),
         checkpoints=checkpoints,
-        place=place,
+        place=share.place,
         watcher=watcher,
     )
+
+
+def _logs(config: TrainConfig, run_id: str, place: Place) -> list[Watcher]:
+    """Return what writes down how the run goes; the first worker does."""
+    if not place.is_first:
+        return []
+    every_steps = config.tracking.every_steps
+    return [
+        MetricsLog(open_run(config, run_id), every_steps, place.world),
+        RayGauges(config.name, run_id),
+    ]
 
 
 def prepare_network(config: TrainConfig, num_classes: int) -> Network:
@@ -132,7 +154,12 @@ def open_images(config: TrainConfig, index: Index, cpu_limit: float | None = Non
 
 def open_checkpoints(config: TrainConfig, run_id: str) -> Checkpoints:
     """Return the checkpoints of a run."""
-    return Checkpoints(open_store(config.runs).child(f"{run_id}/checkpoints"))
+    return Checkpoints(open_run(config, run_id).child("checkpoints"), config.checkpoint.keep)
+
+
+def open_run(config: TrainConfig, run_id: str) -> Store:
+    """Return the folder of a run: checkpoints, curves, lists of broken images."""
+    return open_store(config.runs, is_patient=True).child(run_id)
 
 
 def _data_cpus(config: TrainConfig, world: int) -> float | None:

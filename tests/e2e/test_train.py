@@ -20,9 +20,8 @@ from rich.console import Console
 
 from cluster.session import Session
 from jobs.data.index import build_index
+from jobs.train.borders import Place, Watcher
 from jobs.train.config import TrainConfig
-from jobs.train.history import EpochRecord
-from jobs.train.loop import Place
 from jobs.train.pipeline import Outcome, run_training
 from jobs.train.worker import prepare_network, run_worker
 from models.bundle import list_versions, open_bundle
@@ -64,11 +63,8 @@ def bucket(s3_server: S3Server) -> str:
     return uri
 
 
-class Silent:
+class Silent(Watcher):
     """A watcher that does not care."""
-
-    def step(self, num_images: int, loss: float) -> None: ...
-    def epoch(self, record: EpochRecord) -> None: ...
 
 
 def train(bucket: str, name: str, **changes: object) -> Outcome:

@@ -56,6 +56,26 @@ def test_less_than_one_batch_per_rank_is_left_out(rows: int, batch_size: int, wo
         assert left_out == 0
 
 
+@given(rows=sizes, batch_size=small, worlds=st.lists(st.integers(1, 5), min_size=2, max_size=4))
+def test_workers_of_any_number_go_on_where_others_stopped(
+    rows: int, batch_size: int, worlds: list[int]
+) -> None:
+    """Each group takes a step and is replaced by one of another size; the last one ends it."""
+    order = shuffled(rows, 0, 0)
+    seen: list[int] = []
+    for world in worlds:
+        rest = whole_batches(order, batch_size, world, len(seen))
+        steps = [shard_batches(rest, batch_size, rank, world) for rank in range(world)]
+        step = [step[:batch_size].tolist() for step in steps]
+        if world == worlds[-1]:
+            step = [share.tolist() for share in steps]
+        seen += [number for share in step for number in share]
+    if rows >= batch_size * worlds[0]:
+        assert len(seen) == len(set(seen)), "an image twice"
+        assert set(seen) == set(order[: len(seen)].tolist()), "an image passed over"
+        assert rows - len(seen) < batch_size * worlds[-1]
+
+
 @given(rows=sizes, world=st.integers(1, 7))
 def test_shards_hold_every_row_exactly_once(rows: int, world: int) -> None:
     shares = [shard(np.arange(rows), rank, world).tolist() for rank in range(world)]

@@ -128,7 +128,7 @@ def test_a_set_smaller_than_a_batch_is_repeated_to_fill_it(images: IndexedImages
 @pytest.mark.ray
 def test_a_stream_resumes_in_the_middle_of_an_epoch(images: IndexedImages) -> None:
     whole = seen(images.batches("train", batch_size=10, epoch=4, shuffle=True))
-    rest = seen(images.batches("train", batch_size=10, epoch=4, shuffle=True, skip=7))
+    rest = seen(images.batches("train", batch_size=10, epoch=4, shuffle=True, start=70))
     assert rest == whole[70:]
 
 
@@ -381,7 +381,7 @@ def test_the_order_of_a_seed_is_the_same_on_any_number_of_readers_and_after_a_re
     begun = images.batches("train", batch_size=8, seed=5, shuffle=True)
     before = [next(begun) for _ in range(4)]
     begun.close()  # type: ignore[attr-defined]
-    rest = images.batches("train", batch_size=8, seed=5, shuffle=True, skip=4)
+    rest = images.batches("train", batch_size=8, seed=5, shuffle=True, start=32)
     note("after a resume", seen(iter(before)) + seen(rest))
     with capsys.disabled():
         print(f"\norder of seed 5: {digests}")

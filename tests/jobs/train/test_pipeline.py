@@ -11,8 +11,11 @@ from rich.console import Console
 
 import jobs.lease
 from jobs.lease import acquire
+from jobs.train.bar import BarWatcher
+from jobs.train.borders import Status
 from jobs.train.config import TrainConfig
-from jobs.train.pipeline import _BarWatcher, run_training
+from jobs.train.pipeline import run_training
+from jobs.train.stop import StopRequest
 from models.errors import ConfigError, SightlineError
 from models.storage import open_store
 
@@ -57,16 +60,19 @@ def test_a_run_whose_name_was_taken_over_stops_at_its_next_step(
     steps: list[int] = []
     console = Console(file=io.StringIO())
 
-    def advance(count: int, total: int | None = None) -> None:
+    def advance(
+        count: int, total: int | None = None, *, note: str = "", is_past: bool = False
+    ) -> None:
         steps.append(count)
 
-    watcher = _BarWatcher(console, advance, lease, quiet_epochs=True)
-    watcher.step(8, 0.1)
+    watcher = BarWatcher(console, advance, lease, StopRequest(), quiet_epochs=True)
+    watcher.show(Status(0, 8, 100, 0.1, 10.0, 0.0))
+    assert watcher.notice() is None
     (tmp_path / "lock-000002.json").write_text("{}")
 
     def go_on() -> None:
         for _ in range(500):
-            watcher.step(8, 0.1)
+            watcher.notice()
             time.sleep(0.02)
 
     with pytest.raises(ConfigError, match="another run has taken over"):

@@ -1,0 +1,201 @@
+"""A training whose workers, nodes or driver are killed ends like one that was left alone: the same
+images in every step, the same figures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cluster.session import Session
+from jobs.data.index import Index, build_index
+from jobs.train.borders import Notice, Status, StoppedError, Watcher
+from jobs.train.config import TrainConfig
+from jobs.train.history import EpochRecord
+from jobs.train.samples import FOLDER, read_samples
+from jobs.train.trainer import train
+from models.storage import open_store
+from tests.e2e.test_train import SIZE, write_photos
+
+pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.slow]
+
+POLL_SECONDS = 0.01
+
+
+@dataclass
+class Seen(Watcher):
+    """What the driver's watcher was shown."""
+
+    records: list[EpochRecord] = field(default_factory=list)
+    statuses: list[Status] = field(default_factory=list)
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Keep it."""
+        self.records.append(record)
+
+    def show(self, status: Status) -> None:
+        """Keep it."""
+        self.statuses.append(status)
+
+
+@dataclass(frozen=True)
+class Set:
+    """A small set of photos, looked through once."""
+
+    folder: Path
+    index: Index
+
+    def config(self, run: str, **changes: object) -> TrainConfig:
+        """Return how a very small network is trained on it."""
+        values: dict[str, object] = {
+            "name": "fire",
+            "run": run,
+            "runs": str(self.folder / "runs"),
+            "store": str(self.folder / "models"),
+            "data": {
+                "uri": str(self.folder / "photos"),
+                "split": {"train": 0.8, "validation": 0.2, "test": 0.0},
+                "max_broken_share": 0.2,
+            },
+            "preprocess": {"height": SIZE, "width": SIZE},
+            "network": {"backbone": "mobilenetv3_small_050", "weights": "none", "dropout": 0.2},
+            "augment": {"horizontal_flip": True, "brightness": 0.2},
+            "optimiser": {"lr": 0.01, "backbone_lr_scale": 1.0, "ema_decay": 0.9},
+            "epochs": 3,
+            "batch_size": 4,
+            "checkpoint": {"every_steps": 2},
+            "tracking": {"sample_ids": True, "every_steps": 5},
+            "workers": {"num_workers": 2},
+            **changes,
+        }
+        return TrainConfig.model_validate(values)
+
+    def run(self, name: str) -> Path:
+        """Return the folder of a run."""
+        return self.folder / "runs" / name
+
+
+@pytest.fixture(scope="module")
+def photos(ray_session: Session, tmp_path_factory: pytest.TempPathFactory) -> Set:
+    """160 photos of two classes."""
+    folder = tmp_path_factory.mktemp("fire")
+    write_photos(open_store(folder / "photos"), count=80)
+    config = Set(folder, Index.__new__(Index)).config("none")
+    return Set(folder, build_index(config.data, config.preprocess))
+
+
+@pytest.fixture(scope="module")
+def alone(photos: Set) -> list[EpochRecord]:
+    """The history of a run of two workers that nobody disturbs."""
+    seen = Seen()
+    history = train(photos.config("alone"), photos.index, "alone", seen).history
+    # what the workers do is shown where the run was started
+    assert [record.epoch for record in seen.records] == [0, 1, 2]
+    assert seen.statuses[0].total == 3 * 128
+    assert seen.statuses[-1].done == 3 * 128
+    assert seen.statuses[-1].loss > 0
+    return history
+
+
+def lines(folder: Path) -> int:
+    """Count the steps that workers have begun."""
+    return sum(len(path.read_bytes().splitlines()) for path in (folder / FOLDER).glob("*.jsonl"))
+
+
+def worker_of(folder: Path, rank: int) -> int:
+    """Return the process of the latest worker with this rank."""
+    files = sorted((folder / FOLDER).glob(f"{rank}-*.jsonl"), key=lambda path: path.stat().st_mtime)
+    return int(files[-1].stem.partition("-")[2])
+
+
+@contextmanager
+def at_step(folder: Path, step: int, act: Callable[[], None]) -> Iterator[None]:
+    """Do something while a training in this thread has begun so many steps, over all workers."""
+    done = threading.Event()
+
+    def wait() -> None:
+        while not done.is_set():
+            if lines(folder) >= step:
+                act()
+                return
+            time.sleep(POLL_SECONDS)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def assert_like(
+    photos: Set, name: str, history: list[EpochRecord], alone: list[EpochRecord]
+) -> None:
+    """Compare images, figures and the lines of metrics.jsonl with those of the run left alone."""
+    assert read_samples(photos.run(name)) == read_samples(photos.run("alone"))
+    assert len(history) == len(alone)
+    for mine, theirs in zip(history, alone, strict=True):
+        assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-6)
+        assert mine.validation == pytest.approx(theirs.validation, rel=1e-6)
+    assert places(photos.run(name)) == places(photos.run("alone"))
+
+
+def places(folder: Path) -> list[tuple[int, int | None]]:
+    """Return epoch and step of the lines of metrics.jsonl."""
+    text = (folder / "metrics.jsonl").read_text()
+    parsed = [json.loads(line) for line in text.splitlines()]
+    return [(line["epoch"], line.get("step")) for line in parsed]
+
+
+def test_two_workers_see_every_image_of_an_epoch_once(
+    photos: Set, alone: list[EpochRecord]
+) -> None:
+    steps = read_samples(photos.run("alone"))
+    assert len(steps) == 3 * 32
+    for epoch in range(3):
+        ids = [i for (at, _), step in steps.items() if at == epoch for i in step]
+        assert sorted(ids) == list(range(128))
+
+
+def test_a_worker_that_is_killed_changes_nothing(photos: Set, alone: list[EpochRecord]) -> None:
+    seed = random.randrange(10**6)
+    draw = random.Random(seed)
+    rank, step = draw.randint(0, 1), draw.randint(10, 80)
+    print(f"seed {seed}: worker {rank} at step {step}")
+    folder = photos.run("worker")
+    kill = lambda: os.kill(worker_of(folder, rank), signal.SIGKILL)  # noqa: E731
+    with at_step(folder, step, kill):
+        history = train(photos.config("worker"), photos.index, "worker", Seen()).history
+    assert len(list((folder / FOLDER).glob("*.jsonl"))) == 4, "two groups of two workers"
+    assert_like(photos, "worker", history, alone)
+
+
+def test_a_run_that_is_asked_to_stop_leaves_its_step_and_goes_on(
+    photos: Set, alone: list[EpochRecord]
+) -> None:
+    folder = photos.run("stopped")
+
+    class Stopper(Seen):
+        def notice(self) -> Notice | None:
+            return Notice("SIGTERM", ends=True) if lines(folder) > 20 else None
+
+    config = photos.config("stopped", checkpoint={"every_seconds": None})
+    with pytest.raises(StoppedError, match=r"stopped in epoch \d, step \d+ of 16 because of SIGT"):
+        train(config, photos.index, "stopped", Stopper())
+    begun = lines(folder)
+    seen = Seen()
+    history = train(config, photos.index, "stopped", seen).history
+    assert lines(folder) - begun in (96 - begun, 96 - begun + 1), "no step is lost"
+    assert seen.statuses[0].done > 0
+    assert_like(photos, "stopped", history, alone)
