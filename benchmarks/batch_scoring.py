@@ -3,18 +3,21 @@ decodes and infers the same images with the same engine on all cores.
 
 The ceiling is the best of every sensible layout (`benchmarks.ceiling`); its images are in memory
 already. Ours is the job while it runs: listing, reading, decoding, running, collecting and writing
-parts, from the first image to the last. Ray and the models are up. Both take turns in short
-windows, and the CPU time of an image is told beside, which neighbours disturb less than the rate.
+parts, from the first image to the last. Ray and the models are up, of each number of `--workers`.
+All take turns in short windows, and the CPU time of an image is told beside, which neighbours
+disturb less than the rate.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +38,7 @@ from cluster.session import SessionOptions, open_session
 from jobs.data.locate import choose_threads
 from jobs.lease import acquire
 from jobs.score.columns import Columns
-from jobs.score.crew import Crew, Node, choose_size
+from jobs.score.crew import Crew, Node, Size, choose_size
 from jobs.score.items import open_source
 from jobs.score.parts import Parts
 from jobs.score.tally import Tally
@@ -62,7 +65,7 @@ def main() -> int:
         photos = given.images or Path(made) / "photos"
         if given.images is None and not collect_cells(photos):
             raise SystemExit("the photos are in the package elpv-dataset; or give --images")
-        source = _many(photos, Path(made) / "many", num_images)
+        source = link_many(photos, Path(made) / "many", num_images)
         plan = Plan(given.bundle, photos, source, given.workers or [None], rounds, seconds)
         series = plan.run()
     _tell(series, report)
@@ -131,12 +134,14 @@ class Plan:
             crew.close()
         finalists = [crew for _, crew in screened[:NUM_FINALISTS]]
         series: dict[str, list[Window]] = {}
-        with open_session(SessionOptions()), ExitStack() as stack:
+        sizes = self.sizes(cores)
+        # A Ray of its own, which is told of room for all: else the second crew waits for ever for
+        # the CPUs of the first, which is idle then.
+        options = SessionOptions(num_cpus=num_logical_cpus(sizes.values()), connect=False)
+        with open_session(options), ExitStack() as stack:
             ours = {
-                "jobs.score"
-                if count is None
-                else f"jobs.score {count} workers": stack.enter_context(self._crew(count, cores))
-                for count in self.workers
+                name: stack.enter_context(Crew(self._job(size), size))
+                for name, size in sizes.items()
             }
             for _ in range(self.rounds):
                 for ceiling in finalists:
@@ -152,11 +157,19 @@ class Plan:
     def _columns(self) -> Columns:
         return Columns(False, True, "top", 2, 0)
 
-    def _crew(self, workers: int | None, cores: int) -> Crew:
-        nodes = [Node(cores)]
-        threads = None if workers is None else max(1, cores // workers)
-        size = choose_size(nodes, workers=workers, threads=threads)
-        job = Job(
+    def sizes(self, cores: int) -> dict[str, Size]:
+        """Return our crews by their names: as a run chooses, or so many workers that share the
+        cores.
+        """
+        found = {}
+        for workers in self.workers:
+            threads = None if workers is None else max(1, cores // workers)
+            size = choose_size([Node(cores)], workers=workers, threads=threads)
+            found["jobs.score" if workers is None else f"jobs.score {workers} workers"] = size
+        return found
+
+    def _job(self, size: Size) -> Job:
+        return Job(
             bundle=self.bundle,
             engine=EngineOptions(threads=size.num_threads),
             columns=self._columns(),
@@ -164,7 +177,6 @@ class Plan:
             label_revision=0,
             num_readers=choose_threads(str(self.source)),
         )
-        return Crew(job, size)
 
     def _score(self, crew: Crew) -> Window:
         """Score all images, with what a run does around it."""
@@ -196,13 +208,23 @@ def _cpu_seconds() -> float:
     return total
 
 
-def _many(photos: Path, target: Path, count: int) -> Path:
-    """Make a folder of links to the photos, each as often as needed."""
+def num_logical_cpus(sizes: Iterable[Size]) -> int:
+    """Return how many CPUs of Ray crews take that are up at a time."""
+    return sum(size.num_workers * size.num_threads for size in sizes)
+
+
+def link_many(photos: Path, target: Path, count: int) -> Path:
+    """Make a folder of links to the photos, or of copies where there can be none, each as often as
+    needed.
+    """
     files = sorted(photos.iterdir())
     for number in range(count):
         link = target / f"{number // 1000:03}" / f"{number:06}{files[number % len(files)].suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
-        os.link(files[number % len(files)], link)
+        try:
+            os.link(files[number % len(files)], link)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(files[number % len(files)], link)
     return target
 
 

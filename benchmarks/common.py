@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -92,22 +93,50 @@ def save_bars(name: str, unit: str, series: Mapping[str, Sequence[float]]) -> Pa
     """Save a bar chart of medians with a dot per repetition to `benchmarks/out` and return its
     path.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 1 + 0.45 * len(series)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    labels = list(series)
-    axes.barh(labels, [statistics.median(series[label]) for label in labels], color="#8fb3d9")
-    for label in labels:
-        axes.plot(list(series[label]), [label] * len(series[label]), "k.", markersize=4)
-    axes.invert_yaxis()
-    axes.set_xlabel(unit)
+    figure = make_figure(9, 1 + 0.45 * len(series))
+    draw_bars(figure.add_subplot(), series, ["#8fb3d9"] * len(series))
+    figure.axes[0].set_xlabel(unit)
     OUT.mkdir(exist_ok=True)
     path = OUT / f"{name}.png"
     figure.savefig(path, dpi=120)
     return path
+
+
+def make_figure(width: float, height: float) -> Any:
+    """Return an empty figure of so many inches that needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_bars(axes: Any, series: Mapping[str, Sequence[float]], colours: Sequence[str]) -> None:
+    """Draw a bar for each median, the first one at the top, with a dot for each repetition."""
+    axes.barh(
+        list(series), [statistics.median(values) for values in series.values()], color=colours
+    )
+    for name, values in series.items():
+        axes.plot(list(values), [name] * len(values), "k.", markersize=4)
+    axes.invert_yaxis()
+
+
+def draw_throughput(
+    axes: Any,
+    series: Mapping[str, Sequence[float]],
+    colours: Mapping[str, str],
+    other: str,
+) -> None:
+    """Draw the images per second of everybody, the ceiling first, with a line where that ends; a
+    colour counts for the names that hold its word.
+    """
+    chosen = [
+        next((colour for word, colour in colours.items() if word in name), other) for name in series
+    ]
+    draw_bars(axes, series, chosen)
+    axes.axvline(statistics.median(next(iter(series.values()))), color="grey", linewidth=0.8)
+    axes.set_xlabel("images per second: medians, and a dot for each repetition")
 
 
 @contextmanager

@@ -59,6 +59,17 @@ def load_section(
     return _validate(model, values, overrides, origins, str(path or COMMAND_LINE))
 
 
+def quoted(text: str) -> str:
+    """Return a text as a value of an override that stands for it as it is, whatever is in it.
+
+    Not as JSON: there a character beyond the first 65,536 is two escapes, which YAML takes for two
+    characters.
+    """
+    plain = (each.isascii() and each.isprintable() and each not in '"\\' for each in text)
+    escaped = zip(text, plain, strict=True)
+    return '"' + "".join(e if is_plain else f"\\U{ord(e):08x}" for e, is_plain in escaped) + '"'
+
+
 def _validate(
     model: type[Model],
     values: dict[str, Any],

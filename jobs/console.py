@@ -5,12 +5,13 @@ Tables and bars go to standard error, so that standard output holds results only
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -61,6 +62,14 @@ def make_console() -> Console:
     one.
     """
     return Console(stderr=True, width=None if sys.stderr.isatty() else 100)
+
+
+def print_result(line: Mapping[str, Any]) -> None:
+    """Print the result for machines as one line of JSON on standard output.
+
+    In ASCII: no terminal's encoding, and no path that is no Unicode, can keep it from arriving.
+    """
+    print(json.dumps(line), flush=True)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -24,7 +23,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from jobs.console import make_console, readable_errors, set_up_logging
+from jobs.console import make_console, print_result, readable_errors, set_up_logging
 from jobs.label_tables import print_changes, print_history, print_map, print_what_if
 from jobs.local_serving import LABEL_STORE
 from jobs.yaml12 import Loader
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with readable_errors(console):
         log = _open(given)
         line = given.run(log, given, console)
-    print(json.dumps(line, ensure_ascii=False))
+    print_result(line)
     return 0
 
 

@@ -1,9 +1,10 @@
-"""What a job that was submitted to a cluster must not do: leave its results in the copy of the code
-that Ray makes for it, and removes afterwards.
+"""Places that a job must not be given: relative ones where it was submitted to a cluster, for Ray
+makes a copy of the code for it and removes that afterwards, and such as Ray cannot name.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,19 @@ from models.errors import ConfigError
 from models.storage import is_remote
 
 RAY_WORKING_DIRS = "working_dir_files"  # where Ray unpacks `--working-dir` (runtime_env, 2.60)
+
+
+def refuse_no_unicode(settings: Mapping[str, str]) -> None:
+    """Raise `ConfigError` for a place whose name is no Unicode: Ray ends with a traceback when the
+    command line holds one, and no row of a table can name it.
+    """
+    for name, uri in settings.items():
+        raw = os.fsencode(uri)
+        if raw.decode("utf-8", "replace").encode() != raw:
+            raise ConfigError(
+                f"{name}: {raw.decode('utf-8', 'backslashreplace')} holds bytes that are no "
+                "UTF-8; rename it, or give a link to it that has another name"
+            )
 
 
 def refuse_lost_results(settings: Mapping[str, str], folder: Path) -> None:

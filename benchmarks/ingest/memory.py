@@ -15,13 +15,12 @@ import psutil
 
 from benchmarks.fixtures import STATE
 from benchmarks.ingest.consume import Window
+from benchmarks.ingest.plan import BATCH_SIZE
 from benchmarks.ingest.process import run_reader
 from benchmarks.ingest.reader import Request
 from benchmarks.ingest.sets import make_set, synthetic_samples, write_packed
 from benchmarks.serving.steps import Figures
 from benchmarks.smaps import memory_of
-
-BATCH_SIZE = 64
 
 
 def measure_memory(num_images: int, num_read: int) -> Figures:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import OUT
+from benchmarks.common import OUT, draw_throughput, make_figure
 from benchmarks.ingest.plan import SIGHTLINE
 from benchmarks.ingest.results import Row
 from benchmarks.ingest.waves import CEILING, MEMORY
@@ -18,22 +17,9 @@ OTHER = "#8fb3d9"
 
 def save_picture(rows: Sequence[Row], steps: Steps) -> Path:
     """Save the plot to `benchmarks/out` and return where it is."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4 + 0.34 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = make_figure(10, 4 + 0.34 * len(rows))
     speed, memory = figure.subplots(2, 1, height_ratios=(0.34 * len(rows), 2.2))
-    names = [row.name for row in rows]
-    colours = [
-        next((colour for word, colour in COLOURS.items() if word in name), OTHER) for name in names
-    ]
-    speed.barh(names, [statistics.median(row.per_second) for row in rows], color=colours)
-    for row in rows:
-        speed.plot(list(row.per_second), [row.name] * len(row.per_second), "k.", markersize=4)
-    speed.axvline(statistics.median(rows[0].per_second), color="grey", linewidth=0.8)
-    speed.invert_yaxis()
-    speed.set_xlabel("images per second: medians, and a dot for each repetition")
+    draw_throughput(speed, {row.name: row.per_second for row in rows}, COLOURS, OTHER)
     found = sorted((int(key[0]), float(each["mib"])) for key, each in steps.below(MEMORY))
     memory.plot([size for size, _ in found], [mib for _, mib in found], "o-", color="#2f6db5")
     memory.set_xscale("log")

@@ -43,14 +43,15 @@ def summarise(steps: Steps, setting: Setting, report: Report) -> None:
         report.failures[str(name)] = str(found["reason"])[-700:]
     ceilings = ceiling_series(steps)
     ours = {name: steps.series("per_second", READING, name, PASS) for name in (PACKED, LOOSE)}
-    if not ceilings or not ours[PACKED]:
+    if not ceilings:
         return
     figures, ratios = report.figures, report.ratios
     figures["ceiling_images_per_s"] = statistics.median(ceilings)
     figures["ceiling_layout"] = _best_layout(steps)
-    figures["packed_images_per_s"] = statistics.median(ours[PACKED])
-    figures["first_batch_s"] = _median(steps, "first_batch_s", PACKED)
-    ratios["packed_to_ceiling"] = paired(ours[PACKED], ceilings)
+    if ours[PACKED]:
+        figures["packed_images_per_s"] = statistics.median(ours[PACKED])
+        figures["first_batch_s"] = _median(steps, "first_batch_s", PACKED)
+        ratios["packed_to_ceiling"] = paired(ours[PACKED], ceilings)
     if ours[LOOSE]:
         figures["loose_images_per_s"] = statistics.median(ours[LOOSE])
         ratios["loose_to_ceiling"] = paired(ours[LOOSE], ceilings)
@@ -85,7 +86,8 @@ def _peers(steps: Steps, setting: Setting, report: Report, ours: dict[str, list[
     best = max(measured, key=lambda name: statistics.median(measured[name]))
     report.figures["best_peer"] = best
     report.figures["best_peer_images_per_s"] = statistics.median(measured[best])
-    report.ratios["packed_to_best_peer"] = paired(ours[PACKED], measured[best])
+    if ours[PACKED]:
+        report.ratios["packed_to_best_peer"] = paired(ours[PACKED], measured[best])
     if ours[LOOSE]:
         report.ratios["loose_to_best_peer"] = paired(ours[LOOSE], measured[best])
 
@@ -102,6 +104,14 @@ def _memory(steps: Steps, report: Report) -> None:
 
 def _short(count: int) -> str:
     return f"{count // 1000}k"
+
+
+def find_missing(steps: Steps, setting: Setting) -> str:
+    """Return what has to be measured and could not be, without which nothing can be compared."""
+    if not ceiling_series(steps):
+        return CEILING
+    is_measured = bool(steps.series("per_second", READING, PACKED, PASS))
+    return PACKED if PACKED in setting.names and not is_measured else ""
 
 
 def rows(steps: Steps, setting: Setting) -> list[Row]:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import OUT
+from benchmarks.common import OUT, draw_throughput, make_figure
 from benchmarks.serving.plan import SHARES, Setting
 from benchmarks.serving.results import Row
 from benchmarks.serving.steps import Steps
@@ -29,32 +29,15 @@ def save_pictures(rows: Sequence[Row], steps: Steps, setting: Setting) -> list[P
 
 
 def _throughput(rows: Sequence[Row], path: Path) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 1 + 0.36 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    names = [row.name for row in rows]
-    colours = [
-        next((colour for word, colour in COLOURS.items() if word in name), OTHER) for name in names
-    ]
-    axes.barh(names, [statistics.median(row.per_second) for row in rows], color=colours)
-    for row in rows:
-        axes.plot(list(row.per_second), [row.name] * len(row.per_second), "k.", markersize=4)
-    axes.axvline(statistics.median(rows[0].per_second), color="grey", linewidth=0.8)
-    axes.invert_yaxis()
-    axes.set_xlabel("images per second: medians, and a dot for each repetition")
+    figure = make_figure(10, 1 + 0.36 * len(rows))
+    series = {row.name: row.per_second for row in rows}
+    draw_throughput(figure.add_subplot(), series, COLOURS, OTHER)
     figure.savefig(path, dpi=120)
     return path
 
 
 def _latency(names: Sequence[str], steps: Steps, path: Path) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 1.5 + 0.4 * len(names)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = make_figure(9, 1.5 + 0.4 * len(names))
     axes = figure.add_subplot()
     for share, marker in zip(SHARES, "osD", strict=True):
         values = [

@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from jobs.data import places, sources
-from jobs.data.chunks import Columns, Pace, run_chunks
+from jobs.data.chunks import Columns
 from jobs.data.config import DataConfig
 from jobs.data.examine import Examined, examine_image
+from jobs.data.image_pass import pass_over
 from jobs.data.labels import drop_labels, number_labels, refuse_empty
 from jobs.data.leave_out import apply_leave_out, load_leave_out
 from jobs.data.quarantine import Broken, check_share
@@ -32,7 +32,6 @@ from models.errors import DataError
 from models.preprocess import PreprocessSpec
 
 SMALL_CLASS = 50
-INDEX_CHUNK = 64
 ROWS_AT_ONCE = 65_536
 BYTES_PER_ROW = 200  # digest and reason of one image
 SCHEMA = pa.schema(
@@ -163,7 +162,8 @@ def _examine(
     """Fill in per image what reading it shows."""
     found: dict[str, list[pa.Array]] = {name: [] for name in Examined._fields}
     done = 0
-    for columns in _examine_chunks(table, config, spec, cpu_limit):
+    look = partial(_look, spec=spec, limits=config.limits, threads=config.read_threads)
+    for columns in pass_over(table, look, config, bytes_per_row=BYTES_PER_ROW, cpu_limit=cpu_limit):
         for name, chunks in found.items():
             chunks.append(pa.array(columns[name], sources.SCHEMA.field(name).type))
         done += len(columns["reason"])
@@ -185,33 +185,10 @@ def _list_broken(
     return tuple(Broken(path, reason) for path, reason in broken)
 
 
-def _examine_chunks(
-    table: pa.Table, config: DataConfig, spec: PreprocessSpec, cpu_limit: float | None
-) -> Iterator[Columns]:
-    # Small enough that a small set keeps every CPU busy and the progress moves.
-    size = min(config.images_per_task, INDEX_CHUNK)
-    task = partial(
-        _examine_chunk,
-        rows=ray.put(table.select([*places.SCHEMA.names, "box"]).combine_chunks()),
-        size=size,
-        spec=spec,
-        limits=config.limits,
-        threads=config.read_threads,
-    )
-    pace = Pace(chunk_bytes=size * BYTES_PER_ROW, ahead=64, cpu_limit=cpu_limit)
-    return run_chunks(task, -(-len(table) // size), pace)
-
-
-def _examine_chunk(
-    chunk: int,
-    rows: ray.ObjectRef[pa.Table],
-    size: int,
-    spec: PreprocessSpec,
-    limits: ImageLimits,
-    threads: int | None,
+def _look(
+    mine: pa.Table, spec: PreprocessSpec, limits: ImageLimits, threads: int | None
 ) -> Columns:
-    """Run in a Ray task: read, hash and decode one chunk of images."""
-    mine = ray.get(rows).slice(chunk * size, size)
+    """Run in a Ray task: read, hash and decode some images."""
     boxes = mine["box"].to_pylist()
 
     def examine(position: int, data: bytes | Exception) -> Examined:

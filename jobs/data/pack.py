@@ -9,19 +9,18 @@ was killed goes on where it was when the same command is given again.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.session import SessionOptions, open_session
-from jobs.config import load_section
-from jobs.console import make_console, readable_errors, set_up_logging
+from jobs.config import load_section, quoted
+from jobs.console import make_console, print_result, readable_errors, set_up_logging
 from jobs.data.config import DataConfig
 from jobs.data.pack_plan import MIB, PackOptions
 from jobs.data.packing import run_packing
-from jobs.submitted import refuse_lost_results
+from jobs.submitted import refuse_lost_results, refuse_no_unicode
 
 MAX_SHARD_MIB = 1024
 
@@ -32,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = make_console()
     set_up_logging()
     with readable_errors(console):
-        overrides = [f"uri={json.dumps(given.source)}", *given.overrides]
+        refuse_no_unicode({"SOURCE": given.source, "DEST": given.dest})
+        overrides = [f"uri={quoted(given.source)}", *given.overrides]
         config = load_section(DataConfig, given.config, "data", overrides)
         refuse_lost_results({"SOURCE": config.uri, "DEST": given.dest}, Path.cwd())
         options = PackOptions(
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sha256": packed.digest,
         "seconds": round(seconds, 1),
     }
-    print(json.dumps(line))
+    print_result(line)
     return 0
 
 
@@ -99,10 +99,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
 
 
 def _shard_mib(text: str) -> int:

@@ -11,7 +11,7 @@ import math
 import tarfile
 from collections.abc import Callable
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import orjson
@@ -21,16 +21,23 @@ import ray
 from jobs.data.chunks import Columns, Pace, run_chunks
 from jobs.data.config import DataConfig
 from jobs.data.examine import examine_image
-from jobs.data.locate import split_at_root
 from jobs.data.manifest import PARSERS
 from jobs.data.quarantine import Broken
 from jobs.data.sources import SCHEMA, Listing, Progress, complete
 from jobs.data.split import split_of_name
-from jobs.data.walk import is_hidden
+from jobs.data.tar_files import (
+    find_problem,
+    find_shards,
+    is_hidden_key,
+    open_stream,
+    root_of,
+    split_name,
+)
+from jobs.data.walk import printable
 from models.decoders import IMAGE_SUFFIXES
 from models.errors import DataError, ImageTooLargeError
 from models.preprocess import PreprocessSpec
-from models.storage import Entry, Store, is_remote, normalise_uri, open_store, split_uri
+from models.storage import Entry
 
 LABEL_MEMBERS = ("cls", "txt")  # in this order, behind a label in the JSON
 MAX_TEXT = 64 << 10  # bytes of a label or of JSON
@@ -84,48 +91,6 @@ def list_webdataset(
     return Listing(table.unify_dictionaries(), ignored, tuple(broken), tuple(warnings))
 
 
-def find_shards(uri: str) -> list[Entry]:
-    """Return the tar files below a folder or prefix, or the one that the URI names, with full URIs.
-
-    Raises `DataError` where there is none, or where they are compressed.
-    """
-    if uri.lower().endswith(".tar"):
-        folder, name = split_uri(uri)
-        store = open_store(folder)
-        found = [entry for entry in store.list_children()[1] if entry.key == name]
-    else:
-        store = open_store(uri)
-        found = [entry for entry in store.list() if not _is_hidden(entry.key)]
-    squeezed = [entry.key for entry in found if entry.key.lower().endswith(COMPRESSED)]
-    if squeezed:
-        raise DataError(
-            f"{store.uri}/{squeezed[0]} is compressed, so no image in it can be read by itself; "
-            "unpack it to .tar first (gunzip, zstd -d)"
-        )
-    shards = sorted(
-        (
-            Entry(f"{store.uri}/{entry.key}", entry.size)
-            for entry in found
-            if entry.key.lower().endswith(".tar")
-        ),
-        key=lambda entry: entry.key,
-    )
-    if not shards:
-        raise DataError(f"{uri} holds no .tar file ({len(found):,} others); is it a folder?")
-    return shards
-
-
-def _root(uri: str) -> str:
-    return split_uri(uri)[0] if uri.lower().endswith(".tar") else normalise_uri(uri)
-
-
-COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
-
-
-def _is_hidden(key: str) -> bool:
-    return any(map(is_hidden, key.split("/")))
-
-
 def _list_shard(chunk: int, shards: ray.ObjectRef[list[Entry]], config: DataConfig) -> Columns:
     """Run in a Ray task: read one tar file through."""
     shard = ray.get(shards)[chunk]
@@ -156,7 +121,7 @@ class ShardReader:
         self._shard = shard
         self._config = config
         # Only below what the user named: the folders above say nothing about splits.
-        self._split = split_of_name(shard.key.removeprefix(f"{_root(config.uri)}/"))
+        self._split = split_of_name(shard.key.removeprefix(f"{root_of(config.uri)}/"))
         self._rows: list[dict[str, Any]] = []
 
     def read(self) -> pa.Table:
@@ -171,7 +136,7 @@ class ShardReader:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # a kilobyte of each
                     key, extension = split_name(member.name)
-                    if not member.isfile() or _is_hidden(key):
+                    if not member.isfile() or is_hidden_key(key):
                         continue
                     if sample and sample["key"] != key:
                         self._finish(sample)
@@ -197,7 +162,7 @@ class ShardReader:
             # Of `1.depth.png` and `1.png` the second is the image; two with as many dots are told.
             rank, best = extension.count("."), sample.get("rank", math.inf)
             if rank == best:
-                self.doubled = self.doubled or f"{self._shard.key}/{member.name}"
+                self.doubled = self.doubled or printable(f"{self._shard.key}/{member.name}")
             if rank >= best:
                 self.ignored += 1
                 return
@@ -205,7 +170,7 @@ class ShardReader:
             is_small = member.size <= self._config.max_image_bytes
             sample |= {
                 "rank": rank,
-                "path": f"{self._shard.key}/{member.name}",
+                "path": printable(f"{self._shard.key}/{member.name}"),
                 "container": self._shard.key,
                 "offset": member.offset_data,
                 "size": member.size,
@@ -240,7 +205,7 @@ class ShardReader:
         """Return what the JSON of a sample says, by our names. Raises `DataError`."""
         if "json" not in sample:
             return {}
-        where = f"{self._shard.key}/{sample['key']}.json"
+        where = printable(f"{self._shard.key}/{sample['key']}.json")
         try:
             fields = orjson.loads(sample["json"])
         except orjson.JSONDecodeError as error:
@@ -266,24 +231,6 @@ class ShardReader:
         self._rows.append(row)
 
 
-def find_problem(shard: Entry, end: int) -> str:
-    """Say what is wrong where reading a tar file ended; a sound one ends with a block of zeros."""
-    root, key = split_at_root(shard.key)
-    block = Store(root, is_patient=True).read_range(key, end, tarfile.BLOCKSIZE)
-    if block == bytes(tarfile.BLOCKSIZE):
-        return ""
-    if len(block) < tarfile.BLOCKSIZE:
-        return f"the tar file was cut short at byte {shard.size:,}"
-    return f"the tar file is damaged at byte {end:,}"
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Split a member's name at the first dot of its last part, as WebDataset does."""
-    folder, slash, base = name.removeprefix("./").rpartition("/")
-    key, _, extension = base.partition(".")
-    return f"{folder}{slash}{key}", extension.lower()
-
-
 def _too_large(member: tarfile.TarInfo, config: DataConfig) -> ImageTooLargeError:
     return ImageTooLargeError(
         f"the image has {member.size:,} bytes, more than the limit of {config.max_image_bytes:,}"
@@ -292,11 +239,3 @@ def _too_large(member: tarfile.TarInfo, config: DataConfig) -> ImageTooLargeErro
 
 def _as_text(value: object) -> str:
     return orjson.dumps(value).decode()
-
-
-def open_stream(uri: str) -> BinaryIO:
-    """Return a tar file to be read from one end to the other; on a disk it can be sought in too."""
-    if not is_remote(uri):
-        return open(uri, "rb")
-    root, key = split_at_root(uri)
-    return Store(root, is_patient=True).open_stream(key)

@@ -3,14 +3,14 @@ prefix, a manifest, a packed set, tar files or one image into one table, straigh
 workers on Ray. With `--url http://host:8000/v2/models/caps` instead: by a served model over HTTP.
 
 Progress and tables go to standard error; the last line on standard output is the result as JSON.
-Exit status: 0 when the output is written, 1 when the run stopped or too many images have no answer,
-2 for a wrong option, 130 when it was interrupted. A run that stopped goes on with --resume.
+Exit status: 0 when the output is written, 1 when the run stopped or did not begin (options that do
+not go together) or too many images have no answer, 2 for an option that there is not or a value
+that it cannot have, 130 when it was interrupted. A run that stopped goes on with --resume.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,16 +19,16 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from jobs.console import make_console, readable_errors, set_up_logging
+from jobs.console import make_console, print_result, readable_errors, set_up_logging
 from jobs.interrupt import ended_by_sigterm
 from jobs.score.bundled import Running
 from jobs.score.columns import Scores
 from jobs.score.exchange import Key
 from jobs.score.output import check_output, failed_share
-from jobs.score.parts import read_journal
-from jobs.score.run import TOP_K, AlreadyFinished, Options, Outcome, run_scoring, work_store
+from jobs.score.run import TOP_K, AlreadyFinished, Options, Outcome, run_scoring
 from jobs.score.served import Asking
-from jobs.submitted import refuse_lost_results
+from jobs.score.work import has_journal, work_store
+from jobs.submitted import refuse_lost_results, refuse_no_unicode
 from models.errors import ConfigError, SightlineError
 
 INTERRUPTED = 130
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logging()
     with ended_by_sigterm(), readable_errors(console):
         options = read_options(given)
+        refuse_no_unicode({"SOURCE": options.source, "the output": options.output})
         refuse_lost_results({"the output": options.output}, Path.cwd())
         try:
             outcome = run_scoring(options, console)
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"{options.output} is finished already", highlight=False)
             share = failed_share(check_output(options.output, has_embedding=False))
             line = {"output": options.output, "is_finished_before": True, "failed_share": share}
-            print(json.dumps(line))
+            print_result(line)
             return _status(share, given.max_failed_share, options.output, console)
         except (SightlineError, KeyboardInterrupt):
             if _is_unfinished(options.output):
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{outcome.told}",
             highlight=False,
         )
-        print(json.dumps(line, ensure_ascii=False))
+        print_result(line)
     return _status(outcome.tally.failed_share, given.max_failed_share, outcome.output, console)
 
 
@@ -214,7 +215,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _is_unfinished(output: str) -> bool:
     try:
-        return read_journal(work_store(check_output(output, has_embedding=False))) is not None
+        return has_journal(work_store(check_output(output, has_embedding=False)))
     except SightlineError:
         return False
 

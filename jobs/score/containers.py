@@ -19,17 +19,19 @@ import pyarrow as pa
 from jobs.data.config import DataConfig
 from jobs.data.packed import list_packed
 from jobs.data.shards import COMMIT, load_commit
-from jobs.data.walk import is_hidden, printable, walk
-from jobs.data.webdataset import (
-    LABEL_MEMBERS,
-    MAX_TEXT,
+from jobs.data.tar_files import (
     find_problem,
     find_shards,
+    is_hidden_key,
+    is_tar,
     open_stream,
     split_name,
 )
+from jobs.data.walk import printable, walk
+from jobs.data.webdataset import LABEL_MEMBERS, MAX_TEXT
 from jobs.score.items import BOX, ROWS_PER_CHUNK, Item, Source, parse_item_box
 from models.decoders import IMAGE_SUFFIXES
+from models.errors import DataError
 from models.storage import Entry, is_remote, open_store
 
 PEEKED = 1000  # entries that tell a folder of tar files from one of images
@@ -37,7 +39,7 @@ PEEKED = 1000  # entries that tell a folder of tar files from one of images
 
 def find_container(uri: str, label_column: str | None) -> Source | None:
     """Return the packed set or the tar files behind a URI, or None where it is something else."""
-    if uri.lower().endswith(".tar"):
+    if is_tar(uri):
         return Tars(uri, label_column)
     if not is_remote(uri) and not Path(uri).is_dir():
         return None
@@ -53,8 +55,8 @@ def find_container(uri: str, label_column: str | None) -> Source | None:
 def _names(uri: str) -> Iterator[str]:
     if not is_remote(uri):
         return (found.parts[-1] for found in walk(uri))
-    keys = (entry.key.split("/") for entry in open_store(uri).list())
-    return (key[-1] for key in keys if not any(map(is_hidden, key)))
+    keys = (entry.key for entry in open_store(uri).list())
+    return (key.rpartition("/")[2] for key in keys if not is_hidden_key(key))
 
 
 class Packed:
@@ -111,7 +113,7 @@ def _items(shard: Entry, label_column: str | None) -> Iterator[Item]:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # a kilobyte of each
                 key, extension = split_name(member.name)
-                if not member.isfile() or any(map(is_hidden, key.split("/"))):
+                if not member.isfile() or is_hidden_key(key):
                     continue
                 if key != sample.key:
                     yield from sample.items(label_column)
@@ -165,8 +167,11 @@ class _Sample:
         truth = next((str(label) for label in labels if label not in (None, "")), None)
         said = str(fields.get(BOX) or "")
         for image in self.images:
-            box = parse_item_box(said, image.shown)
-            yield replace(image, truth=truth if label_column else None, box=box)
+            told = replace(image, truth=truth if label_column else None)
+            try:
+                yield replace(told, box=parse_item_box(said, image.shown))
+            except DataError as error:  # of this image only; the others are not at fault
+                yield replace(told, problem=str(error))
 
     def _fields(self) -> dict[Any, Any]:
         """Return what the JSON says; one that cannot be read says nothing."""

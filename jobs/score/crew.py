@@ -81,17 +81,29 @@ def choose_size(
 ) -> Size:
     """Return how many workers there is room for: one for each GPU, else as many as have their
     threads' CPUs to themselves; `num_cpus` is how many CPUs are real (None: all). Raises
-    `ConfigError` where there is no GPU.
+    `ConfigError` where a worker would take what no machine has, for which Ray waits for ever.
     """
+    largest = max((node.cpus for node in nodes), default=0)
     if has_gpus:
         with_gpus = [node for node in nodes if node.gpus]
-        if not with_gpus and workers is None:
+        if not with_gpus:
             raise ConfigError(
-                "--device cuda: no machine of this Ray has a GPU; leave it out to score on CPUs"
+                f"--device cuda: no machine of this Ray has a GPU, the largest has {largest} CPUs; "
+                "leave it out to score on CPUs"
             )
-        shares = [node.cpus // node.gpus for node in with_gpus]
-        num_threads = threads or max(1, min(shares, default=1))
+        num_threads = threads or max(1, min(node.cpus // node.gpus for node in with_gpus))
+        largest = max(node.cpus for node in with_gpus)
+        if num_threads > largest:
+            raise ConfigError(
+                f"--device cuda, --threads {num_threads}: a worker takes a GPU and so many CPUs of "
+                f"one machine, and the largest with a GPU has {largest} CPUs of this Ray"
+            )
         return Size(workers or sum(node.gpus for node in with_gpus), num_threads, 1)
+    if threads is not None and threads > largest:
+        raise ConfigError(
+            f"--threads {threads}: a worker takes so many CPUs of one machine, and the largest of "
+            f"this Ray has {largest}; give no more"
+        )
     cpus = [node.cpus for node in nodes if node.cpus] or [1]
     if num_cpus is not None:  # of this machine, which is the only one
         cpus = [max(1, int(num_cpus))]

@@ -1,8 +1,9 @@
 """Which images are to be scored: those of a folder, a bucket prefix or a manifest, or a single one;
 and, in `containers`, those of a packed set or of tar files.
 
-Images are yielded while the listing goes on, so that millions of them need no memory. A file
-whose name is no Unicode is scored like any other. Nothing is read or decoded.
+Those of a folder or a bucket are yielded while the listing goes on, so that millions of them need
+no memory; a manifest, and the index of a packed set, is read whole. A file whose name is no Unicode
+is scored like any other. No image is read or decoded.
 """
 
 from __future__ import annotations

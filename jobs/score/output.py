@@ -20,6 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from jobs.score.columns import Columns
+from jobs.score.work import SCRATCH
 from models.errors import ConfigError, StorageError
 from models.storage import is_remote, normalise_uri, open_store, split_uri
 
@@ -106,7 +107,9 @@ def _write(
 ) -> None:
     folder, name = split_uri(uri)
     # On a disk in the same file system, so that one rename is enough.
-    with tempfile.TemporaryDirectory(dir=None if is_remote(uri) else work) as scratch:
+    with tempfile.TemporaryDirectory(
+        prefix=SCRATCH, dir=None if is_remote(uri) else work
+    ) as scratch:
         path = Path(scratch) / name
         schema = columns.final_schema(labels)
         with WRITERS[_suffix(uri)](path, schema) as writer:

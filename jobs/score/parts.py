@@ -1,23 +1,21 @@
-"""What a run leaves behind while it goes on, so that a run that is killed can be resumed.
+"""The rows scored so far, so that a run that is killed can be resumed.
 
-A hidden folder beside the output holds `run.json`, which says what is being scored and how, and the
-rows scored so far as small Parquet files, each of which appears whole or not at all. A resumed run
-reads which images they have. A part that cannot be read is left out, and its images are scored
-again; so are rows that failed because a store or the server did.
+They are small Parquet files in the run's folder (`jobs.score.work`), each of which appears whole or
+not at all. A resumed run reads which images they have. A part of which any column cannot be read is
+left out, and its images are scored again; so are rows that failed because a store or the server
+did.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +26,14 @@ from jobs.lease import Lease
 from jobs.score.answer import Answer
 from jobs.score.columns import KEY, KEY_BYTES, Columns, digest
 from jobs.score.ordering import OWN, Order
-from models.errors import AccessError, AlreadyExistsError, ConfigError, StorageError
-from models.storage import Store, is_remote
+from jobs.score.work import PARTS
+from models.errors import AccessError, StorageError
+from models.storage import Store
 
 logger = logging.getLogger(__name__)
 
-JOURNAL = "run.json"
-PARTS = "parts"
+PART_NAME = re.compile(r"\d+-[0-9a-f]+-\d+\.parquet")  # generation, run, number
+COUNTED = [KEY, "code"]  # of parts of earlier runs, in memory for all of them
 ROWS_PER_PART = 2000
 SECONDS_PER_PART = 10.0
 BYTES_PER_PART = 16 << 20
@@ -94,12 +93,18 @@ class Parts:
     def load(self) -> tuple[Done, Iterator[pa.Table]]:
         """Return which images earlier runs have scored, and their rows."""
         found: list[tuple[str, pa.Table]] = []
-        for entry in sorted(self._store.child(PARTS).list_children()[1], key=lambda e: e.key):
-            name = entry.key.rpartition("/")[2]
-            key, generation = f"{PARTS}/{name}", name.partition("-")[0]
-            self._generation = max(self._generation, 1 + int(generation))
+        names = self._names()
+        for name in names:
+            self._generation = max(self._generation, 1 + int(name.partition("-")[0]))
             with suppress(_Unreadable):
-                found.append((key, self._read(key, [KEY, "code"])))
+                # All of it: a part that is found damaged later would end every run anew.
+                found.append((f"{PARTS}/{name}", self._read(f"{PARTS}/{name}").select(COUNTED)))
+        if len(found) < len(names):
+            logger.warning(
+                "%d of %d parts of the unfinished run in %s are damaged: their images are scored "
+                "again",
+                *(len(names) - len(found), len(names), self._store.uri),
+            )
         keys = [_keys(table) for _, table in found]
         counts = [
             ~np.isin(np.array(table["code"].to_pylist(), dtype=object), list(TRIED_AGAIN))
@@ -137,16 +142,17 @@ class Parts:
         self._last = time.monotonic()
         if self._rows:
             self._tables.append(self._columns.to_table(self._rows))
+            self._rows = []
         if not self._tables:
             return None
         self._lease.check()
         table = pa.concat_tables(self._tables).combine_chunks()
         key = f"{PARTS}/{self._generation:04}-{self._run}-{len(self._own):06}.parquet"
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         self._store.write(key, buffer.getvalue())
         self._own.append(key)
-        self._rows, self._tables, self._num_bytes = [], [], 0
+        self._tables, self._num_bytes = [], 0
         return table
 
     def check_lease(self) -> None:
@@ -174,13 +180,20 @@ class Parts:
     def _old_table(self, part: OldPart) -> pa.Table:
         return self._read(part.key).filter(pa.array(part.keep))
 
-    def _read(self, key: str, columns: list[str] | None = None) -> pa.Table:
+    def _names(self) -> list[str]:
+        """Return the names of the parts, in the order in which they were written, run by run."""
+        names = (e.key.rpartition("/")[2] for e in self._store.child(PARTS).list_children()[1])
+        return sorted(name for name in names if PART_NAME.fullmatch(name))
+
+    def _read(self, key: str) -> pa.Table:
+        """Return the rows of a part. Raises `_Unreadable` where it is not as it was written."""
         data = self._store.read(key)
         try:
-            table = pq.read_table(io.BytesIO(data), columns=columns)
+            table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+            if not table.schema.equals(self._columns.part_schema()):
+                raise pa.ArrowInvalid("its columns are not those of this run")
         except (pa.ArrowException, OSError) as error:
-            logger.warning("%s/%s cannot be read and is left out: %s", self._store.uri, key, error)
-            raise _Unreadable(str(error)) from error
+            raise _Unreadable(f"{self._store.uri}/{key} cannot be read: {error}") from error
         return table
 
 
@@ -204,48 +217,6 @@ class _Rows:
 
 class _Unreadable(StorageError):
     pass
-
-
-def write_journal(store: Store, journal: dict[str, Any]) -> None:
-    """Say what this folder is the beginning of."""
-    with suppress(AlreadyExistsError):
-        store.create(JOURNAL, json.dumps(journal, ensure_ascii=False, indent=1).encode())
-
-
-def read_journal(store: Store) -> dict[str, Any] | None:
-    """Return what an unfinished run says of itself, or None where there is none."""
-    if not is_remote(store.uri) and not Path(store.uri).is_dir():
-        return None
-    if not store.exists(JOURNAL):
-        return None
-    try:
-        value: dict[str, Any] = json.loads(store.read(JOURNAL))
-    except ValueError as error:
-        raise ConfigError(
-            f"{store.uri}/{JOURNAL} is not readable ({error}); begin anew with --overwrite"
-        ) from error
-    return value
-
-
-def check_journal(store: Store, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise `ConfigError` when a resumed run would not do the same as before."""
-    differing = [
-        f"{name} was {before.get(name)!r} and is {now[name]!r}"
-        for name in now
-        if name != "overwrite" and before.get(name) != now[name]
-    ]
-    if differing:
-        raise ConfigError(
-            f"the unfinished run in {store.uri} cannot go on, because {'; '.join(differing)}; "
-            "give the same as before, or begin anew with --overwrite"
-        )
-
-
-def remove(store: Store) -> None:
-    """Remove an unfinished run, its lease excepted."""
-    for entry in list(store.list(PARTS)):
-        store.delete(entry.key)
-    store.delete(JOURNAL)
 
 
 def _keys(table: pa.Table) -> Keys:

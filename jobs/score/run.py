@@ -9,25 +9,34 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from jobs.console import Advance, bar
-from jobs.lease import acquire
 from jobs.score.bundled import Bundled, Running
 from jobs.score.columns import Columns, Scores
 from jobs.score.endpoint import check_url
 from jobs.score.items import Item, Source, open_source
 from jobs.score.ordering import Order
 from jobs.score.output import check_output, output_exists, write_output
-from jobs.score.parts import Done, Parts, check_journal, read_journal, remove, write_journal
+from jobs.score.parts import Done, Parts
 from jobs.score.served import Asking, Served
 from jobs.score.tally import Tally
 from jobs.score.ways import Model, Scorer, Way
+from jobs.score.work import (
+    check_journal,
+    clear_left_over,
+    let_go,
+    note_written,
+    read_journal,
+    remove,
+    take,
+    work_store,
+    write_journal,
+)
 from models.errors import ConfigError, DataError, SightlineError
-from models.storage import Store, is_remote, normalise_uri, open_store, split_uri
+from models.storage import Store
 
 TOP_K = 3
 
@@ -74,7 +83,9 @@ def run_scoring(options: Options, console: Console) -> Outcome:
     _check(options)
     output = check_output(options.output, has_embedding=options.embeddings)
     work = work_store(output)
-    before = read_journal(work)
+    if not options.overwrite and output_exists(output):
+        clear_left_over(work)
+    before = None if options.overwrite else read_journal(work)
     _refuse_existing(options, output, before)
     source = open_source(
         options.source,
@@ -98,6 +109,7 @@ def run_scoring(options: Options, console: Console) -> Outcome:
             remove(work)
             raise DataError(f"{source.uri} holds no image")
         parts.check_lease()
+        note_written(work)
         labels = [*way.model.listed] or [*tally.score_labels]
         write_output(output, parts.tables(order), columns, labels, work.uri)
         remove(work)
@@ -118,13 +130,7 @@ def _check(options: Options) -> None:
 def _open_way(options: Options, before: dict[str, Any] | None, stack: ExitStack) -> Way:
     if isinstance(options.how, Asking):
         return Served(options.how, stack)
-    return Bundled(options.how, None if options.overwrite else before)
-
-
-def work_store(output: str) -> Store:
-    """Return the folder of the unfinished run of an output."""
-    folder, name = split_uri(output)
-    return open_store(folder).child(f".{name}.parts")
+    return Bundled(options.how, before)
 
 
 def _left(source: Source, done: Done, order: Order) -> Iterator[Item]:
@@ -210,9 +216,9 @@ def _opened(
         "columns": vars(columns),
         "overwrite": options.overwrite,
     }
-    lease = acquire(_made(work), "--output")
+    lease = take(work)
     try:
-        before = read_journal(work)
+        before = None if options.overwrite else read_journal(work)
         _refuse_existing(options, output, before)
         if options.overwrite:
             remove(work)
@@ -221,10 +227,7 @@ def _opened(
         write_journal(work, journal)
         yield Parts(work, columns, lease)
     finally:
-        is_empty = read_journal(work) is None  # nothing of this run is left to go on with
-        lease.release(forget=is_empty)
-        if is_empty:
-            _remove_folder(work)
+        let_go(work, lease)
 
 
 def _refuse_existing(options: Options, output: str, journal: dict[str, Any] | None) -> None:
@@ -267,22 +270,3 @@ def _columns(options: Options, model: Model) -> Columns:
         top_k=min(options.top_k or TOP_K, model.num_classes),
         embedding_width=model.embedding_width if wants_embedding else 0,
     )
-
-
-def _made(work: Store) -> Store:
-    """Make the folder, on a disk; in a bucket there is none to make."""
-    if not is_remote(work.uri):
-        try:
-            Path(work.uri, "parts").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot write to {work.uri}: {error.strerror}") from error
-    return work
-
-
-def _remove_folder(work: Store) -> None:
-    if not is_remote(work.uri):
-        for folder in (Path(work.uri, "parts"), Path(normalise_uri(work.uri))):
-            try:
-                folder.rmdir()
-            except OSError:  # gone already, or another run has begun in it
-                return

@@ -224,7 +224,7 @@ class Worker:
 
     def _load(self, items: Sequence[Item]) -> list[Loaded]:
         most = self._job.limits.max_bytes
-        if len(items) > 1 and all(item.size <= most for item in items):
+        if len(items) > 1 and all(item.size <= most and not item.problem for item in items):
             try:
                 found = read_group([item.place for item in items])
             except SightlineError:  # one of them may be at fault: the others are not

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from benchmarks.common import Report
-from benchmarks.ingest.__main__ import INTRODUCTION, make_setting
+from benchmarks.ingest.__main__ import INTRODUCTION, main, make_setting
 from benchmarks.ingest.consume import Window, consume
+from benchmarks.ingest.pictures import save_picture
 from benchmarks.ingest.plan import ENTRIES, LOOSE, PACKED, SIGHTLINE
 from benchmarks.ingest.reader import Request
-from benchmarks.ingest.results import COLUMNS, memory_rows, rows, summarise
+from benchmarks.ingest.results import COLUMNS, find_missing, memory_rows, rows, summarise
 from benchmarks.ingest.sets import (
     Sample,
     make_set,
@@ -220,6 +221,39 @@ def test_ratios_are_paired_and_have_their_fixed_names(steps: Steps) -> None:
     ]
     assert {len(row.cells) for row in table} == {len(COLUMNS)}
     assert len(memory_rows(steps)) == 2
+
+
+def test_what_was_measured_without_the_packed_set_is_told(
+    steps: Steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.ingest.pictures.OUT", tmp_path / "out")
+    setting = make_setting(None, False, ("DataLoader", "Sightline, files"))
+    assert PACKED not in setting.names
+    others = Steps(tmp_path / "others.jsonl", {})
+    for key, figures in steps.below():
+        if PACKED not in key:
+            others.add(key, figures)
+    report = Report("ingest")
+    summarise(others, setting, report)
+    assert find_missing(others, setting) == ""
+    assert report.ratios == {
+        "loose_to_ceiling": pytest.approx(0.85),
+        "loose_to_best_peer": pytest.approx(0.85 / 0.8),
+        "memory_200k_to_2k": pytest.approx(1.05),
+    }
+    assert [row.name for row in rows(others, setting)][1:] == [LOOSE, "torch DataLoader"]
+    assert save_picture(rows(others, setting), others).stat().st_size > 10_000
+    assert find_missing(others, make_setting(None, True, ())) == PACKED
+    assert find_missing(Steps(tmp_path / "no.jsonl", {}), setting) == CEILING
+
+
+def test_a_loader_that_is_unknown_is_refused_before_anything_is_made(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--only", "pytorch"])
+    assert ended.value.code == 2
+    assert "no loader has that in its name" in capsys.readouterr().err
 
 
 def test_a_section_of_the_page_is_replaced_and_the_others_stay(tmp_path: Path) -> None:

@@ -5,28 +5,28 @@ is a setting of the `data` section (label_column=verdict) or of the audit (few_i
 
 Writes report.html, findings.parquet and audit.json. Tables and progress go to standard error; the
 last line on standard output is the result as JSON. Exit status: 0, 1 when the audit could not be
-made, 3 when it found something as bad as --fail-on says.
+made, 2 for an option that there is not, 3 when it found something as bad as --fail-on says, 130
+when it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.session import SessionOptions, open_session
-from jobs.config import load_config
-from jobs.console import make_console, readable_errors, set_up_logging
+from jobs.config import load_config, quoted
+from jobs.console import make_console, print_result, readable_errors, set_up_logging
 from jobs.data.audit.config import AuditConfig, AuditJob
 from jobs.data.audit.findings import count_kinds, count_severities
 from jobs.data.audit.output import default_output
 from jobs.data.audit.report import Report, show
 from jobs.data.audit.run import audit_set
 from jobs.data.config import DataConfig
-from jobs.submitted import refuse_lost_results
+from jobs.submitted import refuse_lost_results, refuse_no_unicode
 from models.storage import open_store
 
 FOUND = 3
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = make_console()
     set_up_logging()
     with readable_errors(console):
+        refuse_no_unicode({"SOURCE": given.source, "--output": given.output or ""})
         job = load_job(given.source, given.config, given.overrides)
         output = given.output or default_output(job.data.uri)
         refuse_lost_results({"--output": output, "SOURCE": job.data.uri}, Path.cwd())
@@ -48,14 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(report, console)
         console.print(f"written to {written['report']}", highlight=False)
     failed = given.fail_on is not None and report.reaches(given.fail_on)
-    print(json.dumps({**written, **result_line(report), "failed": failed}, ensure_ascii=False))
+    print_result({**written, **result_line(report), "failed": failed})
     return FOUND if failed else 0
 
 
 def load_job(source: str, config: Path | None, overrides: Sequence[str]) -> AuditJob:
     """Return the configuration of an audit: a training file if given, the source, overrides."""
-    # JSON text is YAML text: whatever the path has in it stays as it is.
-    uri = f"data.uri={json.dumps(source)}"
+    uri = f"data.uri={quoted(source)}"
     return load_config(AuditJob, config, [uri, *map(_with_section, overrides)])
 
 

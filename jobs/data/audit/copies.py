@@ -7,6 +7,7 @@ out the others keeps the test set as it is.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -24,30 +25,34 @@ NEAR = ("near_label_conflict", "near_copy_across_splits", "near_copy")
 
 def check_copies(subject: Subject) -> Iterator[Finding]:
     """Yield the findings about files that are the same byte for byte."""
-    groups: dict[tuple[str, object], list[int]] = defaultdict(list)
-    # Two boxes of one photo are two images.
-    boxes = subject.table["box"].to_pylist()
-    for row in subject.usable.tolist():
-        groups[subject.measures.sha256[row], tuple(boxes[row] or ())].append(row)
-    for rows in groups.values():
+    for rows in _by_content(subject).values():
         if len(rows) > 1:
             yield from _judge_group(subject, rows)
 
 
 def check_look_alikes(subject: Subject, found: LookAlikes) -> Iterator[Finding]:
-    """Yield the findings about images that look nearly the same, but are not the same file."""
+    """Yield the findings about images that look nearly the same, but are not the same file.
+
+    `found` has one row of each content; what is said of it holds for its copies too.
+    """
     sha256 = subject.measures.sha256
+    copies = _by_content(subject)
+    # Of many copies, one for each label and split is enough to stand beside another image.
+    partners = {
+        row: {(subject.codes[copy], subject.splits[copy]): copy for copy in reversed(rows)}.values()
+        for row, rows in copies.items()
+    }
     best: dict[int, tuple[tuple[int, float], int]] = {}
     for (left, right), likeness in zip(
         found.pairs.rows.tolist(), found.pairs.likeness.tolist(), strict=True
     ):
         if sha256[left] == sha256[right]:
             continue
-        kind = _kind_of(subject, left, right)
-        for row, other in ((left, right), (right, left)):
-            candidate = ((-kind, likeness), other)
-            if row not in best or candidate[0] > best[row][0]:
-                best[row] = candidate
+        for one, another in ((left, right), (right, left)):
+            for row, other in itertools.product(copies[one], partners[another]):
+                candidate = ((-_kind_of(subject, row, other), likeness), other)
+                if row not in best or candidate[0] > best[row][0]:
+                    best[row] = candidate
     for row, ((rank, likeness), other) in sorted(best.items()):
         yield subject.finding(
             NEAR[-rank],
@@ -61,11 +66,19 @@ def check_look_alikes(subject: Subject, found: LookAlikes) -> Iterator[Finding]:
         example, other = int(crowd[0]), int(crowd[1])
         yield Finding(
             "relative_check",
-            f"{len(crowd):,} of {len(subject.usable):,} images look nearly the same, for example "
+            f"{len(crowd):,} of {len(copies):,} different images look nearly the same, for example "
             f"{subject.paths[example]} and {subject.paths[other]}: they were compared once more, "
             "beside each other only",
             other_path=None,
         )
+
+
+def _by_content(subject: Subject) -> dict[int, list[int]]:
+    """Return the usable rows of each content, by the first of them."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row in subject.usable.tolist():
+        groups[int(subject.contents[row])].append(row)
+    return groups
 
 
 def _judge_group(subject: Subject, rows: Sequence[int]) -> Iterator[Finding]:

@@ -171,6 +171,9 @@ class Finding:
     score: float | None = None
     other_path: str | None = None
     leave_out: bool = False
+    # Which images of the audit they are: a path may stand for several boxes.
+    row: int | None = None
+    other_row: int | None = None
 
     @property
     def severity(self) -> Severity:

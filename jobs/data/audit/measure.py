@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import ray
 
 from jobs.data import places, sources
 from jobs.data.audit.appearance import FINGERPRINT, TRAITS, describe
-from jobs.data.chunks import Columns, Pace, run_chunks
+from jobs.data.chunks import Columns
 from jobs.data.config import DataConfig
 from jobs.data.examine import Examined, examine_image
+from jobs.data.image_pass import pass_over
 from models.decoders import ImageLimits
 from models.errors import ImageError
 from models.preprocess import PreprocessSpec
@@ -29,7 +29,6 @@ from models.preprocess import PreprocessSpec
 Progress = Callable[[int, int], None]
 Floats = npt.NDArray[np.float32]
 
-CHUNK = 64
 BYTES_PER_ROW = 800
 
 
@@ -53,19 +52,10 @@ def measure(
     cpu_limit: float | None = None,
 ) -> Measures:
     """Measure every image of a listing. Needs a running Ray."""
-    size = min(config.images_per_task, CHUNK)
-    task = partial(
-        _measure_chunk,
-        rows=ray.put(table.select([*places.SCHEMA.names, "box"]).combine_chunks()),
-        size=size,
-        spec=spec,
-        limits=config.limits,
-        threads=config.read_threads,
-    )
-    pace = Pace(chunk_bytes=size * BYTES_PER_ROW, ahead=64, cpu_limit=cpu_limit)
+    look = partial(_look, spec=spec, limits=config.limits, threads=config.read_threads)
     found: dict[str, list[npt.NDArray[Any]]] = {}
     done = 0
-    for columns in run_chunks(task, -(-len(table) // size), pace):
+    for columns in pass_over(table, look, config, bytes_per_row=BYTES_PER_ROW, cpu_limit=cpu_limit):
         for name, values in columns.items():
             found.setdefault(name, []).append(np.array(values))
         done += len(columns["reason"])
@@ -81,16 +71,10 @@ def measure(
     )
 
 
-def _measure_chunk(
-    chunk: int,
-    rows: ray.ObjectRef[pa.Table],
-    size: int,
-    spec: PreprocessSpec,
-    limits: ImageLimits,
-    threads: int | None,
+def _look(
+    mine: pa.Table, spec: PreprocessSpec, limits: ImageLimits, threads: int | None
 ) -> Columns:
-    """Run in a Ray task: read, hash, decode and measure one chunk of images."""
-    mine = ray.get(rows).slice(chunk * size, size)
+    """Run in a Ray task: read, hash, decode and measure some images."""
     boxes = mine["box"].to_pylist()
     traits = np.full((len(mine), len(TRAITS)), np.nan, np.float32)
     fingerprints = np.zeros((len(mine), FINGERPRINT), np.float32)

@@ -5,6 +5,8 @@ and JSON for machines.
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -12,16 +14,36 @@ import pyarrow.parquet
 from jobs.data.audit.findings import to_table
 from jobs.data.audit.report import Report
 from jobs.data.leave_out import root_of
-from models.storage import Store, split_uri
+from models.errors import ConfigError
+from models.storage import Store, is_remote, normalise_uri
 
 PAGE, TABLE, SUMMARY = "report.html", "findings.parquet", "audit.json"
 OWN_FOLDER = ".sightline/audit"
 
 
 def default_output(uri: str) -> str:
-    """Return where an audit of a set is written if nothing is said: a folder named like the set."""
-    name = split_uri(uri)[1] or "set"
-    return f"{OWN_FOLDER}/{name}"
+    """Return where an audit of a set is written if nothing is said: a folder named like the set.
+
+    Raises `ConfigError` where that folder holds the audit of another set.
+    """
+    full = _full(uri)
+    name = full.rpartition("/")[2]
+    folder = f"{OWN_FOLDER}/{'set' if name in ('', '.', '..') else name}"
+    try:
+        before = str(json.loads(Path(folder, SUMMARY).read_bytes())["uri"])
+    except (OSError, ValueError, KeyError, TypeError):  # none, or none that was written whole
+        return folder
+    if _full(before) != full:
+        raise ConfigError(
+            f"{folder} holds the audit of {before}, a set of the same name as {uri}; give this one "
+            "a place of its own with --output"
+        )
+    return folder
+
+
+def _full(uri: str) -> str:
+    full = normalise_uri(uri)
+    return full if is_remote(full) else os.path.normpath(full)
 
 
 def write_report(store: Store, report: Report, page: str) -> dict[str, str]:

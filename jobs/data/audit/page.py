@@ -22,12 +22,6 @@ from jobs.data.split import SPLITS
 
 BARS = 60  # classes in the histogram
 BAR_WIDTH, BAR_HEIGHT, NAME_WIDTH = 460, 20, 170
-COLUMNS = ("image", "beside", "finding", "label", "split", "score", "detail", "path")
-
-
-def shown_rows(findings: Sequence[Finding], config: AuditConfig) -> list[Finding]:
-    """Return the findings that the page lists, the first of each kind."""
-    return [one for _, rows in _by_kind(findings) for one in rows[: config.page_rows]]
 
 
 def shown_pictures(findings: Sequence[Finding], config: AuditConfig) -> list[Finding]:
@@ -39,8 +33,8 @@ def shown_pictures(findings: Sequence[Finding], config: AuditConfig) -> list[Fin
     ]
 
 
-def render_page(report: Report, pictures: Mapping[str, str], config: AuditConfig) -> str:
-    """Return the page; `pictures` are `data:` URIs by path."""
+def render_page(report: Report, pictures: Mapping[int, str], config: AuditConfig) -> str:
+    """Return the page; `pictures` are `data:` URIs by row of the audit."""
     style = _asset("report.css")
     script = _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -184,7 +178,7 @@ def _filters(report: Report) -> str:
 
 
 def _section(
-    kind: str, rows: Sequence[Finding], pictures: Mapping[str, str], config: AuditConfig
+    kind: str, rows: Sequence[Finding], pictures: Mapping[int, str], config: AuditConfig
 ) -> str:
     about = KINDS[kind]
     listed = rows[: config.page_rows]
@@ -209,7 +203,7 @@ def _section(
 
 def _image_table(
     rows: Sequence[Finding],
-    pictures: Mapping[str, str],
+    pictures: Mapping[int, str],
     config: AuditConfig,
     *,
     has_pairs: bool,
@@ -228,10 +222,10 @@ def _image_table(
     return f'<div class="scroll">{table}</div>'
 
 
-def _image_row(one: Finding, pictures: Mapping[str, str], *, has_pairs: bool) -> str:
-    cells = [_picture(one.path, pictures)]
+def _image_row(one: Finding, pictures: Mapping[int, str], *, has_pairs: bool) -> str:
+    cells = [_picture(one.row, pictures)]
     if has_pairs:
-        cells.append(_picture(one.other_path, pictures))
+        cells.append(_picture(one.other_row, pictures))
     score = "" if one.score is None else f"{one.score:.3f}"
     paths = f"<bdi>{_text(one.path or '')}</bdi>"
     if one.other_path:
@@ -247,8 +241,8 @@ def _image_row(one: Finding, pictures: Mapping[str, str], *, has_pairs: bool) ->
     return f"<tr {_data(one)}>{''.join(cells)}</tr>"
 
 
-def _picture(path: str | None, pictures: Mapping[str, str]) -> str:
-    uri = pictures.get(path or "")
+def _picture(row: int | None, pictures: Mapping[int, str]) -> str:
+    uri = None if row is None else pictures.get(row)
     return (
         f'<td class="picture"><img src="{uri}" alt="" loading="lazy"></td>' if uri else "<td></td>"
     )

@@ -26,12 +26,10 @@ def draw_pictures(
     config: DataConfig,
     spec: PreprocessSpec,
     pixels: int,
-) -> dict[str, str]:
-    """Return a `data:` URI per path of the findings; an image that cannot be decoded has none."""
-    wanted = {path for one in shown for path in (one.path, one.other_path) if path is not None}
-    rows = [
-        row for row, path in enumerate(subject.paths) if path in wanted and subject.is_usable[row]
-    ]
+) -> dict[int, str]:
+    """Return a `data:` URI per row of the findings; an image that cannot be decoded has none."""
+    wanted = {row for one in shown for row in (one.row, one.other_row) if row is not None}
+    rows = sorted(row for row in wanted if subject.is_usable[row])
     table = subject.table.take(pa.array(rows, pa.int64()))
     boxes: list[Box | None] = table["box"].to_pylist()
 
@@ -44,8 +42,7 @@ def draw_pictures(
             return None
 
     drawn = places.read_each(places.places_of(table), draw, config.read_threads)
-    paths = table["path"].to_pylist()
-    return {path: uri for path, uri in zip(paths, drawn, strict=True) if uri is not None}
+    return {row: uri for row, uri in zip(rows, drawn, strict=True) if uri is not None}
 
 
 def _draw(

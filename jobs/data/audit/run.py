@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
@@ -44,7 +45,7 @@ def audit_set(
     """
     audit = Audit(job, console)
     report = audit.run(bundle)
-    pictures: dict[str, str] = {}
+    pictures: dict[int, str] = {}
     if audit.subject is not None:
         shown = shown_pictures(report.findings, job.audit)
         pixels = job.audit.picture_pixels
@@ -124,7 +125,8 @@ class Audit:
             crowd_images=config.crowd_images,
             crowd_share=config.crowd_share,
         )
-        found = find_look_alikes(subject.measures.fingerprints, limits)
+        is_first = subject.contents == np.arange(len(subject))
+        found = find_look_alikes(subject.measures.fingerprints, limits, is_first)
         self.findings += copies.check_copies(subject)
         self.findings += copies.check_look_alikes(subject, found)
         return found

@@ -54,6 +54,17 @@ class Subject:
         has_box: npt.NDArray[np.bool_] = self.table["box"].is_valid().to_numpy()
         return has_box
 
+    @cached_property
+    def contents(self) -> npt.NDArray[np.int64]:
+        """Of each image the first usable row with the same content and box, (N,)."""
+        first: dict[tuple[str, tuple[int, ...]], int] = {}
+        boxes = self.table["box"].to_pylist()  # two boxes of one photo are two images
+        found = np.arange(len(self))
+        for row in self.usable.tolist():
+            content = self.measures.sha256[row], tuple(boxes[row] or ())
+            found[row] = first.setdefault(content, row)
+        return found
+
     @property
     def groups(self) -> list[str | None]:
         """The group of each image, where the source says."""
@@ -95,6 +106,8 @@ class Subject:
             sha256=self.measures.sha256[row] or None,
             score=score,
             other_path=None if other is None else self.paths[other],
+            row=row,
+            other_row=other,
             leave_out=leave_out and kind in self.mark and not self._has_box[row],
         )
 

@@ -116,6 +116,27 @@ def test_a_folder_of_images_with_a_tar_file_among_them_is_one_of_images(tmp_path
     assert len(items_of(tmp_path)) == len(IMAGES)
 
 
+def test_a_box_that_is_none_is_the_trouble_of_its_image_only(tmp_path: Path) -> None:
+    members = {f"{n}.jpg": jpeg(n, size=64) for n in range(3)}
+    members |= {"0.json": b'{"box": [8, 8, 40, 40]}', "1.json": b'{"box": "left half"}'}
+    (tmp_path / "1.tar").write_bytes(tar_bytes(dict(sorted(members.items()))))
+    found = items_of(tmp_path)
+    assert [item.box for item in found] == [(8, 8, 40, 40), None, None]
+    failures = [load(item, 1 << 20).failure for item in found]
+    assert [failure and failure.code for failure in failures] == [None, "data", None]
+    assert failures[1] is not None
+    assert "'box' says 'left half'; expected four numbers" in failures[1].error
+
+
+def test_a_folder_that_is_named_like_a_tar_file_is_a_folder(tmp_path: Path) -> None:
+    write(tmp_path / "images.tar", IMAGES)
+    assert [item.shown for item in items_of(tmp_path / "images.tar", truth=True)] == [
+        f"{tmp_path}/images.tar/{name}" for name in sorted(IMAGES)
+    ]
+    write_tars(tmp_path / "shards.TAR", IMAGES)
+    assert len(items_of(tmp_path / "shards.TAR")) == len(IMAGES)
+
+
 def test_compressed_tar_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "1.tar").write_bytes(tar_bytes(IMAGES))
     (tmp_path / "2.tar.gz").write_bytes(b"")

@@ -28,6 +28,20 @@ def test_one_worker_for_each_gpu_shares_the_cpus_beside_it() -> None:
         choose_size([Node(4)], has_gpus=True)
 
 
+def test_more_than_any_machine_has_is_refused_instead_of_waited_for() -> None:
+    with pytest.raises(ConfigError, match=r"--threads 9: .* largest of this Ray has 8"):
+        choose_size([Node(2), Node(8)], threads=9)
+    assert choose_size([Node(2), Node(8)], threads=8) == Size(1, 8)
+    # Ray may be told of more CPUs than are real: it then has room.
+    assert choose_size([Node(4)], num_cpus=2.0, threads=4) == Size(1, 4)
+    with pytest.raises(ConfigError, match=r"no machine of this Ray has a GPU, .* has 4 CPUs"):
+        choose_size([Node(4)], has_gpus=True, workers=2)
+    with pytest.raises(ConfigError, match=r"--threads 5: .* with a GPU has 4 CPUs"):
+        choose_size([Node(64), Node(4, 1)], has_gpus=True, threads=5)
+    with pytest.raises(ConfigError, match=r"with a GPU has 0 CPUs"):
+        choose_size([Node(64), Node(0, 1)], has_gpus=True)
+
+
 def test_what_was_asked_for_counts() -> None:
     assert choose_size([Node(16)], workers=3, threads=1) == Size(3, 1)
     assert str(Size(3, 1)) == "3 workers of 1 thread"

@@ -20,6 +20,8 @@ from models.errors import DataError
 from models.label_map import first_reading
 from models.predictor import Predictor, open_predictor
 from models.preprocess import prepare
+from models.storage import open_store
+from tests.conftest import S3Server
 from tests.jobs.data.images import BROKEN, jpeg, write
 from tests.jobs.score.containers import tar_bytes, write_packed
 
@@ -175,6 +177,20 @@ def test_of_an_image_with_a_box_only_that_is_looked_at(
     ]
     assert expected[0] != expected[1]
     assert [row["embedding"] for row in found] == [expected[0], *[expected[1]] * 3]
+
+
+def test_a_box_that_is_none_in_a_bucket_costs_one_row_of_those_read_together(
+    bundle: str, s3_server: S3Server
+) -> None:
+    root = s3_server.make_bucket("score-boxes")
+    members = {f"{n}.jpg": jpeg(n, size=64) for n in range(3)}
+    members |= {"0.json": b'{"box": [8, 8, 40, 40]}', "1.json": b'{"box": "left half"}'}
+    open_store(root).write("1.tar", tar_bytes(dict(sorted(members.items()))))
+    source = open_source(f"{root}/1.tar", path_column="path", label_column=None)
+    worker = Worker(job(bundle))
+    table = worker.score(list(source.items()))
+    worker.close()
+    assert table["code"].to_pylist() == [None, "data", None]
 
 
 def test_a_box_that_is_none_is_refused_with_its_row(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import yaml
 
 from jobs.data.audit.__main__ import load_job, main
 from jobs.data.audit.config import AuditConfig
-from jobs.data.audit.output import default_output
+from jobs.data.audit.output import default_output, write_report
+from jobs.data.audit.report import Report
 from jobs.data.config import DataConfig
 from models.errors import ConfigError
+from models.storage import open_store
 from tests.jobs.data.audit.planted import encoded, picture
 from tests.jobs.data.images import write
 
@@ -71,9 +73,29 @@ def test_the_results_of_a_submitted_job_are_not_written_where_they_get_lost(
     assert ended.value.code == 1
 
 
-def test_the_default_output_is_named_like_the_set() -> None:
+def test_the_default_output_is_named_like_the_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "caps" / "good").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "caps" / "good")
     assert default_output("s3://b/caps/") == ".sightline/audit/caps"
     assert default_output("lists/november.csv") == ".sightline/audit/november.csv"
+    assert default_output("..") == ".sightline/audit/caps"
+    assert default_output("/") == default_output("s3://b/..") == ".sightline/audit/set"
+
+
+def test_the_audit_of_another_set_of_the_same_name_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = Report("line-4/caps", "today", 0, {}, [])
+    write_report(open_store(default_output("line-4/caps")), report, "")
+    assert default_output(str(tmp_path / "line-5" / ".." / "line-4" / "caps"))
+    with pytest.raises(ConfigError, match="holds the audit of line-4/caps"):
+        default_output("s3://factory/caps")
+    with pytest.raises(SystemExit) as ended:
+        main(["line-5/caps"])
+    assert ended.value.code == 1
 
 
 PAGE = (ROOT / "docs" / "audit.md").read_text()

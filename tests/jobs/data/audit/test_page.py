@@ -16,12 +16,15 @@ EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;"
 def page_of(findings: list[Finding], config: AuditConfig | None = None, uri: str = "set") -> str:
     counts = {one.label: {"train": 3, "validation": 1, "test": 0} for one in findings if one.label}
     report = Report(uri, "today", 9, counts, in_order(findings), notes=(EVIL,), model=EVIL)
-    pictures = {str(one.path): "data:image/jpeg;base64,AAAA" for one in findings}
+    rows = [one.row for one in findings if one.row is not None]
+    pictures = {row: f"data:image/jpeg;base64,{row}" for row in rows}
     return render_page(report, pictures, config or AuditConfig())
 
 
 def finding(number: int = 0, text: str = "x", **fields: Any) -> Finding:
-    return Finding("dark", text, **{"path": f"{number}.jpg", "label": text, **fields}, score=0.1)
+    return Finding(
+        "dark", text, **{"path": f"{number}.jpg", "label": text, "row": number, **fields}, score=0.1
+    )
 
 
 def test_nothing_of_the_set_gets_into_the_page_as_markup() -> None:
@@ -59,9 +62,11 @@ def test_the_page_is_bounded_and_says_how_many_more_there_are() -> None:
 
 
 def test_pairs_stand_side_by_side() -> None:
-    page = page_of([finding(1, other_path="2.jpg"), finding(2, other_path="1.jpg")])
+    first, second = finding(1, other_path="2.jpg", other_row=2), finding(2, other_row=1)
+    page = page_of([first, second, finding(3)])
     rows = re.findall(r"<tr data-row.*?</tr>", page)
-    assert [row.count("<img ") for row in rows] == [2, 2]
+    shown = [re.findall(r'<img src="data:image/jpeg;base64,(\d)"', row) for row in rows]
+    assert shown == [["1", "2"], ["2", "1"], ["3"]]
 
 
 def test_rows_can_be_filtered_by_finding_class_split_and_severity() -> None:
