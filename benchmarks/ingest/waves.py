@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.apart import ApartFailure
 from benchmarks.crew import Crew
 from benchmarks.environments import EnvironmentFailure
 from benchmarks.ingest.buckets import S3, serving_buckets
@@ -26,7 +27,7 @@ from benchmarks.ingest.plan import (
     Entry,
     Setting,
 )
-from benchmarks.ingest.process import ReaderFailure, loader_environment, run_reader
+from benchmarks.ingest.process import loader_environment, run_reader
 from benchmarks.ingest.reader import Request
 from benchmarks.ingest.sets import storage_names
 from benchmarks.ingest.shuffling import quality
@@ -115,7 +116,7 @@ class Waves:
                     continue
                 try:
                     found = self._read(entry, workers, 0, trial=True)
-                except (ReaderFailure, EnvironmentFailure) as error:
+                except (ApartFailure, EnvironmentFailure) as error:
                     self.steps.add((FAILED, READING, entry.name), {"reason": str(error)})
                     break
                 self.steps.add((WORKERS, entry.name, workers), found)

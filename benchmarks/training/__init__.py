@@ -1,0 +1,1 @@
+"""Training through Sightline against plain loops and other trainers."""
