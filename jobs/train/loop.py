@@ -16,25 +16,28 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from jobs.data.streams import Batch
-from jobs.data.transforms import Augmentation
 from jobs.train.checkpoints import Checkpoints, State
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord, is_better, score, should_stop
+from jobs.train.inputs import Inputs
 from jobs.train.metrics import Evaluator
 from jobs.train.network import Network
-from jobs.train.objectives import build_objective, class_weights
+from jobs.train.objectives import build_objective
+from jobs.train.optimisers import build_optimiser
+from jobs.train.schedules import build_schedule
+from jobs.train.seeding import seed_step
 from jobs.train.steps import (
     Autocast,
     build_average,
-    build_optimiser,
-    build_schedule,
     eval_step,
+    num_updates,
+    part_of,
     train_step,
 )
+from jobs.train.wrapping import check_compiler, set_training, wrap
 from models.errors import DataError, SightlineError
 
 logger = logging.getLogger(__name__)
@@ -159,22 +162,21 @@ class _Run:
         self.network = network.to(place.device)
         # channels_last is how convolutions are fastest, on both kinds of device (1.8x on this CPU).
         self.network.to(memory_format=torch.channels_last)
-        self.model: nn.Module = (
-            DistributedDataParallel(self.network) if place.world > 1 else self.network
-        )
-        steps = batches.num_train_batches()
-        if steps < 1:
+        check_compiler(config.compile)
+        self.model: nn.Module | None = None  # made by the first epoch
+        self.steps = batches.num_train_batches()
+        if self.steps < 1:
             raise DataError("there is not one full batch of training images; lower batch_size")
         self.optimiser = build_optimiser(self.network, config.optimiser)
         self.schedule = build_schedule(
             self.optimiser,
-            warmup_steps=round(config.optimiser.warmup_epochs * steps),
-            total_steps=config.epochs * steps,
+            config.optimiser,
+            epochs=config.epochs,
+            updates_per_epoch=num_updates(self.steps, config.accumulate),
         )
-        weights = class_weights(class_counts) if config.balance == "weights" else None
-        self.objective = build_objective(config.optimiser.label_smoothing, weights, place.device)
+        self.objective = build_objective(config, class_counts).to(place.device)
         self.average: AveragedModel | None = build_average(self.network, config.optimiser.ema_decay)
-        self.augmentation = Augmentation(config.augment)
+        self.inputs = Inputs(config, len(class_counts))
         half = config.precision == "bf16" or (
             config.precision == "auto" and place.device.type == "cuda"
         )
@@ -184,24 +186,23 @@ class _Run:
         """Run one epoch; return the mean loss, this worker's images, and the seconds spent waiting
         for data.
         """
-        self.model.train()
-        generator = torch.Generator().manual_seed(
-            self.config.seed + 7919 * epoch + 104729 * self.place.rank
-        )
+        model = self._begin(epoch)
         total, steps, num_images = 0.0, 0, 0
         source = _Timed(self.batches.train(epoch))
         for batch in source:
             images, labels = to_device(batch, self.place.device)
+            generator = seed_step(self.config.seed, epoch, steps, self.place.rank)
+            part = part_of(steps, self.steps, self.config.accumulate)
             loss = float(
                 train_step(
-                    self.model,
-                    self.augmentation(images, generator),
-                    labels,
+                    model,
+                    *self.inputs(images, labels, epoch, generator),
                     objective=self.objective,
                     optimiser=self.optimiser,
                     schedule=self.schedule,
                     clip_norm=self.config.optimiser.clip_norm,
                     autocast=self.autocast,
+                    part=part,
                 )
             )
             if loss != loss or loss in (float("inf"), float("-inf")):
@@ -212,11 +213,25 @@ class _Run:
                     "same `run` to go on "
                     "from the last checkpoint"
                 )
-            if self.average is not None:
+            if self.average is not None and part.ends:
                 self.average.update_parameters(self.network)
             total, steps, num_images = total + loss, steps + 1, num_images + len(labels)
             watcher.step(len(labels), loss)
         return total / max(1, steps), num_images, source.waited
+
+    def _begin(self, epoch: int) -> nn.Module:
+        """Return what the steps of an epoch call, the backbone frozen or not, in training mode."""
+        first_whole = self.config.network.head_epochs
+        head_only = epoch < first_whole
+        if self.model is None or epoch == first_whole:
+            self.model = wrap(
+                self.network,
+                head_only=head_only,
+                is_compiled=self.config.compile,
+                world=self.place.world,
+            )
+        set_training(self.model, self.network, head_only=head_only)
+        return self.model
 
     def evaluate(self, class_names: tuple[str, ...]) -> dict[str, float] | None:
         """Return the validation figures over all workers, or None where there are no validation

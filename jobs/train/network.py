@@ -86,11 +86,14 @@ class FeatureNetwork(nn.Module):
         return self.network.features(images)
 
 
-def build_network(backbone: str, num_classes: int, dropout: float = 0.0) -> Network:
-    """Build the network with random weights.
+def build_network(
+    backbone: str, num_classes: int, dropout: float = 0.0, drop_path: float = 0.0
+) -> Network:
+    """Build the network with random weights; `drop_path` is how often stochastic depth (Huang et
+    al. 2016, arXiv 1603.09382) skips its last block.
 
-    Raises `ConfigError` for a backbone that timm does not have, naming the nearest, or that gives
-    no pooled features.
+    Raises `ConfigError` for a backbone that timm does not have, naming the nearest, that gives no
+    pooled features, or whose blocks cannot be skipped where they should be.
     """
     import timm
 
@@ -103,6 +106,8 @@ def build_network(backbone: str, num_classes: int, dropout: float = 0.0) -> Netw
         )
     try:
         body: Any = timm.create_model(backbone, pretrained=False, num_classes=0)
+        if drop_path:
+            body = _with_drop_path(backbone, drop_path)
         num_features = _num_features(body)
     except (TypeError, RuntimeError, ValueError, AttributeError) as error:
         raise ConfigError(
@@ -111,6 +116,25 @@ def build_network(backbone: str, num_classes: int, dropout: float = 0.0) -> Netw
     network = Network(body, num_features, num_classes, dropout)
     network.set_normalisation(body.default_cfg["mean"], body.default_cfg["std"])
     return network
+
+
+def _with_drop_path(backbone: str, rate: float) -> nn.Module:
+    """Return the backbone with stochastic depth; some networks refuse it, others ignore it."""
+    import timm
+    from timm.layers import DropPath
+
+    try:
+        body: nn.Module = timm.create_model(
+            backbone, pretrained=False, num_classes=0, drop_path_rate=rate
+        )
+    except TypeError:
+        body = nn.Identity()
+    if not any(isinstance(part, DropPath) and part.drop_prob for part in body.modules()):
+        raise ConfigError(
+            f"network.drop_path {rate:g}: backbone {backbone!r} has no blocks that can be skipped; "
+            "set network.drop_path: 0, or take a residual network, as resnet50 or convnext_tiny"
+        )
+    return body
 
 
 def _num_features(body: Any) -> int:
