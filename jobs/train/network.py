@@ -105,9 +105,7 @@ def build_network(
             "`python -c 'import timm; print(*timm.list_models())'` lists all"
         )
     try:
-        body: Any = timm.create_model(backbone, pretrained=False, num_classes=0)
-        if drop_path:
-            body = _with_drop_path(backbone, drop_path)
+        body = _with_drop_path(backbone, drop_path) if drop_path else _create(backbone)
         num_features = _num_features(body)
     except (TypeError, RuntimeError, ValueError, AttributeError) as error:
         raise ConfigError(
@@ -118,23 +116,44 @@ def build_network(
     return network
 
 
-def _with_drop_path(backbone: str, rate: float) -> nn.Module:
-    """Return the backbone with stochastic depth; some networks refuse it, others ignore it."""
+def _create(backbone: str, **settings: float) -> Any:
     import timm
-    from timm.layers import DropPath
 
+    return timm.create_model(backbone, pretrained=False, num_classes=0, **settings)
+
+
+def _with_drop_path(backbone: str, rate: float) -> Any:
+    """Return the backbone with stochastic depth; some networks refuse it, others ignore it."""
     try:
-        body: nn.Module = timm.create_model(
-            backbone, pretrained=False, num_classes=0, drop_path_rate=rate
-        )
+        body = _create(backbone, drop_path_rate=rate)
     except TypeError:
-        body = nn.Identity()
-    if not any(isinstance(part, DropPath) and part.drop_prob for part in body.modules()):
+        body = None
+    if body is None or not _skips_blocks(body):
         raise ConfigError(
             f"network.drop_path {rate:g}: backbone {backbone!r} has no blocks that can be skipped; "
             "set network.drop_path: 0, or take a residual network, as resnet50 or convnext_tiny"
         )
     return body
+
+
+def _skips_blocks(body: Any) -> bool:
+    """Say whether a forward pass comes by a module that skips: networks without shortcuts may have
+    some that they never call.
+    """
+    from timm.layers import DropPath
+
+    called: list[nn.Module] = []
+    hooks = [
+        part.register_forward_hook(lambda module, *_: called.append(module))
+        for part in body.modules()
+        if isinstance(part, DropPath) and part.drop_prob
+    ]
+    with torch.inference_mode():
+        body.eval()(torch.zeros(1, *body.default_cfg["input_size"]))
+    body.train()
+    for hook in hooks:
+        hook.remove()
+    return bool(called)
 
 
 def _num_features(body: Any) -> int:

@@ -119,7 +119,7 @@ def set_drop_path_training(network: torch.nn.Module) -> None:
             module.train()
 
 
-@pytest.mark.parametrize("backbone", ["vgg11", "densenet121"])
+@pytest.mark.parametrize("backbone", ["ghostnet_050", "lcnet_035"])
 def test_a_backbone_without_blocks_to_skip_refuses_drop_path(backbone: str) -> None:
     with pytest.raises(ConfigError, match=rf"network\.drop_path 0\.1.*'{backbone}'"):
         build_network(backbone, 2, drop_path=0.1)

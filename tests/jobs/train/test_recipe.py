@@ -22,6 +22,7 @@ from jobs.train.inputs import Inputs, image_size, resize
 from jobs.train.loop import fit
 from jobs.train.network import Network
 from jobs.train.seeding import seed_step
+from jobs.train.steps import build_average
 from jobs.train.wrapping import check_compiler
 from models.errors import ConfigError
 from models.storage import open_store
@@ -176,28 +177,38 @@ def test_dropout_has_an_effect(plain: Network, tmp_path: Path) -> None:
     assert differ(run(config_of(), tmp_path, small_network(dropout=0.5))[0], plain)
 
 
-def test_two_runs_with_everything_on_end_with_equal_weights(tmp_path: Path) -> None:
-    found = []
-    for name in ("one", "other"):
-        torch.rand(11)  # what was drawn before is nothing to a run
-        found.append(run(config_of(**EVERYTHING), tmp_path / name, small_network(dropout=0.3)))
-    (one, history), (other, other_history) = found
+@pytest.fixture(scope="module")
+def complete(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Network, list[EpochRecord]]:
+    """The network, and the history, of a run with everything turned on."""
+    folder = tmp_path_factory.mktemp("complete")
+    return run(config_of(**EVERYTHING), folder, small_network(dropout=0.3))
+
+
+def test_two_runs_with_everything_on_end_with_equal_weights(
+    complete: tuple[Network, list[EpochRecord]], tmp_path: Path
+) -> None:
+    one, history = complete
+    torch.rand(11)  # what was drawn before is nothing to a run
+    other, other_history = run(
+        config_of(**EVERYTHING), tmp_path / "other", small_network(dropout=0.3)
+    )
     assert not differ(one, other)
     assert [record.train_loss for record in history] == [r.train_loss for r in other_history]
     seeded = config_of(**EVERYTHING, seed=1)
     assert differ(run(seeded, tmp_path / "seeded", small_network(dropout=0.3))[0], one)
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize("stop_after", [1, 3])  # where the backbone thaws; at the full size
 def test_a_run_cut_anywhere_with_everything_on_ends_like_one_that_was_not(
-    tmp_path: Path, stop_after: int
+    complete: tuple[Network, list[EpochRecord]], tmp_path: Path, stop_after: int
 ) -> None:
     config = config_of(**EVERYTHING)
-    whole, _ = run(config, tmp_path / "whole", small_network(dropout=0.3))
     notes = Notes(stop_after=stop_after)
     with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path / "cut", small_network(dropout=0.3), notes)
-    assert not differ(run(config, tmp_path / "cut", small_network(dropout=0.3))[0], whole)
+        run(config, tmp_path, small_network(dropout=0.3), notes)
+    assert not differ(run(config, tmp_path, small_network(dropout=0.3))[0], complete[0])
 
 
 def test_what_a_step_sees_depends_on_where_it_is_and_on_nothing_else() -> None:
@@ -213,6 +224,22 @@ def test_what_a_step_sees_depends_on_where_it_is_and_on_nothing_else() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, shown(2, 5, 0), strict=True))
     for place in ((3, 5, 0), (2, 6, 0), (2, 5, 1)):
         assert not torch.equal(first[0], shown(*place)[0])
+
+
+def test_the_moving_average_soon_forgets_where_it_began() -> None:
+    network = small_network()
+    average = build_average(network, 0.999)
+    assert average is not None
+    expected = 0.0
+    for update in range(50):
+        with torch.no_grad():
+            network.head.weight.fill_(float(update))
+        average.update_parameters(network)
+        decay = min(0.999, (1 + update) / (10 + update))
+        expected = float(update) if update == 0 else decay * expected + (1 - decay) * update
+    found = float(average.module.head.weight.detach()[0, 0])  # type: ignore[union-attr,index]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found > 40  # with a decay of 0.999 from the beginning it would be 1.2
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])

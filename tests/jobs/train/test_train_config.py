@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from jobs.config import load_config
 from jobs.submitted import refuse_lost_results
@@ -90,3 +93,30 @@ def test_workers_get_the_same_configuration_as_json(path: Path) -> None:
 def test_a_preset_needs_only_a_place_and_a_name(path: Path) -> None:
     config = load_config(TrainConfig, path, ["data.uri=s3://b/caps", "name=caps"])
     assert (config.name, config.data.uri) == ("caps", "s3://b/caps")
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all settings."""
+    for name, field in model.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if inner:
+            yield from leaves(inner[0], f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_every_setting_of_the_recipe_is_documented() -> None:
+    rows = (ROOT / "docs" / "training.md").read_text().splitlines()
+    told = set()
+    for row in rows:
+        cells = row.split("|")
+        if len(cells) < 4:
+            continue
+        section = ""
+        for name in re.findall(r"`([\w.]+)[`=]", cells[1] + cells[2]):
+            section = name.rpartition(".")[0] or section
+            told |= {name, f"{section}{name}"}
+    elsewhere = ("data.", "preprocess.", "export.", "workers.")
+    missing = {n for n in leaves(TrainConfig) if not n.startswith(elsewhere)} - told
+    assert missing == set()
