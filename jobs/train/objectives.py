@@ -1,4 +1,13 @@
-"""What is minimised: cross-entropy with label smoothing, and class weights against imbalance."""
+"""What is minimised: cross entropy, focal or logit-adjusted, with label smoothing and class
+weights.
+
+All of them take labels, or shares of several classes as MixUp makes them, and give the mean over
+the images. That a weighted loss is divided by the number of images, and not by the sum of their
+weights as torch's is, makes the gradient of two batches the mean of the gradients of each, which
+accumulation and several workers need.
+
+Shape legend: N images, C classes.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +15,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from jobs.train.config import TrainConfig
 from models.errors import DataError
+
+FOCAL_GAMMA, ADJUSTED_TAU = 2.0, 1.0  # the papers' own choices
+LEAST_DOUBT = 1e-6  # below it the slope of the focal factor would be infinite
 
 
 def class_weights(counts: Sequence[float]) -> Tensor:
@@ -16,18 +30,78 @@ def class_weights(counts: Sequence[float]) -> Tensor:
 
     Raises `DataError` for a class without images, whose weight would be infinite.
     """
-    if not counts or min(counts) <= 0:
-        raise DataError(
-            f"class weights need at least one image of every class, got counts {list(counts)}"
-        )
-    images = torch.tensor(counts, dtype=torch.float32)
+    images = _counted(counts, "class weights")
     return images.sum() / (len(counts) * images)
 
 
-def build_objective(
-    label_smoothing: float, weights: Tensor | None, device: torch.device
-) -> nn.CrossEntropyLoss:
-    """Return the loss on logits (N, C) and labels (N,)."""
-    return nn.CrossEntropyLoss(
-        weight=None if weights is None else weights.to(device), label_smoothing=label_smoothing
+class Objective(nn.Module):
+    """The loss of logits (N, C) and targets: labels (N,), or shares of the classes (N, C)."""
+
+    weights: Tensor | None
+    shift: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        label_smoothing: float = 0.0,
+        gamma: float = 0.0,
+        weights: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> None:
+        """`gamma` above 0 makes it focal (Lin et al. 2017, arXiv 1708.02002): (1 - p)^gamma on the
+        term of each class. `shift` (C,) is added to the logits, which makes it logit-adjusted.
+        """
+        super().__init__()
+        self.label_smoothing, self.gamma = label_smoothing, gamma
+        self.register_buffer("weights", weights)
+        self.register_buffer("shift", shift)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over the images."""
+        logits = logits.float()
+        num_classes = logits.shape[1]
+        shares = functional.one_hot(targets, num_classes) if targets.ndim == 1 else targets
+        shares = shares * (1 - self.label_smoothing) + self.label_smoothing / num_classes
+        if self.shift is not None:
+            logits = logits + self.shift
+        likelihood = functional.log_softmax(logits, dim=1)
+        terms = shares * likelihood
+        if self.gamma:
+            terms = terms * (1 - likelihood.exp()).clamp_min(LEAST_DOUBT) ** self.gamma
+        if self.weights is not None:
+            terms = terms * self.weights
+        return -terms.sum(dim=1).mean()
+
+
+def build_objective(config: TrainConfig, counts: Sequence[float]) -> Objective:
+    """Return the configured loss; `counts` (C,) are the training images of each class.
+
+    Logit-adjusted (Menon et al. 2020, arXiv 2007.07314): tau times the logarithm of a class's share
+    is added to its logit while training, and is missing when it answers.
+
+    Raises `DataError` for a class without images where its number counts.
+    """
+    loss = config.loss
+    shift = None
+    if loss.kind == "logit_adjusted":
+        images = _counted(counts, "loss.kind: logit_adjusted")
+        tau = ADJUSTED_TAU if loss.tau is None else loss.tau
+        shift = tau * torch.log(images / images.sum())
+    gamma = 0.0
+    if loss.kind == "focal":
+        gamma = FOCAL_GAMMA if loss.gamma is None else loss.gamma
+    return Objective(
+        label_smoothing=config.optimiser.label_smoothing,
+        gamma=gamma,
+        weights=class_weights(counts) if config.balance == "weights" else None,
+        shift=shift,
     )
+
+
+def _counted(counts: Sequence[float], what: str) -> Tensor:
+    if not counts or min(counts) <= 0:
+        raise DataError(
+            f"{what} need{'s' if ':' in what else ''} at least one image of every class, got "
+            f"counts {list(counts)}"
+        )
+    return torch.tensor(counts, dtype=torch.float32)

@@ -37,6 +37,7 @@ from jobs.train.bar import BarWatcher
 from jobs.train.borders import StoppedError
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord, best_epoch, describe
+from jobs.train.idle import idle_settings
 from jobs.train.judge import collect_outputs, evaluate
 from jobs.train.metrics import Evaluation
 from jobs.train.network import ServedNetwork
@@ -73,6 +74,8 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
     would write each other's checkpoints: the second is refused while the first is alive.
     """
     run_id = config.run or new_run_id()
+    for note in idle_settings(config):
+        console.print(f"[yellow]note:[/] {note}", highlight=False)
     # What cannot work shows before the images are read: hours before it would be needed.
     prepare_network(config, 2)
     for uri in dict.fromkeys((config.store, config.runs)):

@@ -11,9 +11,6 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import torch
-
 from jobs.train.history import EpochRecord
 
 
@@ -80,15 +77,3 @@ class Cadence:
             time.monotonic() - self._since >= self.every_seconds
         )
         return is_enough or is_late
-
-
-def seed_step(seed: int, epoch: int, step: int, rank: int) -> torch.Generator:
-    """Return the generator of one step's augmentation, and seed with it what draws from torch's own
-    generators (dropout, stochastic depth).
-
-    All is a function of the four numbers and of nothing before, so a run that goes on draws what
-    the uninterrupted one would have drawn, and checkpoints need no random state.
-    """
-    word = int(np.random.SeedSequence((seed, epoch, step, rank)).generate_state(1, np.uint64)[0])
-    torch.manual_seed(word >> 1)
-    return torch.Generator().manual_seed((word >> 1) ^ 1)

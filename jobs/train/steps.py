@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from jobs.train.config import OptimiserConfig
 from jobs.train.network import Network
 
 
@@ -27,31 +27,69 @@ class Autocast:
         return torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A batch's part in an update of the weights, to which several may add their gradients."""
+
+    share: float = 1.0  # of the update's gradient
+    begins: bool = True
+    ends: bool = True
+
+
+WHOLE = Part()
+
+
+def part_of(step: int, num_steps: int, accumulate: int) -> Part:
+    """Return the part of a step, counted from 0, in an epoch of so many steps of which `accumulate`
+    make one update. The last update of an epoch may have fewer, which then count more.
+    """
+    first = step - step % accumulate
+    last = min(first + accumulate, num_steps) - 1
+    return Part(1 / (last - first + 1), step == first, step == last)
+
+
+def num_updates(num_steps: int, accumulate: int) -> int:
+    """Return how often an epoch of so many steps updates the weights."""
+    return -(-num_steps // accumulate)
+
+
 def train_step(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     *,
     objective: nn.Module,
     optimiser: Optimizer,
     schedule: LambdaLR,
     clip_norm: float,
     autocast: Autocast,
+    part: Part = WHOLE,
 ) -> Tensor:
-    """Update the weights on one batch: images (N, H, W, 3), labels (N,). Returns the loss,
-    detached.
+    """Add the gradient of one batch, and update the weights where it is the last part of an update:
+    images (N, H, W, 3), targets that the objective takes. Returns the batch's loss, detached.
 
-    A loss that is not finite updates nothing: the caller sees it and decides.
+    A gradient that is not finite updates nothing: the caller sees the loss and decides.
     """
-    with autocast():
-        loss: Tensor = objective(model(images), labels)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    if torch.isfinite(norm):
-        optimiser.step()
-        schedule.step()
+    if part.begins:
+        optimiser.zero_grad(set_to_none=True)
+    with _alone(model, part):
+        with autocast():
+            loss: Tensor = objective(model(images), targets)
+        (loss * part.share).backward()  # type: ignore[no-untyped-call]
+    if part.ends:
+        norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        if torch.isfinite(norm):
+            optimiser.step()
+            schedule.step()
     return loss.detach()
+
+
+def _alone(model: nn.Module, part: Part) -> AbstractContextManager[None]:
+    """Keep the workers from exchanging gradients before the last part; that is done once."""
+    no_sync: Any = getattr(model, "no_sync", None)  # a compiled model passes it through
+    if part.ends or no_sync is None:
+        return nullcontext()
+    return cast("AbstractContextManager[None]", no_sync())
 
 
 @torch.inference_mode()
@@ -62,45 +100,20 @@ def eval_step(model: nn.Module, images: Tensor, autocast: Autocast) -> Tensor:
     return logits.float()
 
 
-def build_optimiser(network: Network, config: OptimiserConfig) -> AdamW:
-    """Return AdamW with a slower backbone, and no decay on biases and norms."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        lr = config.lr * (config.backbone_lr_scale if name.startswith("backbone.") else 1.0)
-        decay = config.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((lr, decay), []).append(parameter)
-    return AdamW(
-        [
-            {"params": params, "lr": lr, "weight_decay": decay}
-            for (lr, decay), params in groups.items()
-        ]
-    )
-
-
-def build_schedule(optimiser: Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """Return linear warm-up from near zero, then cosine decay to zero at `total_steps`."""
-    return LambdaLR(optimiser, warmup_cosine(warmup_steps, total_steps))
-
-
-def warmup_cosine(warmup_steps: int, total_steps: int) -> Callable[[int], float]:
-    """Return the factor on the learning rate for a step counted from 0."""
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        share = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-
-    return factor
-
-
 def build_average(network: Network, decay: float) -> AveragedModel | None:
-    """Return the exponential moving average of weights and buffers, or None when turned off."""
+    """Return the exponential moving average of weights and buffers, or None when turned off.
+
+    It begins with quicker decays, (1 + n) / (10 + n) after n updates as TensorFlow's: in a run of
+    a few hundred updates the weights it began with would count to the end otherwise.
+    """
     if not decay:
         return None
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+
+    def average(averaged: Any, current: Any, num_averaged: Tensor) -> None:
+        count = int(num_averaged)
+        now = min(decay, (1 + count) / (10 + count))
+        get_ema_multi_avg_fn(now)(averaged, current, num_averaged)  # type: ignore[no-untyped-call]
+
     return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 

@@ -7,6 +7,7 @@ is refused with what does not fit.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import io
 import logging
@@ -51,10 +52,12 @@ PACKAGED: dict[str, PackagedWeights] = {
 }
 
 
-def load_weights(network: Network, backbone: str, source: str) -> None:
-    """Fill the backbone of `network` from `source`: `package`, `hub`, `none`, or a path or URI.
+def load_weights(network: Network, backbone: str, source: str, sha256: str | None = None) -> None:
+    """Fill the backbone of `network` from `source`: `package`, `hub`, `none`, or a path or URI of a
+    file, which is opened only if its SHA-256 is the one given, where one is.
 
-    Raises `ConfigError` if the source has no weights for this backbone, naming what does not fit.
+    Raises `ConfigError` if the source has no weights for this backbone, naming what does not fit,
+    or if the file is another one.
     """
     if source == "none":
         return
@@ -63,7 +66,7 @@ def load_weights(network: Network, backbone: str, source: str) -> None:
     elif source == "hub":
         _load_hub(network, backbone)
     else:
-        _load_into(network, _read_state(source), source, backbone)
+        _load_into(network, _read_state(source, sha256), source, backbone)
     logger.info("weights of %s: %s", backbone, source)
 
 
@@ -108,8 +111,14 @@ def _load_hub(network: Network, backbone: str) -> None:
     network.set_normalisation(pretrained.default_cfg["mean"], pretrained.default_cfg["std"])
 
 
-def _read_state(source: str) -> dict[str, Tensor]:
+def _read_state(source: str, sha256: str | None = None) -> dict[str, Tensor]:
     data = read_uri(source)
+    if sha256 is not None and (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
+        raise ConfigError(
+            f"network.weights {source} has the SHA-256 {digest}, not network.weights_sha256 "
+            f"{sha256}: it is another file, or it was changed. Fetch it again, or correct the "
+            "setting if this file is to be trusted"
+        )
     try:
         if source.endswith(".safetensors"):
             from safetensors.torch import load

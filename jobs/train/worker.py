@@ -140,8 +140,9 @@ def prepare_network(config: TrainConfig, num_classes: int) -> Network:
     same in every worker.
     """
     torch.manual_seed(config.seed)
-    network = build_network(config.network.backbone, num_classes, config.network.dropout)
-    load_weights(network, config.network.backbone, config.network.weights)
+    wanted = config.network
+    network = build_network(wanted.backbone, num_classes, wanted.dropout, wanted.drop_path)
+    load_weights(network, wanted.backbone, wanted.weights, wanted.weights_sha256)
     return network
 
 

@@ -52,6 +52,15 @@ def test_a_run_that_failed_leaves_its_name_free(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "night" / "lock").exists()
 
 
+def test_a_run_says_first_what_does_nothing_in_it(tmp_path: Path) -> None:
+    said = Console(file=io.StringIO(), width=400)
+    changes = {"network": {"freeze": "backbone", "weights": "none"}, "augment": {"blur": 0.5}}
+    values = {**make_config(tmp_path).model_dump(mode="json"), **changes}
+    with pytest.raises(SightlineError, match="nowhere"):
+        run_training(TrainConfig.model_validate(values), said)
+    assert "note: augment.* does nothing with" in said.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_a_run_whose_name_was_taken_over_stops_at_its_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

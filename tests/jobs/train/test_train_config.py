@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from jobs.config import load_config
 from jobs.submitted import refuse_lost_results
@@ -49,3 +53,70 @@ def test_right_angles_need_a_square_input() -> None:
     overrides = ["augment.right_angles=true", "preprocess.height=192", "preprocess.width=224"]
     with pytest.raises(ConfigError, match="square input"):
         load_config(TrainConfig, ROOT / "configs/train/clothing.yaml", overrides)
+
+
+CONTRADICTIONS = {
+    "network.weights_sha256=" + "ab" * 32: "network.weights is 'package'",
+    "network.weights_sha256=abc": "64 hexadecimal digits",
+    "network.freeze=backbone network.head_epochs=2": "set network.freeze: none",
+    "network.head_epochs=12": "leaves none of 12 epochs for the backbone",
+    "optimiser.momentum=0.5": "set optimiser.kind: sgd",
+    "optimiser.nesterov=true": "set optimiser.kind: sgd",
+    "optimiser.kind=sgd optimiser.momentum=0 optimiser.nesterov=true": "needs optimiser.momentum",
+    "optimiser.warmup_epochs=13": "longer than the run of 12 epochs",
+    "loss.gamma=1": "belongs to loss.kind: focal",
+    "loss.tau=1": "belongs to loss.kind: logit_adjusted",
+    "loss.kind=logit_adjusted balance=weights": "set balance: none",
+    "loss.kind=logit_adjusted balance=sampling": "set balance: none",
+    "progressive.start_size=100 progressive.epochs=2": "no multiple of 32; nearest: 96",
+    "progressive.start_size=224 progressive.epochs=2": "is not smaller than the input",
+    "progressive.start_size=128 progressive.epochs=12": "full size, which has to come last",
+    "augment.randaugment=2": "did you mean augment.randaugment_ops",
+    "augment.mixup=0.2": "did you mean augment.mixup_alpha",
+}
+
+
+@pytest.mark.parametrize(("overrides", "reason"), CONTRADICTIONS.items())
+def test_what_contradicts_itself_is_refused_with_what_to_do(overrides: str, reason: str) -> None:
+    given = ["name=caps", "data.uri=x", "epochs=12", *overrides.split()]
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        load_config(TrainConfig, None, given)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_workers_get_the_same_configuration_as_json(path: Path) -> None:
+    config = load_config(TrainConfig, path, [])
+    assert TrainConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_preset_needs_only_a_place_and_a_name(path: Path) -> None:
+    config = load_config(TrainConfig, path, ["data.uri=s3://b/caps", "name=caps"])
+    assert (config.name, config.data.uri) == ("caps", "s3://b/caps")
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all settings."""
+    for name, field in model.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if inner:
+            yield from leaves(inner[0], f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_every_setting_of_the_recipe_is_documented() -> None:
+    rows = (ROOT / "docs" / "training.md").read_text().splitlines()
+    told = set()
+    for row in rows:
+        cells = row.split("|")
+        if len(cells) < 4:
+            continue
+        section = ""
+        for name in re.findall(r"`([\w.]+)[`=]", cells[1] + cells[2]):
+            section = name.rpartition(".")[0] or section
+            told |= {name, f"{section}{name}"}
+    elsewhere = ("data.", "preprocess.", "export.", "workers.")
+    missing = {n for n in leaves(TrainConfig) if not n.startswith(elsewhere)} - told
+    assert missing == set()

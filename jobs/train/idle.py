@@ -1,0 +1,92 @@
+"""Settings that are allowed but do nothing beside the others, said before a run instead of nowhere.
+
+What contradicts itself is refused by `jobs.train.config`. This is for what somebody sets, trains
+with for a night, and believes to have had an effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any
+
+from pydantic import BaseModel
+
+from jobs.data.transforms import AugmentConfig
+from jobs.train.config import TrainConfig
+
+# what only steps through the whole network use
+OF_FINE_TUNING = (
+    "accumulate",
+    "batch_size",
+    "compile",
+    "network.drop_path",
+    "optimiser.backbone_lr_scale",
+    "optimiser.ema_decay",
+    "optimiser.layer_decay",
+    "precision",
+    "progressive",
+)
+# a strength, and what has to be on for it
+STRENGTHS = {
+    "augment.blur_sigma": "augment.blur",
+    "augment.erase_area": "augment.erase",
+    "augment.randaugment_magnitude": "augment.randaugment_ops",
+}
+
+
+def idle_settings(config: TrainConfig) -> list[str]:
+    """Return a sentence for every group of settings that does nothing in this run, with what to
+    do.
+    """
+    return [*_of_the_mode(config), *_strengths(config)]
+
+
+def _of_the_mode(config: TrainConfig) -> Iterator[str]:
+    views = config.network.num_views
+    if config.network.freeze == "none":
+        if views > 1:
+            yield (
+                f"network.num_views {views} does nothing with network.freeze: none, where every "
+                "epoch augments anew"
+            )
+        return
+    if idle := [name for name in OF_FINE_TUNING if _is_changed(config, name)]:
+        yield (
+            f"{', '.join(idle)}: nothing with network.freeze: backbone, where only the head is "
+            "fitted, on features; set network.freeze: none to train the whole network"
+        )
+    if config.augment != AugmentConfig() and views == 1:
+        yield (
+            "augment.* does nothing with network.freeze: backbone and network.num_views: 1, since "
+            "the one view of an image is the image as it is; set network.num_views to 2 or more"
+        )
+    elif config.augment.is_mixing:
+        yield (
+            "augment.mixup_alpha and cutmix_alpha do nothing with network.freeze: backbone: "
+            "features are computed of single images; set network.freeze: none"
+        )
+
+
+def _strengths(config: TrainConfig) -> Iterator[str]:
+    for name, switch in STRENGTHS.items():
+        if _is_changed(config, name) and not _value(config, switch):
+            yield f"{name} does nothing while {switch} is 0; raise {switch}"
+    if _is_changed(config, "augment.mix_probability") and not (
+        config.augment.mixup_alpha or config.augment.cutmix_alpha
+    ):
+        yield (
+            "augment.mix_probability does nothing while augment.mixup_alpha and "
+            "augment.cutmix_alpha are 0; raise one of them"
+        )
+
+
+def _value(config: TrainConfig, name: str) -> Any:
+    return reduce(getattr, name.split("."), config)
+
+
+def _is_changed(config: TrainConfig, name: str) -> bool:
+    """Say whether a setting differs from its default."""
+    *section, field = name.split(".")
+    owner: BaseModel = reduce(getattr, section, config)
+    return bool(getattr(owner, field) != type(owner).model_fields[field].default)

@@ -1,0 +1,18 @@
+"""The random numbers of one step, as a function of where the step is."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def seed_step(seed: int, epoch: int, step: int, rank: int) -> torch.Generator:
+    """Return the generator of one step's augmentation, and seed with it what draws from torch's own
+    generators: dropout and stochastic depth.
+
+    All is a function of the four numbers and of nothing before, so a run that goes on draws what
+    the uninterrupted one would have drawn, and checkpoints need no random state.
+    """
+    words = np.random.SeedSequence((seed, epoch, step, rank)).generate_state(2, np.uint32)
+    torch.manual_seed(int(words[0]))
+    return torch.Generator().manual_seed(int(words[1]))
