@@ -39,7 +39,7 @@ SIGNIFICANT = 0.05
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one evaluation from the command line; returns the exit status."""
-    given = _parser().parse_intermixed_args(arguments)
+    given = parser().parse_intermixed_args(arguments)
     console = make_console()
     set_up_logging()
     with readable_errors(console):
@@ -127,7 +127,8 @@ def _with_section(override: str) -> str:
     return f"evaluate.{override}" if first in EvaluateConfig.model_fields else override
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the options of the command."""
     made = argparse.ArgumentParser(
         prog="python -m jobs.evaluate",
         description=__doc__,

@@ -5,6 +5,8 @@ engine that serves the bundle.
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 import ray
+import yaml
 
 from cluster.session import Session
-from jobs.evaluate.__main__ import FAILED, load_job, main
+from jobs.data.config import DataConfig
+from jobs.evaluate.__main__ import FAILED, load_job, main, parser
 from jobs.evaluate.config import EvaluateConfig
 from models.bundle import open_bundle
 from models.errors import ConfigError
@@ -40,6 +44,36 @@ def test_settings_go_to_the_section_that_has_them(tmp_path: Path) -> None:
     assert (job.evaluate.resamples, job.evaluate.cells) == (500, 5)
     with pytest.raises(ConfigError, match="resamples"):
         load_job("set", None, ["resample=500"])
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "evaluate.md").read_text()
+
+
+@pytest.mark.parametrize("setting", EvaluateConfig.model_fields)
+def test_the_page_shows_every_setting_with_its_default(setting: str) -> None:
+    (snippet,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    assert yaml.safe_load(snippet)["evaluate"][setting] == getattr(EvaluateConfig(), setting)
+
+
+def test_every_command_of_the_page_is_understood() -> None:
+    text = PAGE.replace("\\\n", " ")
+    commands = re.findall(r"^\$ \.venv/bin/python -m jobs\.evaluate (.*)$", text, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        given = parser().parse_intermixed_args(shlex.split(command))
+        assert given.bundle.endswith(("/3", "/4"))
+        load_job(given.source, given.config, given.overrides)
+    for override in re.findall(r"`'(.*?)'`", PAGE):
+        load_job("set", None, [override])
+
+
+def test_settings_have_their_bounds() -> None:
+    with pytest.raises(ValueError, match="resamples"):
+        EvaluateConfig(resamples=3)
+
+
+def test_no_setting_is_in_both_sections() -> None:
+    assert not set(DataConfig.model_fields) & set(EvaluateConfig.model_fields)
 
 
 def test_an_embedding_model_is_refused_before_anything_is_read(
@@ -248,7 +282,3 @@ class TestCommand:
         assert dict(zip(names, table["answer"].to_pylist(), strict=True)) == dict(
             zip(files, answers, strict=True)
         )
-
-    def test_settings_have_their_bounds(self) -> None:
-        with pytest.raises(ValueError, match="resamples"):
-            EvaluateConfig(resamples=3)
