@@ -19,12 +19,13 @@ from tests.jobs.evaluate.answers import draw
 
 def test_the_error_is_the_mean_distance_of_the_bins_by_their_images() -> None:
     confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
-    is_right = np.array([True, True, True, False, True, False])
+    is_right = np.array([True, True, True, False, True, True])
     found = calibrate(confidence, is_right, 10)
-    assert found.error == pytest.approx((4 * (0.95 - 0.75) + 2 * 0.05) / 6)
+    # Too sure in one bin and not sure enough in the other: the two do not make up for each other.
+    assert found.error == pytest.approx((4 * (0.95 - 0.75) + 2 * (1.0 - 0.55)) / 6)
     filled = [one for one in found.bins if one.num_images]
     assert [(one.low, one.num_images, one.accuracy) for one in filled] == [
-        (0.5, 2, 0.5),
+        (0.5, 2, 1.0),
         (0.9, 4, 0.75),
     ]
     assert calibrate(np.array([1.0, 0.0]), np.array([True, False])).error == 0.0
