@@ -10,6 +10,7 @@ import re
 
 from serve_app.admission import Gate
 from serve_app.api import CALLS
+from serve_app.documents import document_routes
 from serve_app.errors import RequestError
 from serve_app.keys import INFER, Keys
 from serve_app.labels_api import label_routes
@@ -43,6 +44,7 @@ def build_asgi(model: ServedModel, keys: Keys | None = None, peers: Peers | None
         **oip_routes(model, peers),
         **label_routes(model, keys, peers),
         **model_docs(model),
+        **document_routes(model.predictor.bundle),
     }
     version = str(model.manifest.version)
 

@@ -7,7 +7,7 @@ Bundles that come out of training are made by the tests of `jobs.export`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ class TinyNet:
     ONNX for the engines and in NumPy for what they have to reproduce.
     """
 
-    def __init__(self, kind: str, num_classes: int) -> None:
-        random = np.random.default_rng(7)
+    def __init__(self, kind: str, num_classes: int, seed: int = 7) -> None:
+        random = np.random.default_rng(seed)
         self.outputs = find_kind(kind).outputs
         # Filters as (features, channels, rows, columns), the layout of an ONNX convolution.
         self.filters = random.normal(0, 0.4, (NUM_FEATURES, 3, PATCH, PATCH)).astype(np.float32)
@@ -115,10 +115,14 @@ def tiny_bundle(
     classes: Sequence[str] = ("good", "defective"),
     size: int = 64,
     name: str = "tiny",
+    documents: Mapping[str, bytes] | None = None,
+    seed: int = 7,
 ) -> str:
-    """Publish a bundle of a tiny network to a model store and return its URI."""
+    """Publish a bundle of a tiny network, of filters by `seed`, to a model store, with documents if
+    any are given; return its URI.
+    """
     names = () if kind == "embedding" else tuple(classes)
-    network = TinyNet(kind, len(names))
+    network = TinyNet(kind, len(names), seed)
     images = np.random.default_rng(3).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -126,6 +130,9 @@ def tiny_bundle(
         arrays: dict[str, Any] = {"images": images, **network.run(images)}
         np.savez_compressed(folder / REFERENCE, **arrays)
         extra = []
+        for document, content in (documents or {}).items():
+            (folder / document).write_bytes(content)
+            extra.append(describe_file(folder / document))
         if find_kind(kind).has_label_map:
             (folder / VALIDATION).write_bytes(
                 dump_outputs(validation_outputs(network, names, size))

@@ -8,7 +8,7 @@ before training starts. It keeps a row of text per image and never the pixels.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -22,7 +22,7 @@ from jobs.data.chunks import Columns
 from jobs.data.config import DataConfig
 from jobs.data.examine import Examined, examine_image
 from jobs.data.image_pass import pass_over
-from jobs.data.labels import drop_labels, number_labels, refuse_empty
+from jobs.data.labels import Labels, drop_labels, number_labels, refuse_empty
 from jobs.data.leave_out import apply_leave_out, load_leave_out
 from jobs.data.quarantine import Broken, check_share
 from jobs.data.sources import Listing, Progress, list_source
@@ -42,6 +42,9 @@ SCHEMA = pa.schema(
         *(field for field in sources.EXAMINED if field.name != "reason"),
     ]
 )
+
+# Chooses the rows of a listing to look at, numbers their labels, and says of which classes.
+Matcher = Callable[[pa.Table, DataConfig], tuple[pa.Table, Labels, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,18 @@ def build_index(
     *,
     cpu_limit: float | None = None,
     container_progress: Progress | None = None,
+    matcher: Matcher | None = None,
 ) -> Index:
     """List the source, read every image once, and return what can be trained on. `progress` counts
     images, `container_progress` tar files that are read through to list them.
 
+    With a `matcher` the set is there to judge a model that has its classes already: they need no
+    images.
+
     Raises `DataError` when the set makes no sense (labels, too much broken, a class without
     training images) and `StorageError` when it cannot be reached. Needs a running Ray.
     """
-    index = _build(config, spec, progress, cpu_limit, container_progress)
+    index = _build(config, spec, progress, cpu_limit, container_progress, matcher)
     _give_back_memory()
     return index
 
@@ -112,15 +119,19 @@ def _build(
     progress: Progress | None,
     cpu_limit: float | None,
     container_progress: Progress | None,
+    matcher: Matcher | None,
 ) -> Index:
     marked = None if config.leave_out is None else load_leave_out(config.leave_out)
     listing = list_source(config, container_progress, cpu_limit=cpu_limit)
-    refuse_empty(config.uri, listing.empty)
-    table = drop_labels(listing.table, config).sort_by("path")
-    labels, classes = number_labels(table, config, listing.classes)
+    table = drop_labels(listing.table, config, is_strict=matcher is None).sort_by("path")
+    dropped = tuple(_warn_of_dropped(listing, table, config))
+    if matcher is None:
+        refuse_empty(config.uri, listing.empty)
+        labels, classes = number_labels(table, config, listing.classes)
+    else:
+        table, labels, classes = matcher(table, config)
     if table["reason"].null_count:
         table = _examine(table, config, spec, progress, cpu_limit)
-    dropped = tuple(_warn_of_dropped(listing, table, config))
     if marked is not None:
         kept = apply_leave_out(table, config, marked)
         table, labels = table.filter(pa.array(kept.rows)), labels[kept.rows]
@@ -134,7 +145,8 @@ def _build(
         raise DataError(f"{config.uri} has no usable image among {len(table):,}")
     usable = _assemble(table, labels, is_usable, config, carves=listing.classes is None)
     counts = _count(usable, len(classes))
-    _refuse_untrainable(config.uri, counts, classes)
+    if matcher is None:
+        _refuse_untrainable(config.uri, counts, classes)
     crossed = _find_crossing(usable)
     return Index(
         table=usable,
@@ -145,7 +157,7 @@ def _build(
         warnings=(
             *_warn_of_listing(listing),
             *dropped,
-            *_warn_of_counts(counts, classes),
+            *(_warn_of_counts(counts, classes) if matcher is None else ()),
             *_warn_of_copies(usable, crossed),
             *_warn_of_groups(usable),
         ),

@@ -22,11 +22,14 @@ from models.labels import fold
 Labels = npt.NDArray[np.int32]
 
 
-def drop_labels(table: pa.Table, config: DataConfig) -> pa.Table:
-    """Return the rows of a listing without those of the labels that the config drops."""
+def drop_labels(table: pa.Table, config: DataConfig, *, is_strict: bool = True) -> pa.Table:
+    """Return the rows of a listing without those of the labels that the config drops; where it is
+    not strict, labels that the listing has not are no mistake.
+    """
     if not config.drop:
         return table
-    _check_rules(config, table["label"].unique().to_pylist())
+    if is_strict:
+        _check_rules(config, table["label"].unique().to_pylist())
     return table.filter(pc.invert(pc.is_in(table["label"], pa.array(config.drop))))
 
 

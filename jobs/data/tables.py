@@ -11,7 +11,7 @@ from rich.table import Table
 
 from jobs.console import Advance, bar
 from jobs.data.config import DataConfig
-from jobs.data.index import Index, build_index
+from jobs.data.index import Index, Matcher, build_index
 from jobs.data.quarantine import Broken
 from jobs.data.sources import Progress
 from jobs.data.split import SPLITS
@@ -21,9 +21,15 @@ QUARANTINE_SHOWN = 5
 
 
 def read_index(
-    config: DataConfig, spec: PreprocessSpec, console: Console, *, cpu_limit: float | None = None
+    config: DataConfig,
+    spec: PreprocessSpec,
+    console: Console,
+    *,
+    cpu_limit: float | None = None,
+    matcher: Matcher | None = None,
 ) -> Index:
-    """Build the index of a set under a progress bar, and print what it holds.
+    """Build the index of a set under a progress bar, and print what it holds; with a `matcher`, of
+    one that a model is judged by.
 
     Raises the errors of `build_index`.
     """
@@ -34,6 +40,7 @@ def read_index(
             _shown(bars, console, "reading images"),
             cpu_limit=cpu_limit,
             container_progress=_shown(bars, console, "reading tar files"),
+            matcher=matcher,
         )
     console.print(index_table(index))
     for warning in index.warnings:

@@ -67,9 +67,10 @@ def export_draft(
     reference_images: npt.NDArray[np.uint8],
     provenance: Provenance,
     tolerance: Tolerance | None = None,
+    temperature: float = 1.0,
 ) -> Draft:
     """Export `model` (uint8 images (N, H, W, 3) to the kind's outputs) to every portable format,
-    and prove each.
+    and prove each. `temperature` is what the model divides its logits by, for the manifest.
 
     Raises `ProofError` if an artifact does not reproduce the model on the reference images.
     """
@@ -96,6 +97,7 @@ def export_draft(
         preprocess=preprocess,
         outputs=_widths(model, preprocess, len(classes)),
         classes=tuple(OutputClass(id=label, name=label) for label in classes),
+        temperature=temperature,
         tolerance=tolerance or Tolerance(),
         artifacts=artifacts,
     )
@@ -104,12 +106,15 @@ def export_draft(
 
 
 def finish(draft: Draft, metrics: Mapping[str, float], documents: Sequence[Path]) -> Draft:
-    """Return the draft with its figures and documents (files in the draft's folder) in the
+    """Return the draft with more figures and documents (files in the draft's folder) in the
     manifest.
     """
     extra: tuple[Artifact, ...] = tuple(describe_file(path) for path in documents)
     manifest = draft.manifest.model_copy(
-        update={"metrics": dict(metrics), "artifacts": draft.manifest.artifacts + extra}
+        update={
+            "metrics": {**draft.manifest.metrics, **metrics},
+            "artifacts": draft.manifest.artifacts + extra,
+        }
     )
     return replace(draft, manifest=manifest)
 

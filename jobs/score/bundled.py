@@ -51,7 +51,7 @@ class Bundled:
         """
         self._running = running
         self._bundle = open_bundle(running.bundle)
-        self._reading, self._revision = _read_labels(self._bundle, running, before)
+        self._reading, self._revision = read_labels(self._bundle, running, before)
         manifest, kind = self._bundle.manifest, find_kind(self._bundle.manifest.kind)
         self.model = Model(
             name=manifest.name,
@@ -111,10 +111,13 @@ def _engines(device: str) -> tuple[str, ...]:
     return tuple(name for name in ENGINES if name != "openvino")
 
 
-def _read_labels(
+def read_labels(
     bundle: Bundle, running: Running, before: Mapping[str, Any] | None
 ) -> tuple[Reading, int | None]:
-    """Return how probabilities are read, and the revision that rows name, if there are any."""
+    """Return how probabilities are read, and the revision that rows name, if there are any.
+
+    Raises `ConfigError` for labels of a kind that has none, and what reading them raises.
+    """
     manifest = bundle.manifest
     if not find_kind(manifest.kind).has_label_map:
         if running.labels is not None:

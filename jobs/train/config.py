@@ -182,6 +182,7 @@ class ExportConfig(_Section):
     """What the bundle holds, and how close every artifact has to come to the trained network."""
 
     num_reference_images: int = Field(16, ge=1, le=256)
+    num_report_pictures: int = Field(12, ge=0, le=100)  # of mistakes, in the bundle's report
     probability_tolerance: float = Field(0.02, gt=0, le=1)
     cosine_tolerance: float = Field(0.99, gt=0, le=1)
 

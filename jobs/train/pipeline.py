@@ -30,15 +30,25 @@ from jobs.data.index import Index
 from jobs.data.places import Place, places_of, read_place
 from jobs.data.quarantine import Broken, keep_quarantine
 from jobs.data.tables import print_broken, read_index
+from jobs.evaluate.calibration import Temperature
+from jobs.evaluate.outputs import Outputs, collect
+from jobs.evaluate.report import Report
 from jobs.export.exporter import Draft, Provenance, code_revision, digest_of, export_draft, finish
 from jobs.lease import Lease, acquire
 from jobs.train import report
 from jobs.train.bar import BarWatcher
 from jobs.train.borders import StoppedError
-from jobs.train.config import TrainConfig
+from jobs.train.config import ExportConfig, TrainConfig
 from jobs.train.history import EpochRecord, best_epoch, describe
 from jobs.train.idle import idle_settings
-from jobs.train.judge import collect_outputs, evaluate
+from jobs.train.judge import (
+    calibrate,
+    calibration_figures,
+    evaluate,
+    kept_outputs,
+    report_on,
+    write_documents,
+)
 from jobs.train.metrics import Evaluation
 from jobs.train.network import ServedNetwork
 from jobs.train.stop import StopRequest
@@ -64,6 +74,8 @@ class Outcome:
     split: str  # that the evaluation was made on
     evaluation: Evaluation
     history: list[EpochRecord]
+    report: Report
+    temperature: Temperature
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -93,17 +105,24 @@ def _run(config: TrainConfig, run_id: str, lease: Lease, console: Console) -> Ou
     with _timed(seconds, "train"):
         trained = _train(config, index, run_id, lease, console)
     with tempfile.TemporaryDirectory(prefix="sightline-draft-") as folder:
+        with _timed(seconds, "calibrate"):
+            temperature = calibrate(config, index, trained.network, console)
         with _timed(seconds, "export"):
-            draft = _export(config, index, trained, run_id, Path(folder))
+            draft = _export(config, index, trained, temperature.value, run_id, Path(folder))
             _print_parities(draft, console)
         with _timed(seconds, "evaluate"):
-            evaluation = _evaluate(config, index, draft, split, run_id, console)
+            evaluation, outputs = _evaluate(config, index, draft, split, run_id, console)
+            judged = report_on(config, index, draft, outputs, split, console)
             draft = _with_outputs(config, index, draft, split, console)
         lease.check()
         with _timed(seconds, "publish"):
-            published = _publish(config, index, trained, draft, evaluation, split)
+            figures = {**evaluation.flat(), **calibration_figures(judged, temperature)}
+            draft = finish(draft, figures, [])
+            published = _publish(config, index, trained, draft, evaluation, judged)
     console.print(f"published {published.uri}")
-    return Outcome(published, index, split, evaluation, trained.history, seconds)
+    return Outcome(
+        published, index, split, evaluation, trained.history, judged, temperature, seconds
+    )
 
 
 @contextmanager
@@ -176,10 +195,15 @@ def _report_tail(config: TrainConfig, index: Index, console: Console) -> None:
 
 
 def _export(
-    config: TrainConfig, index: Index, trained: Trained, run_id: str, folder: Path
+    config: TrainConfig,
+    index: Index,
+    trained: Trained,
+    temperature: float,
+    run_id: str,
+    folder: Path,
 ) -> Draft:
     return export_draft(
-        ServedNetwork(trained.network),
+        ServedNetwork(trained.network, temperature),
         folder,
         name=config.name,
         kind=config.kind,
@@ -189,10 +213,18 @@ def _export(
         provenance=Provenance(
             run_id, digest_of(config.model_dump_json()), code_revision(Path(__file__).parent)
         ),
-        tolerance=Tolerance(
-            probability=config.export.probability_tolerance, cosine=config.export.cosine_tolerance
-        ),
+        tolerance=tolerance_of(config.export, temperature),
+        temperature=temperature,
     )
+
+
+def tolerance_of(export: ExportConfig, temperature: float) -> Tolerance:
+    """Return how far an engine may stray. A temperature below 1 makes more of the same difference
+    between two logits, so that much more of one between probabilities is allowed: else to calibrate
+    a model would cost it its faster precision.
+    """
+    allowed = min(1.0, export.probability_tolerance / min(1.0, temperature))
+    return Tolerance(probability=allowed, cosine=export.cosine_tolerance)
 
 
 def reference_images(config: TrainConfig, index: Index) -> npt.NDArray[np.uint8]:
@@ -258,13 +290,14 @@ def _evaluation_split(config: TrainConfig, index: Index) -> str:
 
 def _evaluate(
     config: TrainConfig, index: Index, draft: Draft, split: str, run_id: str, console: Console
-) -> Evaluation:
+) -> tuple[Evaluation, Outputs]:
     images = open_images(config, index, data_cpus())
     with bar(console, f"{split} images", index.num_images(split)) as advance:
-        evaluation = evaluate(draft, images, split, advance)
+        outputs = collect(draft.bundle, images, split, advance)
+    evaluation = evaluate(outputs, [entry.name for entry in draft.manifest.classes])
     _report_broken(config, images.broken, run_id, f"quarantine-{split}.jsonl", console)
     console.print(report.evaluation_table(evaluation, f"{split} split"))
-    return evaluation
+    return evaluation, outputs
 
 
 def _with_outputs(
@@ -277,9 +310,9 @@ def _with_outputs(
     split = "validation" if index.num_images("validation") else split
     images = open_images(config, index, data_cpus())
     with bar(console, "outputs to keep", index.num_images(split)) as advance:
-        outputs = collect_outputs(draft, images, split, advance)
+        outputs = collect(draft.bundle, images, split, advance)
     path = draft.folder / VALIDATION
-    path.write_bytes(dump_outputs(outputs))
+    path.write_bytes(dump_outputs(kept_outputs(outputs, split)))
     return finish(draft, {}, [path])
 
 
@@ -289,15 +322,14 @@ def _publish(
     trained: Trained,
     draft: Draft,
     evaluation: Evaluation,
-    split: str,
+    judged: Report,
 ) -> Published:
     folder = draft.folder
-    report.draw_confusion(evaluation, split, folder / report.CONFUSION)
+    report.draw_confusion(evaluation, judged.split, folder / report.CONFUSION)
     report.draw_curves(trained.history, config.monitor, folder / report.CURVES)
-    card = report.model_card(draft.manifest, index, evaluation, split, config.network.backbone)
-    (folder / report.CARD).write_text(card)
-    documents = [folder / name for name in (report.CARD, report.CONFUSION, report.CURVES)]
-    draft = finish(draft, evaluation.flat(), documents)
+    documents = write_documents(draft, judged, index, config.network.backbone)
+    documents += [folder / name for name in (report.CONFUSION, report.CURVES)]
+    draft = finish(draft, {}, documents)
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     return publish(config.store, draft.manifest, folder)
 

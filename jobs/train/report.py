@@ -1,4 +1,4 @@
-"""What a person wants to see of a run: tables, curves, a confusion matrix, a model card.
+"""What a person wants to see of a run: tables, curves, a confusion matrix.
 
 Nothing of torch or Ray is loaded by it, so that jobs without them can show their tables too.
 """
@@ -14,13 +14,11 @@ from rich.table import Table
 
 from jobs.data.split import SPLITS
 from jobs.train.history import EpochRecord, best_epoch
-from models.manifest import Manifest
 
 if TYPE_CHECKING:
     from jobs.data.index import Index
     from jobs.train.metrics import Evaluation
 
-CARD = "model_card.md"
 CONFUSION = "confusion.png"
 CURVES = "curves.png"
 ENOUGH_SUPPORT = 20
@@ -100,42 +98,13 @@ def draw_curves(history: Sequence[EpochRecord], monitor: str, path: Path) -> Non
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
-def model_card(
-    manifest: Manifest, index: Index, evaluation: Evaluation, split: str, backbone: str
-) -> str:
-    """Return the card: what the model is, what it was trained on, how good it is on which
-    images.
-    """
-    rows = "\n".join(
-        f"| {f.name} | {f.precision:.3f} | {f.recall:.3f} | {f.f1:.3f} | {f.num_images} |"
-        for f in evaluation.classes
-    )
+def training_section(index: Index) -> str:
+    """Return what the card of a model says of its training: images, and pictures in the bundle."""
     counts = "\n".join(
         f"| {name} | {' | '.join(str(row[split]) for split in SPLITS)} |"
         for name, row in index.counts.items()
     )
-    spec = manifest.preprocess
-    caution = {
-        "test": "never trained on",
-        "validation": "which also chose the epoch, so they flatter: there was no test split",
-    }[split]
-    return f"""# {manifest.name}
-
-A {manifest.kind} model on the backbone `{backbone}`, input {spec.height} x {spec.width} pixels
-({spec.resize}). Trained {manifest.created:%Y-%m-%d} by run `{manifest.run_id}`, code
-`{manifest.code_revision}`, configuration `{manifest.config_digest}`.
-
-## Figures on the {split} split ({evaluation.num_images} images, {caution})
-
-Top-1 accuracy {evaluation.accuracy:.3f}, balanced accuracy {evaluation.balanced_accuracy:.3f}.
-
-| class | precision | recall | F1 | images |
-|---|---|---|---|---|
-{rows}
-
-![confusion matrix]({CONFUSION})
-
-## Images
+    return f"""## Images
 
 | class | train | validation | test |
 |---|---|---|---|
@@ -143,8 +112,9 @@ Top-1 accuracy {evaluation.accuracy:.3f}, balanced accuracy {evaluation.balanced
 
 {len(index.quarantine)} images could not be read and were left out.
 
-![learning curves]({CURVES})
-"""
+![confusion matrix]({CONFUSION})
+
+![learning curves]({CURVES})"""
 
 
 def _figure(size: int) -> tuple[Any, Any]:

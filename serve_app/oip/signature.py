@@ -13,6 +13,7 @@ from typing import Any
 
 from models.kinds import Kind
 from models.manifest import Manifest
+from serve_app.documents import document_names
 from serve_app.model import ServedModel
 
 PLATFORM = "sightline"
@@ -97,6 +98,7 @@ def _own_facts(model: ServedModel) -> dict[str, Any]:
         "version": manifest.version,
         "bundle": model.predictor.bundle.uri,
         "created": manifest.created,
+        "documents": document_names(manifest),
         "classes": [entry.name for entry in manifest.classes],
         "preprocess": manifest.preprocess.model_dump(),
         "limits": model.limits.model_dump(),

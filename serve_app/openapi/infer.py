@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from serve_app.documents import document_names
 from serve_app.model import ServedModel
 from serve_app.oip.infer_json import LENGTH_HEADER
 from serve_app.oip.signature import WHOLE, metadata_of, views_of
@@ -311,6 +312,7 @@ def _config_schema(model: ServedModel, of_model: dict[str, Schema]) -> Schema:
         "has_label_map": {"const": model.kind.has_label_map},
         "version": {"const": model.manifest.version},
         "classes": {"const": [entry.name for entry in model.manifest.classes]},
+        "documents": {"const": document_names(model.manifest)},
         **own,
     }
     if model.kind.has_label_map:

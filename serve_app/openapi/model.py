@@ -7,8 +7,11 @@ nothing of Serve.
 
 from __future__ import annotations
 
+import re
+from pathlib import PurePath
 from typing import Any
 
+from serve_app.documents import BELOW, CONTENT_TYPES, document_names
 from serve_app.model import ServedModel
 from serve_app.openapi.infer import infer_operation, protocol_operations, protocol_schemas
 from serve_app.openapi.labels import label_operations, label_schemas
@@ -52,6 +55,7 @@ def model_document(model: ServedModel, root: str) -> dict[str, Any]:
         **{f"/{name}": {"post": call} for name, call in calls.items()},
         "/infer": {"post": infer_operation(model, root)},
         **protocol_operations(model, root),
+        **document_operations(model, root),
     }
     schemas = {**image_schemas(model), **protocol_schemas(model)}
     if model.kind.has_label_map:
@@ -77,6 +81,24 @@ def _about(model: ServedModel) -> str:
     views = " Clients of the protocol that insist on one input and one output find the model again "
     views += "below `/views/{input}`, the address of a server of its own."
     return said + (f" Classes: {', '.join(classes)}." if classes else "") + views
+
+
+def document_operations(model: ServedModel, root: str) -> Paths:
+    """Return the calls that answer with the documents of the bundle."""
+    found: Paths = {}
+    for name in document_names(model.manifest):
+        path, suffix = f"{BELOW}/{name}", PurePath(name).suffix
+        media_type = CONTENT_TYPES[suffix].partition(";")[0]
+        call = operation(
+            f"document_{re.sub('[^A-Za-z0-9]', '_', name)}",
+            f"{name} of the bundle",
+            tag="about",
+            scope="infer",
+            answers={200: answer("The file", {media_type: {}})},
+            curl=f"curl -O '{{server}}{root}{path}'",
+        )
+        found[path] = {"get": call}
+    return found
 
 
 # --- classify and embed --------------------------------------------------------------------------

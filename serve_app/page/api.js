@@ -21,7 +21,7 @@ export class ApiError extends Error {
  * Make one call and return `{ body, milliseconds }`, the time being that of the last try alone.
  *
  * `scope` says which key it needs, `retries` whether a busy server is asked again, `onWait(seconds,
- * number)` hears of it.
+ * number)` hears of it. `isFile` says that the answer is no JSON: the body is a Blob.
  */
 export async function call(method, path, options = {}) {
   const { scope = "infer", retries = false, onWait = () => {} } = options;
@@ -30,7 +30,7 @@ export async function call(method, path, options = {}) {
     const started = performance.now();
     const response = await send(method, path, options, key);
     if (response.ok) {
-      const body = await read(response);
+      const body = options.isFile ? await readFile(response) : await read(response);
       return { body, milliseconds: performance.now() - started };
     }
     const error = await errorOf(response);
@@ -80,6 +80,14 @@ async function read(response) {
     return await response.json();
   } catch {
     throw new ApiError("The answer broke off, or is no JSON.", response.status, "no_answer");
+  }
+}
+
+async function readFile(response) {
+  try {
+    return await response.blob();
+  } catch {
+    throw new ApiError("The file broke off.", response.status, "no_answer");
   }
 }
 

@@ -10,7 +10,12 @@ export function toCsv(rows) {
 /** Let the browser save a text as a file. */
 export function save(name, text) {
   // The mark at the front tells spreadsheets that the text is UTF-8.
-  const address = URL.createObjectURL(new Blob(["\ufeff", text], { type: "text/csv" }));
+  saveBlob(name, new Blob(["\ufeff", text], { type: "text/csv" }));
+}
+
+/** Let the browser save a file. */
+export function saveBlob(name, blob) {
+  const address = URL.createObjectURL(blob);
   const link = document.createElement("a");
   link.href = address;
   link.download = name;

@@ -1,6 +1,7 @@
 // The models of this server: the list to pick from, and what the page has to know of the picked one.
 
 import { call } from "./api.js";
+import { showDocuments } from "./documents.js";
 import { counted, find, make, say } from "./dom.js";
 
 const LOOK_AGAIN_MS = 3000; // while a model is loading, or none is ready
@@ -83,6 +84,7 @@ export class Models {
       this.onPicking(false);
     }
     find("model-facts").textContent = this.used?.facts ?? "";
+    showDocuments(this.used);
   }
 }
 
@@ -101,6 +103,7 @@ function describe(path, config) {
     path,
     name: config.name,
     version: String(told.version),
+    documents: told.documents ?? [], // a server of before has none
     facts: `kind ${told.kind}, version ${told.version}, ${engine}${classes}`,
     canClassify: told.calls.includes("classify"),
     canEmbed: told.calls.includes("embed"),

@@ -20,10 +20,11 @@ from rich.console import Console
 
 from cluster.session import Session
 from jobs.data.index import build_index
+from jobs.evaluate.outputs import collect
 from jobs.train.borders import Place, Watcher
 from jobs.train.config import TrainConfig
 from jobs.train.pipeline import Outcome, run_training
-from jobs.train.worker import prepare_network, run_worker
+from jobs.train.worker import open_images, prepare_network, run_worker
 from models.bundle import list_versions, open_bundle
 from models.errors import ConfigError
 from models.predictor import open_predictor
@@ -111,12 +112,67 @@ def test_a_bucket_of_images_becomes_a_bundle_that_opens_and_answers(
     assert {Path(json.loads(line)["path"]).name for line in listed.splitlines()} == broken
     bundle = open_bundle(f"{bucket}/models/frozen/1", cache=tmp_path)
     assert bundle.manifest.metrics["accuracy"] == 1.0
-    assert {a.path for a in bundle.manifest.artifacts} >= {"model_card.md", "confusion.png"}
+    assert {a.path for a in bundle.manifest.artifacts} >= {"model_card.md", "report.html"}
+    # All validation images are right: the surer the better, without an end.
+    assert bundle.manifest.temperature == 1.0
+    assert "the loss falls on" in outcome.temperature.reason
     predictor = open_predictor(bundle)
     images = np.stack([predictor.prepare(photo(5000 + i, bool(i % 2))) for i in range(8)])
     answers = [answer.label for answer in predictor.classify(predictor.predict(images))]
     assert answers == ["dark", "light"] * 4
     predictor.close()
+
+
+def test_what_the_labels_leave_unsure_is_calibrated_in_the_bundle(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    for number in range(240):
+        light = number % 2 == 0
+        # A quarter of the labels is wrong: nothing can be surer than three in four.
+        label = ("light" if light else "dark") if number % 8 > 1 else ("dark" if light else "light")
+        open_store(tmp_path / "photos").write(f"{label}/{number}.jpg", photo(number, light))
+    outcome = train(
+        str(tmp_path),
+        "unsure",
+        network={
+            "backbone": "mobilenetv3_small_050",
+            "weights": "none",
+            "freeze": "backbone",
+            "dropout": 0.0,
+        },
+        optimiser={"lr": 0.01, "label_smoothing": 0.0},
+        epochs=20,
+    )
+    fitted, manifest = outcome.temperature, outcome.published.manifest
+    assert fitted.reason == "", fitted
+    assert fitted.num_images == outcome.index.num_images("validation")
+    assert manifest.temperature == fitted.value != 1.0
+    assert fitted.loss_after is not None
+    assert fitted.loss_before is not None
+    assert fitted.loss_after < fitted.loss_before
+    assert manifest.metrics["validation_ece"] == fitted.error_after
+    assert manifest.metrics["ece"] == outcome.report.calibration.error
+    assert manifest.metrics["ece_at_temperature_1"] == outcome.report.error_without
+    # What is served is what was fitted: its loss on the validation images is the fitted one.
+    images = open_images(
+        TrainConfig.model_validate(
+            {
+                "name": "unsure",
+                "data": {"uri": f"{tmp_path}/photos"},
+                "preprocess": manifest.preprocess.model_dump(),
+            }
+        ),
+        outcome.index,
+    )
+    bundle = open_bundle(outcome.published.uri, cache=tmp_path / "cache")
+    served = collect(bundle, images, "validation", lambda *_, **__: None)
+    likelihood = served.probabilities[np.arange(len(served.truth)), served.truth]
+    assert -np.log(likelihood).mean() == pytest.approx(fitted.loss_after, abs=0.02)
+    report = bundle.path("report.html").read_text()
+    assert f"{fitted.value:.3f}" in report
+    assert str(tmp_path) not in report  # where the images lie is nobody's business
+    assert len(report) < 400_000
+    assert f"{fitted.value:.3f}" in bundle.path("model_card.md").read_text()
 
 
 def test_an_image_that_breaks_after_the_index_was_made_is_listed_with_the_run(

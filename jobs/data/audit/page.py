@@ -1,25 +1,17 @@
-"""`report.html`: one file that needs nothing else, neither network nor server.
-
-Everything that comes from the set (paths, labels, messages) is escaped, and made visible where it
-is a character that nobody sees. A policy in the page forbids every script but its own, and every
-request.
-"""
+"""`report.html` of an audit: one file that needs nothing else (`jobs.html_page`)."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
-from importlib.resources import files
 from itertools import groupby
 
 from jobs.data.audit.config import AuditConfig
 from jobs.data.audit.findings import KINDS, SEVERITIES, Finding, count_kinds, count_severities
 from jobs.data.audit.report import Report
 from jobs.data.split import SPLITS
+from jobs.html_page import SHARED, asset, render_document, text
 
+OWN = "jobs.data.audit"
 BARS = 60  # classes in the histogram
 BAR_WIDTH, BAR_HEIGHT, NAME_WIDTH = 460, 20, 170
 
@@ -35,29 +27,12 @@ def shown_pictures(findings: Sequence[Finding], config: AuditConfig) -> list[Fin
 
 def render_page(report: Report, pictures: Mapping[int, str], config: AuditConfig) -> str:
     """Return the page; `pictures` are `data:` URIs by row of the audit."""
-    style = _asset("report.css")
-    script = _asset("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'"
-    )
     sections = "\n".join(
         _section(kind, rows, pictures, config) for kind, rows in _by_kind(report.findings)
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Audit of {_text(report.uri)}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
-<h1>Audit of <span class="uri">{_text(report.uri)}</span></h1>
-<p>{_text(_summary(report))}</p>
+    body = f"""<header>
+<h1>Audit of <span class="uri">{text(report.uri)}</span></h1>
+<p>{text(_summary(report))}</p>
 {_severities(report)}
 </header>
 <main>
@@ -68,29 +43,13 @@ def render_page(report: Report, pictures: Mapping[int, str], config: AuditConfig
 </section>
 <section id="filters" aria-label="filters">{_filters(report)}</section>
 {sections or "<p>Nothing was found.</p>"}
-</main>
-<script>{script}</script>
-</body>
-</html>
-"""
-
-
-def visible(text: str) -> str:
-    """Return a text with its control and format characters (a zero-width space, a change of
-    direction) written out.
-    """
-    return "".join(
-        f"\\u{ord(letter):04x}" if unicodedata.category(letter) in ("Cc", "Cf", "Cs") else letter
-        for letter in text
+</main>"""
+    return render_document(
+        f"Audit of {report.uri}",
+        body,
+        styles=[asset(SHARED, "base.css"), asset(OWN, "report.css")],
+        scripts=[asset(SHARED, "sort.js"), asset(OWN, "report.js")],
     )
-
-
-def _text(value: str) -> str:
-    return escape(visible(value), quote=True)
-
-
-def _asset(name: str) -> str:
-    return (files("jobs.data.audit") / "page" / name).read_text(encoding="utf-8")
 
 
 def _by_kind(findings: Sequence[Finding]) -> Iterable[tuple[str, list[Finding]]]:
@@ -124,7 +83,7 @@ def _severities(report: Report) -> str:
 def _notes(notes: Sequence[str]) -> str:
     if not notes:
         return ""
-    return '<ul class="notes">' + "".join(f"<li>{_text(note)}</li>" for note in notes) + "</ul>"
+    return '<ul class="notes">' + "".join(f"<li>{text(note)}</li>" for note in notes) + "</ul>"
 
 
 def _histogram(counts: Mapping[str, Mapping[str, int]]) -> str:
@@ -135,13 +94,13 @@ def _histogram(counts: Mapping[str, Mapping[str, int]]) -> str:
     for place, (name, row) in enumerate(by_size[:BARS]):
         top, left = place * (BAR_HEIGHT + 4), float(NAME_WIDTH)
         label = name if len(name) <= 24 else f"{name[:23]}…"
-        bars.append(f'<text x="{NAME_WIDTH - 8}" y="{top + 14}" class="name">{_text(label)}</text>')
+        bars.append(f'<text x="{NAME_WIDTH - 8}" y="{top + 14}" class="name">{text(label)}</text>')
         for split in SPLITS:
             width = BAR_WIDTH * row[split] / most
             if width:
                 bars.append(
                     f'<rect x="{left:.1f}" y="{top}" width="{width:.1f}" height="{BAR_HEIGHT}" '
-                    f'class="{split}"><title>{_text(name)}: {row[split]:,} {split}</title></rect>'
+                    f'class="{split}"><title>{text(name)}: {row[split]:,} {split}</title></rect>'
                 )
             left += width
         total = sum(row.values())
@@ -167,7 +126,7 @@ def _filters(report: Report) -> str:
     }
     fields = "".join(
         f'<label>{field}<select data-filter="{field}"><option value="">all</option>'
-        + "".join(f'<option value="{_text(v)}">{_text(shown)}</option>' for v, shown in options)
+        + "".join(f'<option value="{text(v)}">{text(shown)}</option>' for v, shown in options)
         + "</select></label>"
         for field, options in choices.items()
     )
@@ -195,8 +154,8 @@ def _section(
         body = '<ul class="plain">' + "".join(_plain_row(one) for one in listed) + "</ul>"
     return f"""<details open class="kind" id="{kind}">
 <summary><span class="badge {about.severity}">{about.severity}</span>
-<h2>{_text(about.title)}</h2> <span class="count">{len(rows):,}</span></summary>
-<p class="advice">{_text(about.advice)}</p>
+<h2>{text(about.title)}</h2> <span class="count">{len(rows):,}</span></summary>
+<p class="advice">{text(about.advice)}</p>
 {body}{more}
 </details>"""
 
@@ -227,15 +186,15 @@ def _image_row(one: Finding, pictures: Mapping[int, str], *, has_pairs: bool) ->
     if has_pairs:
         cells.append(_picture(one.other_row, pictures))
     score = "" if one.score is None else f"{one.score:.3f}"
-    paths = f"<bdi>{_text(one.path or '')}</bdi>"
+    paths = f"<bdi>{text(one.path or '')}</bdi>"
     if one.other_path:
-        paths += f'<br><span class="other">beside <bdi>{_text(one.other_path)}</bdi></span>'
+        paths += f'<br><span class="other">beside <bdi>{text(one.other_path)}</bdi></span>'
     left_out = ' <span class="out">left out</span>' if one.leave_out else ""
     cells += [
-        f"<td>{_text(one.label or '')}</td>",
-        f"<td>{_text(one.split or '')}</td>",
+        f"<td>{text(one.label or '')}</td>",
+        f"<td>{text(one.split or '')}</td>",
         f'<td class="number">{score}</td>',
-        f"<td>{_text(one.detail)}{left_out}</td>",
+        f"<td>{text(one.detail)}{left_out}</td>",
         f'<td class="path">{paths}</td>',
     ]
     return f"<tr {_data(one)}>{''.join(cells)}</tr>"
@@ -249,7 +208,7 @@ def _picture(row: int | None, pictures: Mapping[int, str]) -> str:
 
 
 def _plain_row(one: Finding) -> str:
-    return f"<li {_data(one)}>{_text(one.detail)}</li>"
+    return f"<li {_data(one)}>{text(one.detail)}</li>"
 
 
 def _data(one: Finding) -> str:
@@ -259,4 +218,4 @@ def _data(one: Finding) -> str:
         "label": one.label or "",
         "split": one.split or "",
     }
-    return "data-row " + " ".join(f'data-{name}="{_text(value)}"' for name, value in values.items())
+    return "data-row " + " ".join(f'data-{name}="{text(value)}"' for name, value in values.items())

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from jobs.export.exporter import Draft, Provenance, export_draft
 from jobs.export.to_torch import find_pickles
-from jobs.train.network import ServedNetwork, build_network
+from jobs.train.network import Network, ServedNetwork, build_network
 from models.bundle import Bundle, open_bundle, publish
 from models.engines.base import EngineOptions
 from models.errors import ProofError
@@ -118,6 +118,27 @@ def test_a_real_backbone_is_exported_and_proven_by_every_engine(tmp_path: Path) 
             assert parity.proof is not None
             assert parity.proof.largest_probability_difference < 1e-3
     assert draft.manifest.outputs.embedding == 1024
+
+
+def test_a_temperature_is_in_every_artifact_and_changes_no_answer(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    parts = (nn.Conv2d(3, 8, 4, stride=4), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = Network(nn.Sequential(*parts), 8, 2, dropout=0.0).eval()
+    with torch.no_grad():
+        network.head.weight.mul_(30)  # sure of it: there is something to cool
+    images = random_images(12)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(images))
+    draft = export(ServedNetwork(network, 2.5), tmp_path)
+    for engine in ("openvino", "torch"):
+        options = EngineOptions(engines=(engine,), precision="fp32")
+        predictor = open_predictor(draft.bundle, options)
+        found = predictor.predict(images).probabilities
+        predictor.close()
+        assert found is not None
+        np.testing.assert_allclose(found, torch.softmax(logits / 2.5, dim=1), atol=1e-3)
+        assert np.abs(found - torch.softmax(logits, dim=1).numpy()).max() > 0.05
+        assert (found.argmax(axis=1) == logits.argmax(dim=1).numpy()).all()
 
 
 def test_a_torch_file_of_a_bundle_holds_no_pickle(

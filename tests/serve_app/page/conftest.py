@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from jobs.evaluate.page import render_page
 from serve_app.keys import ADMIN, INFER, new_key
 from tests.bundles import tiny_bundle
+from tests.jobs.evaluate.answers import draw, judge, make_report
 from tests.serve_app.conftest import Server, run_application
 
 if TYPE_CHECKING:
@@ -93,15 +95,17 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     (folder / "callers").write_text(infer_row)
     common = {"replicas": 1, "num_cpus": 0.1}
     classes = ("good", "dented", "torn")
+    report = render_page(make_report(judge(*draw(200), classes)))
+    documents = {"report.html": report.encode(), "model_card.md": b"# caps"}
     args: dict[str, dict[str, Any]] = {
-        PLAIN: {"bundle": tiny_bundle(folder, name=PLAIN)},
+        PLAIN: {"bundle": tiny_bundle(folder, name=PLAIN, documents=documents)},
         LABELS: {
             "bundle": tiny_bundle(folder, name=LABELS, kind="dynamic", classes=classes),
             "label_store": str(folder / "labels"),
             "keys_file": str(folder / "admins"),
         },
         LOOKS: {
-            "bundle": tiny_bundle(folder, name=LOOKS, kind="embedding"),
+            "bundle": tiny_bundle(folder, name=LOOKS, kind="embedding", documents=documents),
             "keys_file": str(folder / "callers"),
         },
     }

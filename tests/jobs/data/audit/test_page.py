@@ -7,8 +7,9 @@ import pytest
 
 from jobs.data.audit.config import AuditConfig
 from jobs.data.audit.findings import Finding, in_order, to_table
-from jobs.data.audit.page import render_page, shown_pictures, visible
+from jobs.data.audit.page import render_page, shown_pictures
 from jobs.data.audit.report import Report
+from jobs.html_page import visible
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;"
 

@@ -1,0 +1,1 @@
+"""What a bundle is worth: figures with intervals, on images of any source."""

@@ -1,0 +1,116 @@
+"""What a threshold on the confidence buys: how many images are still answered, and how many of the
+answers are right.
+
+Suggestions know no costs: only you know what a wrong answer costs beside an abstention. A threshold
+that was chosen on some images flatters itself on the same ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.evaluate.judged import Flags, Floats, Judged
+
+STEPS = 100
+TARGETS = (0.95, 0.98, 0.99, 0.995)
+LEAST_ANSWERS = 10
+
+
+@dataclass(frozen=True)
+class Curve:
+    """At the thresholds 0, 0.01, ... 1: how many images are answered, and how many rightly."""
+
+    num_images: int
+    num_answered: tuple[int, ...]
+    num_right: tuple[int, ...]
+
+    def coverage(self, step: int) -> float:
+        """Return the share of images that are answered."""
+        return self.num_answered[step] / max(1, self.num_images)
+
+    def accuracy(self, step: int) -> float | None:
+        """Return the share of right answers, None without an answer."""
+        answered = self.num_answered[step]
+        return self.num_right[step] / answered if answered else None
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """The lowest threshold that reaches a share of right answers; None where none does with
+    `LEAST_ANSWERS` answers or more. `reached` and `coverage` are what it gives.
+    """
+
+    target: float
+    threshold: float | None
+    reached: float | None
+    coverage: float | None
+
+
+@dataclass(frozen=True)
+class LabelSuggestion:
+    """The same for the answers with one label; `curve` is of those answers alone."""
+
+    name: str
+    curve: Curve
+    suggestion: Suggestion
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """One threshold for all, and one for each label."""
+
+    curve: Curve
+    suggestions: tuple[Suggestion, ...]
+    precision: float  # that the thresholds of the labels are to reach
+    labels: tuple[LabelSuggestion, ...]
+    coverage: float  # with all thresholds of the labels in force
+    accuracy: float | None
+
+
+def explore(judged: Judged, precision: float) -> Thresholds:
+    """Return what thresholds give on N images."""
+    confidence, is_right = judged.confidence, judged.is_best_right
+    labels = []
+    kept = np.zeros(len(judged), dtype=bool)
+    for number, name in enumerate(judged.labels):
+        mine = judged.best == number
+        found = suggest(confidence[mine], is_right[mine], precision)
+        labels.append(LabelSuggestion(name, _curve(confidence[mine], is_right[mine]), found))
+        if found.threshold is not None:
+            kept |= mine & (confidence >= found.threshold)
+    return Thresholds(
+        _curve(confidence, is_right),
+        tuple(suggest(confidence, is_right, target) for target in TARGETS),
+        precision,
+        tuple(labels),
+        float(kept.mean()),
+        float(is_right[kept].mean()) if kept.any() else None,
+    )
+
+
+def suggest(confidence: Floats, is_right: Flags, target: float) -> Suggestion:
+    """Return the lowest threshold at which the share of right ones among (N,) reaches a target."""
+    order = np.argsort(-confidence, kind="stable")
+    falling = confidence[order]
+    counts = np.arange(1, len(order) + 1)
+    shares = np.cumsum(is_right[order]) / counts
+    # Images of one confidence stand or fall together.
+    is_last = np.append(falling[1:] < falling[:-1], True)[: len(order)]
+    reaching = np.flatnonzero(is_last & (counts >= LEAST_ANSWERS) & (shares >= target))
+    if not len(reaching):
+        return Suggestion(target, None, None, None)
+    last = int(reaching[-1])
+    return Suggestion(
+        target, float(falling[last]), float(shares[last]), float(counts[last] / len(order))
+    )
+
+
+def _curve(confidence: Floats, is_right: Flags) -> Curve:
+    rising = np.sort(confidence)
+    rising_right = np.sort(confidence[is_right])
+    steps = np.arange(STEPS + 1) / STEPS
+    answered = len(rising) - np.searchsorted(rising, steps, side="left")
+    right = len(rising_right) - np.searchsorted(rising_right, steps, side="left")
+    return Curve(len(rising), tuple(answered.tolist()), tuple(right.tolist()))

@@ -1,0 +1,80 @@
+"""What a bundle says of itself to people: its report, its card and their pictures, as routes.
+
+A report holds scripts of its own, and whoever may publish a bundle may write it: so it is answered
+under a policy that gives it an origin of its own (`sandbox`), where it can read no key that a page
+of this server keeps, and can ask nobody anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import PurePath
+
+from models.bundle import Bundle
+from models.manifest import Manifest
+from serve_app.replies import Reply
+from serve_app.request import Request
+from serve_app.routing import Handler, Routes
+
+BELOW = "/documents"
+REPORT, CARD = "report.html", "model_card.md"
+CONTENT_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".md": "text/plain; charset=utf-8",
+    ".png": "image/png",
+}
+POLICY = "; ".join(
+    [
+        "sandbox allow-scripts",
+        "default-src 'none'",
+        "script-src 'unsafe-inline'",
+        "style-src 'unsafe-inline'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    # Of one version of one model, which never changes; but the path may be of another one some day.
+    "Cache-Control": "private, no-cache",
+}
+
+
+def document_names(manifest: Manifest) -> list[str]:
+    """Return the documents of a bundle, the report first and the card behind it."""
+    names = [
+        artifact.path
+        for artifact in manifest.artifacts
+        if not artifact.engine and PurePath(artifact.path).suffix in CONTENT_TYPES
+    ]
+    first = {REPORT: 0, CARD: 1}
+    return sorted(names, key=lambda name: (first.get(name, 2), name))
+
+
+def document_routes(bundle: Bundle) -> Routes:
+    """Return a route for each document of a bundle. It is fetched when it is first asked for."""
+    return {
+        f"{BELOW}/{name}": {"GET": _document(bundle, name)}
+        for name in document_names(bundle.manifest)
+    }
+
+
+def _document(bundle: Bundle, name: str) -> Handler:
+    tag = f'"{bundle.manifest.artifact(name).sha256[:32]}"'
+    content_type = CONTENT_TYPES[PurePath(name).suffix]
+    headers = {**HEADERS, "ETag": tag}
+
+    async def answer(request: Request) -> Reply:
+        if request.headers.get("if-none-match") == tag:
+            return Reply(b"", 304, content_type, headers)
+        # Off the event loop: it may have to come from a bucket, and its digest is checked.
+        body = await asyncio.to_thread(lambda: bundle.path(name).read_bytes())
+        return Reply(body, content_type=content_type, headers=headers)
+
+    return answer

@@ -1,0 +1,142 @@
+"""Thresholds, slices and comparisons: what is suggested holds, and what is worse is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from scipy.stats import binom
+
+from jobs.data.config import DataConfig
+from jobs.evaluate.assess import Seen, find_slices
+from jobs.evaluate.compare import compare, mcnemar
+from jobs.evaluate.slices import by_name, by_value, in_order
+from jobs.evaluate.thresholds import LEAST_ANSWERS, STEPS, explore, suggest
+from tests.jobs.evaluate.answers import draw, index_rows, judge
+
+
+def test_the_curve_counts_what_is_answered_at_each_threshold() -> None:
+    judged = judge(*draw(300))
+    curve = explore(judged, 0.95).curve
+    for step in (0, 37, 80, 100):
+        kept = judged.confidence >= step / STEPS
+        assert curve.num_answered[step] == kept.sum()
+        assert curve.num_right[step] == (kept & judged.is_best_right).sum()
+    assert curve.coverage(0) == 1.0
+
+
+def test_a_suggested_threshold_reaches_its_target_and_no_lower_one_does() -> None:
+    judged = judge(*draw(2000))
+    found = suggest(judged.confidence, judged.is_best_right, 0.9)
+    assert found.threshold is not None
+
+    def right_above(threshold: float) -> float:
+        return float(judged.is_best_right[judged.confidence >= threshold].mean())
+
+    assert right_above(found.threshold) == pytest.approx(found.reached)
+    assert right_above(found.threshold) >= 0.9
+    lower = np.unique(judged.confidence[judged.confidence < found.threshold])
+    assert all(right_above(each) < 0.9 for each in lower)
+
+
+def test_a_target_out_of_reach_or_met_by_a_handful_is_not_suggested() -> None:
+    wrong = np.zeros(50, dtype=bool)
+    assert suggest(np.linspace(0.5, 1, 50), wrong, 0.95).threshold is None
+    few = np.ones(LEAST_ANSWERS - 1, dtype=bool)
+    assert suggest(np.full(len(few), 0.9), few, 0.95).threshold is None
+    assert suggest(np.zeros(0), np.zeros(0, dtype=bool), 0.95).threshold is None
+
+
+def test_images_of_one_confidence_stand_or_fall_together() -> None:
+    confidence = np.array([0.9] * 12 + [0.8] * 12)
+    is_right = np.array([True] * 12 + [True] * 6 + [False] * 6)
+    found = suggest(confidence, is_right, 0.95)
+    assert (found.threshold, found.coverage) == (0.9, 0.5)
+
+
+def test_the_thresholds_of_all_labels_together_give_what_they_say() -> None:
+    judged = judge(*draw(3000))
+    found = explore(judged, 0.9)
+    kept = np.zeros(len(judged), dtype=bool)
+    for number, one in enumerate(found.labels):
+        assert one.suggestion.threshold is not None
+        kept |= (judged.best == number) & (judged.confidence >= one.suggestion.threshold)
+    assert found.coverage == pytest.approx(kept.mean())
+    assert found.accuracy == pytest.approx(judged.is_best_right[kept].mean())
+    assert found.accuracy is not None
+    assert found.accuracy >= 0.9
+
+
+def test_a_slice_that_is_worse_comes_first_and_a_tiny_one_does_not() -> None:
+    random = np.random.default_rng(0)
+    names = np.array(["line 1"] * 300 + ["line 2"] * 300 + ["new"] * 10)
+    is_right = random.random(610) < np.where(names == "line 2", 0.6, 0.95)
+    is_right[-10:] = [True] * 6 + [False] * 4
+    found = in_order(by_name("source", names.tolist(), is_right))
+    assert [one.name for one in found] == ["line 2", "new", "line 1"]
+    assert [one.is_worse for one in found] == [True, False, False]
+    assert sum(one.num_images for one in found) == 610
+
+
+def test_dark_images_that_are_missed_are_found_by_their_brightness() -> None:
+    logits, truth = draw(400)
+    logits = np.eye(3)[truth] * 5
+    brightness = np.linspace(0, 255, 400)
+    dark = brightness < 60
+    logits[dark] = np.eye(3)[(truth[dark] + 1) % 3] * 5
+    found = in_order(by_value("brightness", brightness, judge(logits, truth).is_right, " of 255"))
+    assert found[0].name.startswith("0 to ")
+    assert found[0].accuracy.value is not None
+    assert found[0].accuracy.value < 0.2
+    assert not by_value("size", np.full(400, 40.0), judge(logits, truth).is_right)
+
+
+def test_slices_by_folder_leave_the_class_out_and_groups_are_used_where_there_are_any() -> None:
+    judged = judge(*draw(40))
+    paths = [f"/set/{'night' if n % 2 else 'day'}/good/{n}.jpg" for n in range(40)]
+    rows = index_rows(paths, group=[f"part {n % 2}" for n in range(40)])
+    found = find_slices(
+        judged, Seen(rows, DataConfig(uri="/set"), "test"), np.zeros(40, np.float32)
+    )
+    assert {(one.trait, one.name) for one in found} == {
+        ("source", "day"),
+        ("source", "night"),
+        ("group", "part 0"),
+        ("group", "part 1"),
+    }
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (5, 1), (3, 12), (40, 40)])
+def test_mcnemars_test_is_the_exact_one(gained: int, lost: int) -> None:
+    total = gained + lost
+    tail = binom.cdf(min(gained, lost), total, 0.5)
+    expected = min(1.0, 2 * tail) if total else 1.0
+    assert mcnemar(gained, lost) == pytest.approx(expected)
+
+
+def test_two_models_are_compared_image_by_image() -> None:
+    logits, truth = draw(500, seed=2)
+    noisy = logits + np.random.default_rng(3).normal(0, 4, logits.shape)
+    one, other = judge(logits, truth), judge(noisy, truth)
+    found = compare(one, other, name="caps/2", other_name="caps/1")
+    mine, theirs = one.is_right, other.is_right
+    assert found.gained == (mine & ~theirs).sum()
+    assert found.lost == (~mine & theirs).sum()
+    assert found.both_right + found.gained + found.lost + found.both_wrong == 500
+    assert found.difference.value == pytest.approx(found.accuracy - found.accuracy_other)
+    assert found.difference.low is not None
+    assert found.difference.low > 0
+    assert found.p_value < 0.001
+    assert found.verdict.startswith("caps/2 is better")
+    assert sum(each.gained for each in found.labels) == found.gained
+    same = compare(one, one, name="caps/2", other_name="caps/1")
+    assert (same.gained, same.lost, same.p_value) == (0, 0, 1.0)
+    assert "same images" in same.verdict
+    back = compare(other, one, name="caps/1", other_name="caps/2")
+    assert (back.gained, back.lost) == (found.lost, found.gained)
+
+
+def test_probabilities_of_the_helpers_are_probabilities() -> None:
+    logits, truth = draw(4000)
+    chance = softmax(logits, axis=1)[np.arange(4000), truth].mean()
+    assert chance > 0.5  # else the other tests would prove nothing

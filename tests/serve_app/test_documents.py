@@ -1,0 +1,108 @@
+"""The documents of a bundle over HTTP: only its own, only to who may ask, and under a policy that
+keeps a report's script from whatever the server's page knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from models.bundle import open_bundle
+from serve_app.asgi import build_asgi
+from serve_app.config import ServeOptions
+from serve_app.documents import document_names
+from serve_app.keys import INFER, Keys, new_key
+from serve_app.model import ServedModel, open_served
+from serve_app.openapi.model import model_document
+from tests.bundles import tiny_bundle
+from tests.serve_app.conftest import ROOT, refused
+
+DOCUMENTS = {
+    "model_card.md": b"# caps",
+    "report.html": b"<!doctype html><script>1</script>",
+    "confusion.png": b"\x89PNG",
+    "notes.txt": b"not for everybody",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
+    """A model whose bundle has documents."""
+    folder = tmp_path_factory.mktemp("documents")
+    model = open_served(ServeOptions(bundle=tiny_bundle(folder, documents=DOCUMENTS), threads=1))
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def client(model: ServedModel) -> Iterator[TestClient]:
+    with TestClient(build_asgi(model), base_url=f"http://test{ROOT}", root_path=ROOT) as client:
+        yield client
+
+
+def test_the_report_stands_first_and_what_is_no_document_is_not_listed(model: ServedModel) -> None:
+    assert document_names(model.manifest) == ["report.html", "model_card.md", "confusion.png"]
+
+
+def test_documents_are_answered_as_they_lie_in_the_bundle(client: TestClient) -> None:
+    listed = client.get("/config").json()["sightline"]["documents"]
+    for name in listed:
+        answer = client.get(f"/documents/{name}")
+        assert answer.status_code == 200
+        assert answer.content == DOCUMENTS[name]
+        assert client.get(f"/versions/1/documents/{name}").content == DOCUMENTS[name]
+        tag = answer.headers["etag"]
+        again = client.get(f"/documents/{name}", headers={"If-None-Match": tag})
+        assert (again.status_code, again.content) == (304, b"")
+    # A card is text: Markdown that somebody else wrote is not read as a page.
+    assert client.get("/documents/model_card.md").headers["content-type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "model.onnx", "manifest.json", "..%2fmanifest.json"])
+def test_nothing_else_of_a_bundle_is_answered(client: TestClient, name: str) -> None:
+    refused(client.get(f"/documents/{name}"), 404, "not_found")
+
+
+def test_a_report_runs_in_an_origin_of_its_own_and_can_ask_nobody(client: TestClient) -> None:
+    headers = client.get("/documents/report.html").headers
+    rules = [rule.strip() for rule in headers["content-security-policy"].split(";")]
+    assert "sandbox allow-scripts" in rules  # without allow-same-origin
+    assert "default-src 'none'" in rules
+    assert not any(rule.startswith("connect-src") for rule in rules)
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_where_keys_are_asked_for_documents_need_one(model: ServedModel) -> None:
+    key, row = new_key("line-4", [INFER])
+    with TestClient(
+        build_asgi(model, Keys(row)), base_url=f"http://test{ROOT}", root_path=ROOT
+    ) as client:
+        refused(client.get("/documents/report.html"), 401, "unauthenticated")
+        bearer = {"Authorization": f"Bearer {key}"}
+        assert client.get("/documents/report.html", headers=bearer).status_code == 200
+
+
+def test_a_document_that_was_tampered_with_is_not_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "cache"))
+    uri = tiny_bundle(tmp_path / "models", documents={"report.html": b"true"})
+    model = open_served(ServeOptions(bundle=uri, threads=1))
+    (Path(open_bundle(uri).uri) / "report.html").write_bytes(b"lies")
+    with TestClient(build_asgi(model), base_url=f"http://test{ROOT}", root_path=ROOT) as client:
+        answer = client.get("/documents/report.html")
+    assert answer.status_code == 500
+    assert b"lies" not in answer.content
+    model.close()
+
+
+def test_the_documents_stand_among_the_described_calls(model: ServedModel) -> None:
+    paths = model_document(model, ROOT)["paths"]
+    assert {path for path in paths if "documents" in path} == {
+        "/documents/report.html",
+        "/documents/model_card.md",
+        "/documents/confusion.png",
+    }
