@@ -35,12 +35,14 @@ class Pace:
 
     `cpu_limit` is how many chunks are worked on at once (None: as many as the cluster has CPUs);
     `ahead` how many finished chunks wait for the consumer; `chunk_bytes` about how large one is:
-    both together take at most `STORE_SHARE` of a node's object store.
+    both together take at most `STORE_SHARE` of a node's object store. `task_cpus` is what a task
+    asks Ray for; with 0 it never waits for a CPU.
     """
 
     chunk_bytes: int
     ahead: int = 4
     cpu_limit: float | None = None
+    task_cpus: float = 1.0
 
 
 def run_chunks(function: ChunkFunction, num_chunks: int, pace: Pace) -> Iterator[Columns]:
@@ -53,7 +55,7 @@ def run_chunks(function: ChunkFunction, num_chunks: int, pace: Pace) -> Iterator
     parallel = count_cpus(pace.cpu_limit)
     # Beside what waits, every running task holds one chunk.
     room = min(parallel + pace.ahead, max(2, _store_bytes() // pace.chunk_bytes))
-    run = _Run(function, num_chunks, min(parallel, room), room)
+    run = _Run(function, num_chunks, min(parallel, room), room, pace.task_cpus)
     run.start()
     try:
         for _ in range(num_chunks):
@@ -84,8 +86,16 @@ class _Run:
     meanwhile.
     """
 
-    def __init__(self, function: ChunkFunction, num_chunks: int, parallel: int, room: int) -> None:
+    def __init__(
+        self,
+        function: ChunkFunction,
+        num_chunks: int,
+        parallel: int,
+        room: int,
+        task_cpus: float,
+    ) -> None:
         self._function = function
+        self._task_cpus = task_cpus
         self._num_chunks = num_chunks
         self._parallel = parallel
         self._room = threading.Semaphore(room)
@@ -121,7 +131,7 @@ class _Run:
 
     def _start_tasks(self) -> None:
         # SPREAD: a training worker's placement group has no CPUs for them.
-        task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_call)
+        task = ray.remote(num_cpus=self._task_cpus, scheduling_strategy="SPREAD")(_call)
         function = ray.put(self._function)
         running: list[ray.ObjectRef[Columns]] = []
         for chunk in range(self._num_chunks):

@@ -70,6 +70,7 @@ class StreamOptions:
     read_threads: int | None = None
     prefetch_batches: int = 4
     cpu_limit: float | None = None
+    task_cpus: float = 1.0  # that a task asks Ray for
     limits: ImageLimits = DEFAULT_LIMITS
     max_broken_share: float = 0.05
     shuffle: Literal["auto", "images", "runs"] = "auto"
@@ -202,7 +203,12 @@ class IndexedImages:
         bounds = chunk_bounds(len(ids), batch_size, self._largest_chunk(), parallel)
         largest = int(np.diff(bounds).max())
         ahead = -(-self.options.prefetch_batches * batch_size // largest)
-        pace = Pace(largest * self._image_bytes(), max(2, ahead), self.options.cpu_limit)
+        pace = Pace(
+            largest * self._image_bytes(),
+            max(2, ahead),
+            self.options.cpu_limit,
+            self.options.task_cpus,
+        )
         task = partial(
             _read_chunk,
             table=self._rows_ref(split),

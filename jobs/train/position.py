@@ -11,9 +11,6 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import torch
-
 from jobs.train.history import EpochRecord
 
 
@@ -25,7 +22,7 @@ class Tally:
     step: int = 0  # that are done in it
     position: int = 0  # images of the epoch's order that all workers together have taken
     world: int = 1  # workers that took them last
-    loss: float = 0.0  # sum over the steps
+    loss: float = 0.0  # sum over the images, of the mean of their step
     num_images: int = 0  # seen by all workers
     waited: float = 0.0  # seconds
     seconds: float = 0.0
@@ -36,7 +33,7 @@ class Tally:
         """
         self.step += 1
         self.position += batch_size * self.world
-        self.loss += loss
+        self.loss += loss * batch_size * self.world
         self.num_images += num_images * self.world
         self.waited += waited
 
@@ -45,7 +42,7 @@ class Tally:
         seconds = max(self.seconds, 1e-9)
         return EpochRecord(
             self.epoch,
-            self.loss / max(1, self.step),
+            self.loss / max(1, self.position),
             validation,
             images_per_second=self.num_images / seconds,
             waiting_share=self.waited / seconds,
@@ -80,15 +77,3 @@ class Cadence:
             time.monotonic() - self._since >= self.every_seconds
         )
         return is_enough or is_late
-
-
-def seed_step(seed: int, epoch: int, step: int, rank: int) -> torch.Generator:
-    """Return the generator of one step's augmentation, and seed with it what draws from torch's own
-    generators (dropout, stochastic depth).
-
-    All is a function of the four numbers and of nothing before, so a run that goes on draws what
-    the uninterrupted one would have drawn, and checkpoints need no random state.
-    """
-    word = int(np.random.SeedSequence((seed, epoch, step, rank)).generate_state(1, np.uint64)[0])
-    torch.manual_seed(word >> 1)
-    return torch.Generator().manual_seed((word >> 1) ^ 1)

@@ -1,4 +1,4 @@
-"""What the tests of training share."""
+"""What all tests of training share."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: two wait for each other at every small layer, ten times as long where
-    the machine is busy.
+    """Give torch one thread: beside other processes on the same cores, waiting for a second one
+    takes thirty times as long as these small tensors do.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

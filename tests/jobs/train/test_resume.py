@@ -17,7 +17,8 @@ from jobs.train.borders import Notice, StoppedError
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.history import EpochRecord
 from jobs.train.network import Network
-from jobs.train.position import Cadence, Tally, seed_step
+from jobs.train.position import Cadence, Tally
+from jobs.train.seeding import seed_step
 from models.storage import open_store
 from tests.jobs.train.test_loop import Notes, Shades, make_config, run
 

@@ -21,7 +21,7 @@ from jobs.lease import acquire
 from jobs.train.audience import Audience
 from jobs.train.bar import BarWatcher
 from jobs.train.board import Board, BoardWatcher, News, follow
-from jobs.train.borders import NotFiniteError, Notice, Place, Status, Watcher
+from jobs.train.borders import NotFiniteError, Notice, Place, Status, StoppedError, Watcher
 from jobs.train.history import EpochRecord
 from jobs.train.metrics_log import MetricsLog
 from jobs.train.position import Tally
@@ -120,6 +120,7 @@ def test_metrics_are_written_per_steps_and_per_epoch(tmp_path: Path) -> None:
     for loss in (1.0, 3.0, 5.0):
         log.step(8, loss, 0.0)
     log.epoch(RECORD)
+    log.step(8, float("nan"))  # features
     log.step(8, 7.0)
     log.close()
     first, second = read_lines(tmp_path)
@@ -224,6 +225,13 @@ def test_what_fails_for_good_is_raised_without_waiting_for_more_attempts() -> No
     board.fail(ConfigError("a later one"))
     with pytest.raises(NotFiniteError, match="the loss is nan"):
         follow(board.look, board.ask, lambda: True, Shown())
+
+
+def test_workers_that_do_not_answer_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.train.board.SECONDS_TO_STOP", 0.1)
+    board = Board()
+    with pytest.raises(StoppedError, match="no worker has answered"):
+        follow(board.look, board.ask, lambda: True, Shown(asked=Notice("SIGTERM", ends=True)))
 
 
 def test_a_watcher_that_raises_has_the_workers_end() -> None:
