@@ -22,6 +22,7 @@ from jobs.train.audience import Audience
 from jobs.train.bar import BarWatcher
 from jobs.train.board import Board, BoardWatcher, News, follow
 from jobs.train.borders import NotFiniteError, Notice, Place, Status, StoppedError, Watcher
+from jobs.train.frozen import _step
 from jobs.train.history import EpochRecord
 from jobs.train.metrics_log import MetricsLog
 from jobs.train.position import Tally
@@ -270,3 +271,13 @@ def test_sigterm_is_a_request_first_and_the_end_then() -> None:
         assert len(ended) == 2
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_features_are_left_at_the_next_batch_when_the_run_is_to_end() -> None:
+    watcher = Shown()
+    _step(watcher, 64)
+    watcher.asked = Notice("a node goes away", ends=False)
+    _step(watcher, 64)
+    watcher.asked = Notice("SIGTERM", ends=True)
+    with pytest.raises(StoppedError, match=r"features were computed, because of SIGTERM"):
+        _step(watcher, 64)
