@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from models.errors import SightlineError
 
 
 def find_cause(error: BaseException) -> SightlineError | None:
-    """Return our own error inside what Ray raised, if there is one.
+    """Return our own error inside what Ray raised, if there is one."""
+    return next((found for found in walk(error) if isinstance(found, SightlineError)), None)
 
-    Ray's tasks keep it in `cause`, Ray Train one per worker in `worker_failures`.
+
+def walk(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and all that are inside it, nearest first.
+
+    Ray's tasks keep theirs in `cause`, Ray Train one per worker in `worker_failures`, and of a
+    worker that died in `health_check_failure`.
     """
     seen: set[int] = set()
     pending: list[object] = [error]
@@ -16,12 +24,8 @@ def find_cause(error: BaseException) -> SightlineError | None:
         current = pending.pop(0)
         if not isinstance(current, BaseException) or id(current) in seen:
             continue
-        if isinstance(current, SightlineError):
-            return current
+        yield current
         seen.add(id(current))
         failures = getattr(current, "worker_failures", None) or {}
-        pending += [
-            *(getattr(current, "cause", None), current.__cause__, current.__context__),
-            *failures.values(),
-        ]
-    return None
+        inside = ("cause", "health_check_failure", "__cause__", "__context__")
+        pending += [*(getattr(current, name, None) for name in inside), *failures.values()]

@@ -36,13 +36,15 @@ class Pace:
 
     `cpu_limit` is how many chunks are worked on at once (None: as many as the cluster has CPUs);
     `ahead` how many finished chunks wait for the consumer; `chunk_bytes` about how large one is:
-    both together take at most `STORE_SHARE` of a node's object store. `slot_bytes` is what
-    `slots.room_for` gives of shared memory in each task: no copy is made of it on the way.
+    both together take at most `STORE_SHARE` of a node's object store. `task_cpus` is what a task
+    asks Ray for; with 0 it never waits for a CPU. `slot_bytes` is what `slots.room_for` gives of
+    shared memory in each task: no copy is made of it on the way.
     """
 
     chunk_bytes: int
     ahead: int = 4
     cpu_limit: float | None = None
+    task_cpus: float = 1.0
     slot_bytes: int = 0
 
 
@@ -58,7 +60,7 @@ def run_chunks(function: ChunkFunction, num_chunks: int, pace: Pace) -> Iterator
     # Beside what waits, every running task holds one chunk.
     room = min(parallel + pace.ahead, max(2, _store_bytes() // pace.chunk_bytes))
     pool = pool_for(pace.slot_bytes, keep=room) if pace.slot_bytes else None
-    run = _Run(function, num_chunks, min(parallel, room), room, pool)
+    run = _Run(function, num_chunks, min(parallel, room), room, pace.task_cpus, pool)
     run.start()
     try:
         for _ in range(num_chunks):
@@ -95,9 +97,11 @@ class _Run:
         num_chunks: int,
         parallel: int,
         room: int,
+        task_cpus: float,
         pool: SlotPool | None,
     ) -> None:
         self._function = function
+        self._task_cpus = task_cpus
         self._pool = pool
         self._num_chunks = num_chunks
         self._parallel = parallel
@@ -141,7 +145,7 @@ class _Run:
 
     def _start_tasks(self) -> None:
         # SPREAD: a training worker's placement group has no CPUs for them.
-        task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_call)
+        task = ray.remote(num_cpus=self._task_cpus, scheduling_strategy="SPREAD")(_call)
         function = ray.put(self._function)
         node = ray.get_runtime_context().get_node_id()
         running: list[ray.ObjectRef[dict[str, Any]]] = []

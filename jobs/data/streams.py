@@ -71,6 +71,7 @@ class StreamOptions:
     read_threads: int | None = None
     prefetch_batches: int = 4
     cpu_limit: float | None = None
+    task_cpus: float = 1.0  # that a task asks Ray for
     limits: ImageLimits = DEFAULT_LIMITS
     max_broken_share: float = 0.05
     shuffle: Literal["auto", "images", "runs"] = "auto"
@@ -204,7 +205,13 @@ class IndexedImages:
         largest = int(np.diff(bounds).max())
         ahead = -(-self.options.prefetch_batches * batch_size // largest)
         chunk_bytes = largest * self._image_bytes()
-        pace = Pace(chunk_bytes, max(2, ahead), self.options.cpu_limit, slot_bytes=chunk_bytes)
+        pace = Pace(
+            chunk_bytes,
+            max(2, ahead),
+            self.options.cpu_limit,
+            self.options.task_cpus,
+            slot_bytes=chunk_bytes,
+        )
         task = partial(
             _read_chunk,
             table=self._rows_ref(split),

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.train.borders import Notice, Status, Watcher
+from jobs.train.borders import Notice, Status, StoppedError, Watcher
 from jobs.train.history import EpochRecord
 from models.errors import SightlineError
 
 SECONDS_BETWEEN = 0.25
+SECONDS_TO_STOP = 60.0
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,10 @@ def follow(
     """Show `watcher` what the workers report until they are done, and hand on what it asks.
 
     Raises what failed for good, without waiting for Ray Train's further attempts, and what the
-    watcher raises, after the workers were asked to end.
+    watcher raises, after the workers were asked to end; `StoppedError` if they do not end by
+    themselves within a minute of being asked, as where none of them has begun.
     """
-    is_asked = False
+    asked: float | None = None
     while True:
         was_running = is_running()
         news = look()
@@ -149,7 +151,12 @@ def follow(
         except SightlineError as error:
             ask(Notice(str(error), ends=True))
             raise
-        if notice is not None and not is_asked:
+        if notice is not None and asked is None:
             ask(notice)
-            is_asked = True
+            asked = time.monotonic()
+        if asked is not None and time.monotonic() - asked > SECONDS_TO_STOP:
+            raise StoppedError(
+                "stopped as it was asked, though no worker has answered that for "
+                f"{SECONDS_TO_STOP:g} s; the last checkpoint is from before"
+            )
         time.sleep(SECONDS_BETWEEN)

@@ -151,12 +151,38 @@ class ProgressiveConfig(_Section):
 
 
 class WorkersConfig(_Section):
-    """Where the steps run. 0 workers: in this process. Otherwise Ray Train starts that many."""
+    """Where the steps run. 0 workers: in this process. Otherwise Ray Train starts that many.
 
-    num_workers: int = Field(0, ge=0)
+    [least, most]: as many as the cluster has room for, more or fewer as nodes come and go. The
+    learning rate is meant for the most; fewer take a smaller step in proportion, since they see
+    fewer images in it.
+    """
+
+    num_workers: int | tuple[int, int] = 0
     use_gpu: bool = False
     cpus_per_worker: float = Field(1.0, gt=0)
     max_failures: int = Field(2, ge=0)  # a dead worker restarts the group from the last checkpoint
+    resize_seconds: float = Field(60.0, gt=0)  # between looks at whether more workers fit
+
+    @property
+    def least(self) -> int:
+        """The fewest workers that train."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def most(self) -> int:
+        """The most workers that train; 0: none, but this process."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @field_validator("num_workers")
+    @classmethod
+    def _is_number_or_range(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(value, int):
+            if value < 0:
+                raise ValueError(f"must not be negative, got {value}")
+        elif not 1 <= value[0] <= value[1]:
+            raise ValueError(f"[least, most] must be 1 <= least <= most, got {list(value)}")
+        return value
 
 
 class CheckpointConfig(_Section):

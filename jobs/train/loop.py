@@ -128,15 +128,17 @@ class _Run:
         self.network.to(memory_format=torch.channels_last)
         check_compiler(config.compile)
         self.model: nn.Module | None = None  # made by the first epoch
-        self.num_steps = batches.num_train_batches()
-        if self.num_steps < 1:
+        self.steps = batches.num_train_batches()
+        if self.steps < 1:
             raise DataError("there is not one full batch of training images; lower batch_size")
         self.optimiser = build_optimiser(self.network, config.optimiser)
+        for group in self._groups:  # fewer workers than the rate is meant for
+            group["lr"] *= place.world / max(place.world, config.workers.most)
         self.schedule = build_schedule(
             self.optimiser,
             config.optimiser,
             epochs=config.epochs,
-            updates_per_epoch=num_updates(self.num_steps, config.accumulate),
+            updates_per_epoch=num_updates(self.steps, config.accumulate),
         )
         self.objective = build_objective(config, class_counts).to(place.device)
         self.average: AveragedModel | None = build_average(self.network, config.optimiser.ema_decay)
@@ -148,7 +150,7 @@ class _Run:
 
     def begin(self, tally: Tally, watcher: Watcher) -> None:
         """Tell the watcher where the run stands, in images over all workers and epochs."""
-        epoch = self.num_steps * self.config.batch_size * self.place.world
+        epoch = self.steps * self.config.batch_size * self.place.world
         done = min(tally.epoch * epoch + tally.position, self.config.epochs * epoch)
         watcher.begin(tally, done, self.config.epochs * epoch)
 
@@ -157,13 +159,14 @@ class _Run:
     ) -> None:
         """Run what is left of an epoch, adding to its tally, with checkpoints on the way."""
         model = self._begin(tally.epoch)
+        num_steps = tally.step + self.batches.num_train_batches(tally.position)
         due = Cadence(self.config.checkpoint.every_steps, self.config.checkpoint.every_seconds)
         source = Timed(self.batches.train(tally.epoch, tally.position))
         before, started = tally.seconds, time.perf_counter()
         for batch in source:
             generator = seed_step(self.config.seed, tally.epoch, tally.step, self.place.rank)
             images, labels = to_device(batch, self.place.device)
-            part = part_of(tally.step, self.num_steps, self.config.accumulate)
+            part = part_of(tally.step, num_steps, self.config.accumulate)
             loss = float(
                 train_step(
                     model,
@@ -185,12 +188,13 @@ class _Run:
             watcher.step(len(labels), loss, source.waited)
             is_due = due.step()
             if part.ends:  # gradients that wait for others are in no checkpoint
-                self._keep(tally, history, watcher, writer, due, is_due=is_due)
+                self._keep(tally, num_steps, history, watcher, writer, due, is_due=is_due)
         tally.seconds = before + time.perf_counter() - started
 
     def _keep(
         self,
         tally: Tally,
+        num_steps: int,
         history: list[EpochRecord],
         watcher: Watcher,
         writer: CheckpointWriter,
@@ -206,7 +210,7 @@ class _Run:
             due.restart()
         if notice is not None:
             writer.flush()
-            where = f"epoch {tally.epoch + 1}, step {tally.step} of {self.num_steps}"
+            where = f"epoch {tally.epoch + 1}, step {tally.step} of {num_steps}"
             if notice.ends:
                 raise StoppedError(
                     f"stopped in {where} because of {notice.reason}; a checkpoint of that step is "
@@ -280,18 +284,23 @@ class _Run:
         if self.average is not None:
             self.average.module.load_state_dict(state["served"])
             self.average.n_averaged.fill_(state["num_averaged"])
-        self._load_optimiser(state)
         tally = Tally(**state["tally"])
+        self._load_optimiser(state, tally)
+        tally.world = self.place.world
         logger.info("going on in epoch %d after step %d", tally.epoch + 1, tally.step)
         return [EpochRecord(**record) for record in state["history"]], tally
 
-    def _load_optimiser(self, state: State) -> None:
+    def _load_optimiser(self, state: State, tally: Tally) -> None:
         """Take over moments and steps, but rates and decay as they are configured now: lowering
-        them is what helps a run whose loss broke.
+        them is what helps a run whose loss broke. With another number of workers, steps are counted
+        anew: as many as these would have taken so far, for those that they have left.
         """
         wanted = [(group["initial_lr"], group["weight_decay"]) for group in self._groups]
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
+        if tally.world != self.place.world:
+            left = self.batches.num_train_batches(tally.position)
+            self.schedule.last_epoch = (tally.epoch + 1) * self.steps - left
         self.schedule.base_lrs = [lr for lr, _ in wanted]
         factors = [factor(self.schedule.last_epoch) for factor in self.schedule.lr_lambdas]
         for group, (lr, decay), factor in zip(self._groups, wanted, factors, strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from typing import Any
@@ -48,7 +49,9 @@ class MetricsLog(Watcher):
         self._since = _Since()
 
     def step(self, num_images: int, loss: float, waited: float = 0.0) -> None:
-        """Write a line, where it is time for one."""
+        """Write a line, where it is time for one; features that are computed are no steps."""
+        if math.isnan(loss):
+            return
         self._step += 1
         self._since.add(num_images * self._world, loss, waited)
         if self._step % self._every == 0:

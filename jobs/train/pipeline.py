@@ -53,7 +53,7 @@ from jobs.train.metrics import Evaluation
 from jobs.train.network import ServedNetwork
 from jobs.train.stop import StopRequest
 from jobs.train.trainer import Trained, train
-from jobs.train.worker import open_images, prepare_network
+from jobs.train.worker import check_tracking, open_images, prepare_network
 from models.bundle import Published, publish
 from models.errors import DataError, ImageError, NotFoundError
 from models.kinds import find_kind
@@ -90,6 +90,7 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
         console.print(f"[yellow]note:[/] {note}", highlight=False)
     # What cannot work shows before the images are read: hours before it would be needed.
     prepare_network(config, 2)
+    check_tracking(config)
     for uri in dict.fromkeys((config.store, config.runs)):
         open_store(uri).check_writable()
     with _claimed(config, run_id) as lease:
@@ -179,7 +180,7 @@ def _train(
 
 def _report_tail(config: TrainConfig, index: Index, console: Console) -> None:
     """Say how many images an epoch goes without, or sees twice, so that every batch is whole."""
-    world = max(1, config.workers.num_workers)
+    world = max(1, config.workers.most)
     group, images = config.batch_size * world, index.num_images("train")
     left = open_images(config, index).num_left_out(
         "train", batch_size=config.batch_size, world=world

@@ -22,7 +22,7 @@ class Tally:
     step: int = 0  # that are done in it
     position: int = 0  # images of the epoch's order that all workers together have taken
     world: int = 1  # workers that took them last
-    loss: float = 0.0  # sum over the steps
+    loss: float = 0.0  # sum over the images, of the mean of their step
     num_images: int = 0  # seen by all workers
     waited: float = 0.0  # seconds
     seconds: float = 0.0
@@ -33,7 +33,7 @@ class Tally:
         """
         self.step += 1
         self.position += batch_size * self.world
-        self.loss += loss
+        self.loss += loss * batch_size * self.world
         self.num_images += num_images * self.world
         self.waited += waited
 
@@ -42,7 +42,7 @@ class Tally:
         seconds = max(self.seconds, 1e-9)
         return EpochRecord(
             self.epoch,
-            self.loss / max(1, self.step),
+            self.loss / max(1, self.position),
             validation,
             images_per_second=self.num_images / seconds,
             waiting_share=self.waited / seconds,

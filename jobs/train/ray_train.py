@@ -14,6 +14,7 @@ from jobs.train.board import Board, BoardWatcher, follow
 from jobs.train.borders import Notice, Place, Status, Watcher
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
+from jobs.train.memory import explained_shortage
 from jobs.train.worker import prepare_network, run_worker
 from models.errors import ConfigError, SightlineError
 from models.storage import open_store
@@ -60,9 +61,8 @@ def train_with_ray(config: TrainConfig, index: Index, run_id: str, watcher: Watc
     )
     if failures:  # Ray Train wraps in several classes, by where it failed
         cause = find_cause(failures[0])
-        if cause is None:
-            raise failures[0]
-        raise cause from failures[0]
+        with explained_shortage(config):
+            raise cause or failures[0] from failures[0]
 
 
 def _make_trainer(config: TrainConfig, index: Any, run_id: str, board: Any) -> Any:
@@ -83,6 +83,7 @@ def _make_trainer(config: TrainConfig, index: Any, run_id: str, board: Any) -> A
             use_gpu=workers.use_gpu,
             resources_per_worker={"CPU": workers.cpus_per_worker}
             | ({"GPU": 1} if workers.use_gpu else {}),
+            elastic_resize_monitor_interval_s=workers.resize_seconds,
         ),
         run_config=RunConfig(
             name=f"{run_id}-ray",
@@ -176,11 +177,11 @@ class _Drains:
 
 
 def _check_cpus(config: TrainConfig, available: float) -> None:
-    wanted = config.workers.num_workers * config.workers.cpus_per_worker
+    workers = config.workers
+    wanted = workers.least * workers.cpus_per_worker
     if wanted + 1 > available:
         raise ConfigError(
-            f"workers.num_workers {config.workers.num_workers} x cpus_per_worker "
-            f"{config.workers.cpus_per_worker:g} take {wanted:g} of the cluster's {available:g} "
-            "CPUs; the tasks that read images for them need at least one more. Lower one of the "
-            "two, or add nodes"
+            f"workers.num_workers {workers.least} x cpus_per_worker {workers.cpus_per_worker:g} "
+            f"take {wanted:g} of the cluster's {available:g} CPUs; the tasks that read images for "
+            "them need at least one more. Lower one of the two, or add nodes"
         )

@@ -40,7 +40,7 @@ def train(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> T
     claim_run(config, index, run_id)
     # wrong names and weights show before workers start
     network = prepare_network(config, len(index.classes))
-    if config.workers.num_workers == 0:
+    if config.workers.most == 0:
         place = Place(_device(config))
         run_worker(config, index, run_id, network, place, watcher)
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,10 +21,12 @@ from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
 from jobs.train.frozen import fit_frozen
 from jobs.train.loop import fit
+from jobs.train.memory import explained_shortage
 from jobs.train.metrics_log import MetricsLog
+from jobs.train.mlflow_log import MlflowLog, open_client
 from jobs.train.network import Network, build_network
 from jobs.train.ray_metrics import RayGauges
-from jobs.train.samples import recorded
+from jobs.train.samples import check_recordable, recorded
 from jobs.train.weights import load_weights
 from models.storage import Store, open_store
 
@@ -85,15 +87,16 @@ def run_worker(
     watcher: Watcher,
 ) -> None:
     """Do one worker's part; the first worker leaves the result in the run's checkpoints."""
-    images = open_images(config, index, _data_cpus(config, place.world))
+    images = _open_share(config, index, place.world)
     checkpoints = open_checkpoints(config, run_id)
     audience = Audience([watcher, *_logs(config, run_id, place)], place)
     try:
-        if config.network.freeze == "backbone":
-            fit_frozen(config, index, images, checkpoints, network, run_id, place, audience)
-        else:
-            share = Share(images, config, place, open_run(config, run_id))
-            _fine_tune(share, index, checkpoints, network, audience)
+        with explained_shortage(config):
+            if config.network.freeze == "backbone":
+                fit_frozen(config, index, images, checkpoints, network, run_id, place, audience)
+            else:
+                share = Share(images, config, place, open_run(config, run_id))
+                _fine_tune(share, index, checkpoints, network, audience)
     finally:
         audience.close()
         if images.broken:
@@ -132,7 +135,16 @@ def _logs(config: TrainConfig, run_id: str, place: Place) -> list[Watcher]:
     return [
         MetricsLog(open_run(config, run_id), every_steps, place.world),
         RayGauges(config.name, run_id),
+        *([] if config.tracking.mlflow_uri is None else [MlflowLog(config, run_id)]),
     ]
+
+
+def check_tracking(config: TrainConfig) -> None:
+    """Raise `ConfigError` where what is to be written down cannot be."""
+    if config.tracking.sample_ids:
+        check_recordable(open_store(config.runs).uri)
+    if config.tracking.mlflow_uri is not None:
+        open_client(config)
 
 
 def prepare_network(config: TrainConfig, num_classes: int) -> Network:
@@ -163,11 +175,18 @@ def open_run(config: TrainConfig, run_id: str) -> Store:
     return open_store(config.runs, is_patient=True).child(run_id)
 
 
-def _data_cpus(config: TrainConfig, world: int) -> float | None:
-    """Return the CPUs that one worker's data pipeline may take, or None for all that are free."""
-    if config.workers.num_workers == 0:
-        return data_cpus()
+def _open_share(config: TrainConfig, index: Index, world: int) -> IndexedImages:
+    """Return the images, to be read with what CPUs the workers leave.
+
+    As many workers as there is room for may leave none: then the tasks that read run beside them,
+    and ask Ray for no CPU, which they would wait for.
+    """
+    if config.workers.most == 0:
+        return open_images(config, index, data_cpus())
     import ray
 
     free = float(ray.cluster_resources().get("CPU", 0)) - world * config.workers.cpus_per_worker
-    return max(1.0, free / world)
+    options = StreamOptions.from_config(config.data, max(1.0, free / world))
+    return IndexedImages(
+        index, config.preprocess, replace(options, task_cpus=1.0 if free >= 1 else 0.0)
+    )

@@ -6,28 +6,35 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
+import ray
+import yaml
 
 from cluster.session import Session
 from jobs.data.index import Index, build_index
 from jobs.train.borders import Notice, Status, StoppedError, Watcher
+from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.samples import FOLDER, read_samples
 from jobs.train.trainer import train
 from models.storage import open_store
-from tests.e2e.test_train import SIZE, write_photos
+from tests.e2e.test_train import ROOT, SIZE, write_photos
 
-pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 POLL_SECONDS = 0.01
 
@@ -199,3 +206,72 @@ def test_a_run_that_is_asked_to_stop_leaves_its_step_and_goes_on(
     assert lines(folder) - begun in (96 - begun, 96 - begun + 1), "no step is lost"
     assert seen.statuses[0].done > 0
     assert_like(photos, "stopped", history, alone)
+
+
+@pytest.mark.parametrize("drained", [(), ("drain",)], ids=["killed", "drained"])
+def test_a_node_that_is_lost_leaves_fewer_workers_that_go_on_with_the_next_image(
+    photos: Set, alone: list[EpochRecord], drained: tuple[str, ...]
+) -> None:
+    """Of two nodes, that with two CPUs is lost: one worker is left, and no CPU beside it. When Ray
+    is told before, the only checkpoint in mid-epoch is the one that is made for that.
+    """
+    run = "".join(("node", *drained))
+    folder = photos.run(run)
+    checkpoint: dict[str, object] = {"every_seconds": None} if drained else {"every_steps": 2}
+    workers = {"num_workers": [1, 2]}
+    config = photos.config(run, workers=workers, checkpoint=checkpoint)
+    settings, index = photos.folder / f"{run}.yaml", photos.folder / "index.pickle"
+    settings.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    index.write_bytes(pickle.dumps(photos.index))
+    arguments = [str(settings), str(index), run, "10", *drained]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    # Ray Train tries for so long to start as many workers as before the loss was known.
+    environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.e2e.lost_node", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    files = sorted(path.name.partition("-")[0] for path in (folder / FOLDER).glob("*.jsonl"))
+    assert files == ["0", "0", "1"], "two workers, then one"
+    # Positions are those of the epoch's order, so it makes no difference who took the images.
+    assert read_samples(folder) == read_samples(photos.run("alone"))
+    last = Checkpoints(open_store(folder / "checkpoints")).load("last")
+    assert last is not None
+    assert [record["epoch"] for record in last["history"]] == [0, 1, 2]
+
+
+def test_a_driver_that_is_killed_or_ended_goes_on_when_the_run_is_submitted_again(
+    photos: Set, alone: list[EpochRecord]
+) -> None:
+    """First SIGKILL, then SIGTERM, then left alone."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    config, folder = photos.config("driver"), photos.run("driver")
+    file = photos.folder / "driver.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    command = [sys.executable, "-m", "jobs.train", str(file)]
+    for number, steps in ((signal.SIGKILL, draw.randint(8, 30)), (signal.SIGTERM, 12)):
+        with (
+            subprocess.Popen(
+                command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+            ) as process,
+            at_step(folder, lines(folder) + steps, partial(process.send_signal, number)),
+        ):
+            said = process.communicate()[1]
+        if number == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL, said[-3000:]
+            time.sleep(5)  # until Ray has ended its workers
+        else:
+            assert process.returncode == 1, said[-3000:]
+            assert "because of SIGTERM" in said
+            assert "to go on, run again with run=driver" in said
+    history = train(config, photos.index, "driver", Seen()).history
+    assert_like(photos, "driver", history, alone)

@@ -21,7 +21,8 @@ from jobs.lease import acquire
 from jobs.train.audience import Audience
 from jobs.train.bar import BarWatcher
 from jobs.train.board import Board, BoardWatcher, News, follow
-from jobs.train.borders import NotFiniteError, Notice, Place, Status, Watcher
+from jobs.train.borders import NotFiniteError, Notice, Place, Status, StoppedError, Watcher
+from jobs.train.frozen import _step
 from jobs.train.history import EpochRecord
 from jobs.train.metrics_log import MetricsLog
 from jobs.train.position import Tally
@@ -120,6 +121,7 @@ def test_metrics_are_written_per_steps_and_per_epoch(tmp_path: Path) -> None:
     for loss in (1.0, 3.0, 5.0):
         log.step(8, loss, 0.0)
     log.epoch(RECORD)
+    log.step(8, float("nan"))  # features
     log.step(8, 7.0)
     log.close()
     first, second = read_lines(tmp_path)
@@ -226,6 +228,13 @@ def test_what_fails_for_good_is_raised_without_waiting_for_more_attempts() -> No
         follow(board.look, board.ask, lambda: True, Shown())
 
 
+def test_workers_that_do_not_answer_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.train.board.SECONDS_TO_STOP", 0.1)
+    board = Board()
+    with pytest.raises(StoppedError, match="no worker has answered"):
+        follow(board.look, board.ask, lambda: True, Shown(asked=Notice("SIGTERM", ends=True)))
+
+
 def test_a_watcher_that_raises_has_the_workers_end() -> None:
     class Lost(Watcher):
         def notice(self) -> Notice | None:
@@ -262,3 +271,13 @@ def test_sigterm_is_a_request_first_and_the_end_then() -> None:
         assert len(ended) == 2
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_features_are_left_at_the_next_batch_when_the_run_is_to_end() -> None:
+    watcher = Shown()
+    _step(watcher, 64)
+    watcher.asked = Notice("a node goes away", ends=False)
+    _step(watcher, 64)
+    watcher.asked = Notice("SIGTERM", ends=True)
+    with pytest.raises(StoppedError, match=r"features were computed, because of SIGTERM"):
+        _step(watcher, 64)

@@ -1,0 +1,72 @@
+"""Memory that ran out, told with the setting to lower: on a GPU, in the training process, or on a
+node whose memory Ray guards by killing processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jobs.causes import walk
+from jobs.train.config import TrainConfig
+from models.errors import SightlineError
+
+# What torch and CUDA say where they raise no class of their own.
+WORDS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+class OutOfMemoryError(SightlineError):
+    """There was not enough memory for the configured sizes."""
+
+    code = "out_of_memory"
+
+
+@contextmanager
+def explained_shortage(config: TrainConfig) -> Iterator[None]:
+    """Raise `OutOfMemoryError` with advice instead of what torch, Python or Ray raise when memory
+    runs out, however deep in other errors that is.
+    """
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except Exception as error:
+        for cause in walk(error):
+            advice = _advice(cause, config)
+            if advice is not None:
+                first = (str(cause).splitlines() or [type(cause).__name__])[0]
+                raise OutOfMemoryError(
+                    f"{advice}, and run again with the same `run` to go on from the last "
+                    f"checkpoint. What was said: {first[:300]}"
+                ) from error
+        raise
+
+
+def _advice(error: BaseException, config: TrainConfig) -> str | None:
+    size = f"preprocess.height and .width (now {config.preprocess.height} x "
+    size += f"{config.preprocess.width})"
+    if type(error).__module__.startswith("ray.") and type(error).__name__ == "OutOfMemoryError":
+        return (
+            "the memory of a node ran out and Ray ended a process there; lower "
+            f"data.images_per_task (now {config.data.images_per_task}), data.prefetch_batches "
+            f"(now {config.data.prefetch_batches}), batch_size (now {config.batch_size}), {size} "
+            f"or the number of workers on a node (workers.num_workers is {config.workers.most})"
+        )
+    is_told = isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
+    if is_told or isinstance(error, MemoryError) or _is_torchs(error):
+        on_gpu = config.workers.use_gpu and not isinstance(error, MemoryError)
+        where = "of the GPU" if on_gpu else "of the training process"
+        bf16 = "" if config.precision == "bf16" else ", set precision: bf16"
+        return (
+            f"the memory {where} ran out; lower batch_size (now {config.batch_size}) or {size}"
+            f"{bf16}, or take a smaller network.backbone than {config.network.backbone}"
+        )
+    return None
+
+
+def _is_torchs(error: BaseException) -> bool:
+    # by name: torch need not be loaded to look
+    return type(error).__name__ == "OutOfMemoryError" and type(error).__module__ in (
+        "torch",
+        "torch.cuda",
+    )

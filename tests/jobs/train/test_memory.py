@@ -1,0 +1,78 @@
+"""Memory that ran out is told with what to lower."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from jobs.train.memory import OutOfMemoryError, explained_shortage
+from models.errors import DataError
+from tests.jobs.train.test_loop import make_config
+
+
+def told(error: BaseException, **changes: object) -> str:
+    """Return what is raised instead of an error."""
+    with pytest.raises(OutOfMemoryError) as raised, explained_shortage(make_config(**changes)):
+        raise error
+    return str(raised.value)
+
+
+def test_memory_that_torch_cannot_get_names_batch_and_image_size() -> None:
+    with (
+        pytest.raises(OutOfMemoryError, match=r"training process .* batch_size \(now 16\)"),
+        explained_shortage(make_config()),
+    ):
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def test_memory_that_numpy_cannot_get_is_known_too() -> None:
+    with (
+        pytest.raises(OutOfMemoryError, match=r"preprocess\.height and \.width \(now 32 x 32\)"),
+        explained_shortage(make_config()),
+    ):
+        np.empty(1 << 60, dtype=np.uint8)
+
+
+def test_a_gpu_is_told_as_one() -> None:
+    gpu = {"use_gpu": True}
+    said = told(
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), workers=gpu
+    )
+    assert "memory of the GPU ran out" in said
+    assert "precision: bf16" in said
+    assert "2.00 GiB" in said
+    other = told(RuntimeError("CUDA error: out of memory"), workers=gpu, precision="bf16")
+    assert "of the GPU" in other
+    assert "set precision" not in other
+
+
+def test_a_process_that_ray_ended_names_what_a_node_holds() -> None:
+    import ray.exceptions
+
+    killed = ray.exceptions.OutOfMemoryError("Memory on the node was 15.9GB / 16GB")
+    task = RuntimeError("task failed")
+    task.__cause__ = killed
+    said = told(task)
+    assert "data.images_per_task (now 256)" in said
+    assert "15.9GB / 16GB" in said
+
+
+@pytest.mark.slow
+def test_a_worker_that_ray_ended_is_found_in_what_ray_train_raises() -> None:
+    import ray.exceptions
+    from ray.train import WorkerGroupError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    killed = ray.exceptions.OutOfMemoryError("Memory on the node was 15.9GB / 16GB")
+    dead = WorkerHealthCheckFailedError("the worker died", killed)
+    assert "a node ran out" in told(WorkerGroupError("workers failed", {1: dead}))
+
+
+@pytest.mark.parametrize(
+    "error", [DataError("no images"), RuntimeError("shapes differ"), KeyboardInterrupt()]
+)
+def test_other_errors_pass(error: BaseException) -> None:
+    with pytest.raises(type(error)) as raised, explained_shortage(make_config()):
+        raise error
+    assert raised.value is error
