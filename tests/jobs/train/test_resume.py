@@ -15,6 +15,7 @@ import torch
 from jobs.data.streams import Batch
 from jobs.train.borders import Notice, StoppedError
 from jobs.train.checkpoints import Checkpoints
+from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.network import Network
 from jobs.train.position import Cadence, Tally
@@ -60,13 +61,13 @@ class Killer(Notes):
             raise KeyboardInterrupt
 
 
-def train_through(folder: Path, kills: list[int]) -> Trained:
+def train_through(folder: Path, kills: list[int], config: TrainConfig = CONFIG) -> Trained:
     """Train with a kill after so many steps each, the run given again every time."""
     log = Log()
     for at in kills:
         with pytest.raises(KeyboardInterrupt):
-            run(CONFIG, folder, Killer(at=at), log, dropout=0.3)
-    network, history = run(CONFIG, folder, batches=log, dropout=0.3)
+            run(config, folder, Killer(at=at), log, dropout=0.3)
+    network, history = run(config, folder, batches=log, dropout=0.3)
     return network, history, log
 
 
@@ -102,6 +103,15 @@ def test_a_kill_at_the_edges_of_an_epoch_changes_nothing(
     tmp_path: Path, uninterrupted: Trained, at: int
 ) -> None:
     assert_same(train_through(tmp_path, [at]), uninterrupted)
+
+
+@pytest.mark.parametrize("kills", [[3], [5, 1, 4], [6, 2]])
+def test_a_kill_between_the_parts_of_an_update_changes_nothing(
+    tmp_path: Path, kills: list[int]
+) -> None:
+    config = CONFIG.model_copy(update={"accumulate": 4})  # 4 and 2 of the 6 batches of an epoch
+    whole = train_through(tmp_path / "whole", [], config)
+    assert_same(train_through(tmp_path / "killed", kills, config), whole)
 
 
 def test_a_run_goes_on_at_the_very_step_of_its_last_checkpoint(tmp_path: Path) -> None:
