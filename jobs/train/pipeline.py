@@ -54,6 +54,7 @@ from jobs.train.network import ServedNetwork
 from jobs.train.stop import StopRequest
 from jobs.train.trainer import Trained, train
 from jobs.train.worker import check_tracking, open_images, prepare_network
+from jobs.train.wrapping import check_compiler
 from models.bundle import Published, publish
 from models.errors import DataError, ImageError, NotFoundError
 from models.kinds import find_kind
@@ -91,6 +92,8 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
     # What cannot work shows before the images are read: hours before it would be needed.
     prepare_network(config, 2)
     check_tracking(config)
+    if not config.workers.num_workers:
+        check_compiler(config.compile)
     for uri in dict.fromkeys((config.store, config.runs)):
         open_store(uri).check_writable()
     with _claimed(config, run_id) as lease:

@@ -252,6 +252,28 @@ def test_two_ray_train_workers_train_together(
         assert seen == outcome.index.num_images("validation")
 
 
+def test_two_ray_train_workers_follow_the_whole_recipe(ray_session: Session, bucket: str) -> None:
+    outcome = train(
+        bucket,
+        "recipe",
+        workers={"num_workers": 2},
+        network={
+            "backbone": "mobilenetv3_small_050",
+            "weights": "none",
+            "head_epochs": 1,
+            "drop_path": 0.1,
+        },
+        augment={"randaugment_ops": 1, "erase": 0.2, "mixup_alpha": 0.2, "cutmix_alpha": 1.0},
+        optimiser={"kind": "sgd", "lr": 0.01, "layer_decay": 0.9, "schedule": "one_cycle"},
+        loss={"kind": "focal"},
+        balance="weights",
+        accumulate=2,
+        epochs=3,
+    )
+    assert [record.epoch for record in outcome.history] == [0, 1, 2]
+    assert all(np.isfinite(record.train_loss) for record in outcome.history)
+
+
 def test_workers_that_would_leave_no_cpu_to_read_images_are_refused(
     ray_session: Session, bucket: str
 ) -> None:

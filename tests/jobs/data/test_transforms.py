@@ -158,6 +158,18 @@ def test_randaugment_turns_only_where_images_may_be_turned(degrees: float) -> No
         torch.testing.assert_close(angles.abs(), torch.full_like(angles, degrees))
 
 
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "sharpness"])
+def test_randaugment_goes_both_ways(name: str) -> None:
+    images = photos(200)
+    changed = augment(images, randaugment_ops=1, randaugment_magnitude=20)
+    change = getattr(tv, f"adjust_{name}")
+    for factor in (1 - 0.9 * 20 / 30, 1 + 0.9 * 20 / 30):
+        expected = change(images.permute(0, 3, 1, 2), factor).permute(0, 2, 3, 1)
+        is_same = (changed == expected).flatten(1).all(dim=1)
+        is_other = (expected != images).flatten(1).any(dim=1)
+        assert (is_same & is_other).any(), factor
+
+
 def test_a_stronger_randaugment_changes_more() -> None:
     images = photos(64)
     weak, strong = (

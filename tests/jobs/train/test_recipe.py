@@ -22,7 +22,7 @@ from jobs.train.inputs import Inputs, image_size, resize
 from jobs.train.loop import fit
 from jobs.train.network import Network
 from jobs.train.seeding import seed_step
-from jobs.train.steps import build_average
+from jobs.train.steps import WHOLE, build_average, num_updates, part_of
 from jobs.train.wrapping import check_compiler
 from models.errors import ConfigError
 from models.storage import open_store
@@ -240,6 +240,15 @@ def test_the_moving_average_soon_forgets_where_it_began() -> None:
     found = float(average.module.head.weight.detach()[0, 0])  # type: ignore[union-attr,index]
     assert found == pytest.approx(expected, rel=1e-4)
     assert found > 40  # with a decay of 0.999 from the beginning it would be 1.2
+
+
+def test_the_parts_of_every_update_are_a_whole() -> None:
+    parts = [part_of(step, 7, 3) for step in range(7)]
+    assert [part.begins for part in parts] == [True, False, False] * 2 + [True]
+    assert [part.ends for part in parts] == [False, False, True] * 2 + [True]
+    assert [part.share for part in parts] == pytest.approx([1 / 3] * 6 + [1])
+    assert num_updates(7, 3) == sum(part.ends for part in parts)
+    assert all(part_of(step, 7, 1) == WHOLE for step in range(7))
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
