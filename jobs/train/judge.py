@@ -148,7 +148,8 @@ def report_on(
     after = "" if made.error_without is None else " after"
     console.print(
         f"calibration error (ECE) on {made.num_images:,} {split} images: "
-        f"{without}{made.calibration.error:.3f}{after}",
+        f"{without}{made.calibration.error:.3f}{after}; a perfect model would have "
+        f"{made.calibration.chance:.3f} on so many",
         highlight=False,
     )
     # Which version it will be shows when it is published. Where the images lie on this machine is
