@@ -17,6 +17,7 @@ from jobs.evaluate.judged import Flags, Floats, Numbers
 
 BINS = 15  # as in Guo et al.
 LEAST_IMAGES = 20
+CHANCES = 200
 # A temperature at an end of this range was not found: the loss falls on and on.
 COLDEST, HOTTEST = 0.05, 20.0
 
@@ -36,10 +37,17 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well confidences and right answers agree."""
+    """How well confidences and right answers agree.
+
+    `chance` is the ECE that a perfect model would have on as many images with these confidences, by
+    the luck of which are right: the mean, and what 95 of 100 such models stay below (consistency
+    resampling, Bröcker and Smith 2007).
+    """
 
     error: float  # expected calibration error (ECE), 0 to 1
     bins: tuple[Bin, ...]
+    chance: float
+    chance_bound: float
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,9 @@ class Temperature:
     reason: str = ""  # why it is 1
 
 
-def calibrate(confidence: Floats, is_right: Flags, num_bins: int = BINS) -> Calibration:
+def calibrate(
+    confidence: Floats, is_right: Flags, num_bins: int = BINS, *, seed: int = 0
+) -> Calibration:
     """Return the reliability of confidences (N,) in bins of equal width, and the ECE: the mean
     distance of confidence and accuracy of the bins, by their images.
     """
@@ -78,7 +88,13 @@ def calibrate(confidence: Floats, is_right: Flags, num_bins: int = BINS) -> Cali
         )
         for k in range(num_bins)
     )
-    return Calibration(error, bins)
+    random = np.random.default_rng(seed)
+    lucky = [
+        np.bincount(place, weights=random.random(len(place)) < confidence, minlength=num_bins)
+        for _ in range(CHANCES)
+    ]
+    chances = np.abs(sure - np.array(lucky)).sum(axis=1) / max(1, len(confidence))
+    return Calibration(error, bins, float(chances.mean()), float(np.quantile(chances, 0.95)))
 
 
 def calibration_error(probabilities: npt.NDArray[np.floating], truth: Numbers) -> float:

@@ -73,7 +73,12 @@ def _calibration(report: Report) -> str:
         )
     else:
         told += "; no temperature (1)"
-    lines = [f"{told}."]
+    chance, bound = report.calibration.chance, report.calibration.chance_bound
+    told += (
+        f". On so many images a perfectly calibrated model would have {chance:.3f} by chance, "
+        f"rarely more than {bound:.3f}"
+    )
+    lines = [f"{told}.", ""]
     for one in report.thresholds.suggestions[:3]:
         if one.threshold is not None and one.coverage is not None:
             lines.append(

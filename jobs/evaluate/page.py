@@ -112,6 +112,11 @@ def _calibration(report: Report) -> str:
             f"ECE {error} with the model's temperature of {report.temperature:.3f}, "
             f"{report.error_without:.3f} without it."
         )
+    chance, bound = report.calibration.chance, report.calibration.chance_bound
+    told += (
+        f" On so many images a perfectly calibrated model would have {chance:.3f} by chance, and "
+        f"rarely more than {bound:.3f}."
+    )
     return (
         f"<p>{told} Of answers that are 80 % sure, 80 % should be right: bars that end on the "
         "line. Red is the distance; paler bars have fewer images.</p>"

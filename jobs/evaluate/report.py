@@ -107,6 +107,8 @@ class Report:
                 "temperature": self.temperature,
                 "ece": self.calibration.error,
                 "ece_at_temperature_1": self.error_without,
+                "ece_by_chance": self.calibration.chance,
+                "ece_by_chance_bound": self.calibration.chance_bound,
                 "bins": [asdict(one) for one in self.calibration.bins],
             },
             "thresholds": thresholds,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -26,13 +27,15 @@ from jobs.evaluate.page import render_page
 from jobs.evaluate.report import Report
 from jobs.export.exporter import Draft
 from jobs.train.config import TrainConfig
-from jobs.train.features import open_extractor
+from jobs.train.feature_cache import FeatureCache
+from jobs.train.features import open_extractor, scratch_folder
 from jobs.train.metrics import Evaluation, Evaluator
 from jobs.train.network import Network
 from jobs.train.report import training_section
 from jobs.train.worker import open_images
+from models.errors import DataError, NotFoundError
 from models.label_map import first_reading
-from models.storage import split_uri
+from models.storage import open_store, split_uri
 from models.validation_outputs import ValidationOutputs
 
 CALIBRATED = 5_000  # images that one number is fitted on: more would not move it
@@ -70,6 +73,10 @@ def fit_on_validation(
     chosen = calibrated_index(index)
     if not chosen.num_images():
         return Temperature(1.0, 0, reason="there are no validation images to fit it on")
+    kept = _logits_of_kept_features(network, config, index)
+    if kept is not None:
+        advance(len(kept[1]))
+        return fit_temperature(*kept)
     device = torch.device("cuda" if config.workers.use_gpu and torch.cuda.is_available() else "cpu")
     images = open_images(config, chosen, data_cpus())
     logits, truth = [], []
@@ -85,6 +92,26 @@ def fit_on_validation(
     finally:
         network.cpu()
     return fit_temperature(np.concatenate(logits), np.concatenate(truth))
+
+
+def _logits_of_kept_features(
+    network: Network, config: TrainConfig, index: Index
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
+    """Return logits (N, C) and labels (N,) from the features of the validation split that the
+    training of a frozen backbone has kept; None where there are none of all of it in one piece.
+    """
+    if config.network.freeze != "backbone":
+        return None
+    cache = FeatureCache(open_store(config.runs).child("features"))
+    key = cache.key(config, network, index, "validation", 1, 0, 1)
+    with scratch_folder() as scratch:
+        try:
+            features = cache.load(key, scratch / "validation")
+        except (DataError, NotFoundError):
+            return None
+        with torch.inference_mode():
+            logits = [network.head(values).numpy() for values, _ in features.blocks()]
+    return np.concatenate(logits), features.labels.numpy()
 
 
 def calibrate(config: TrainConfig, index: Index, network: Network, console: Console) -> Temperature:
@@ -121,7 +148,8 @@ def report_on(
     after = "" if made.error_without is None else " after"
     console.print(
         f"calibration error (ECE) on {made.num_images:,} {split} images: "
-        f"{without}{made.calibration.error:.3f}{after}",
+        f"{without}{made.calibration.error:.3f}{after}; a perfect model would have "
+        f"{made.calibration.chance:.3f} on so many",
         highlight=False,
     )
     # Which version it will be shows when it is published. Where the images lie on this machine is

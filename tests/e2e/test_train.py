@@ -20,7 +20,9 @@ from rich.console import Console
 
 from cluster.session import Session
 from jobs.data.index import build_index
+from jobs.evaluate.config import EvaluateJob
 from jobs.evaluate.outputs import collect
+from jobs.evaluate.run import evaluate_set, open_subject
 from jobs.train.borders import Place, Watcher
 from jobs.train.config import TrainConfig
 from jobs.train.pipeline import Outcome, run_training
@@ -173,6 +175,17 @@ def test_what_the_labels_leave_unsure_is_calibrated_in_the_bundle(
     assert str(tmp_path) not in report  # where the images lie is nobody's business
     assert len(report) < 400_000
     assert f"{fitted.value:.3f}" in bundle.path("model_card.md").read_text()
+    # Later, with the data settings of the training, the same images are held out again.
+    data = {"uri": f"{tmp_path}/photos", "split": {"train": 0.6, "validation": 0.2, "test": 0.2}}
+    later, _ = evaluate_set(
+        EvaluateJob.model_validate({"data": data}),
+        open_subject(outcome.published.uri, None),
+        open_store(tmp_path / "evaluated"),
+        Console(quiet=True),
+        split="test",
+    )
+    assert (later.figures.confusion == outcome.report.figures.confusion).all()
+    assert later.figures.accuracy == outcome.report.figures.accuracy
 
 
 def test_an_image_that_breaks_after_the_index_was_made_is_listed_with_the_run(

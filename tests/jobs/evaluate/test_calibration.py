@@ -9,6 +9,7 @@ from scipy.special import softmax
 from jobs.evaluate.calibration import (
     COLDEST,
     LEAST_IMAGES,
+    Calibration,
     calibrate,
     calibration_error,
     fit_temperature,
@@ -29,6 +30,22 @@ def test_the_error_is_the_mean_distance_of_the_bins_by_their_images() -> None:
         (0.9, 4, 0.75),
     ]
     assert calibrate(np.array([1.0, 0.0]), np.array([True, False])).error == 0.0
+
+
+def test_a_perfect_model_has_the_error_that_chance_gives_it_and_a_spoilt_one_more() -> None:
+    def judged(count: int, factor: float) -> Calibration:
+        logits, truth = draw(count, 4, seed=count)
+        probabilities = softmax(logits * factor, axis=1)
+        is_right = probabilities.argmax(axis=1) == truth
+        return calibrate(probabilities.max(axis=1), is_right)
+
+    for count in (300, 3000, 30_000):
+        perfect = judged(count, 1.0)
+        assert perfect.error < 1.3 * perfect.chance_bound
+        assert 0 < perfect.chance < perfect.chance_bound
+        spoilt = judged(count, 2.5)
+        assert spoilt.error > spoilt.chance_bound
+    assert judged(30_000, 1.0).chance < judged(300, 1.0).chance / 5
 
 
 @pytest.mark.parametrize("factor", [3.0, 0.4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,15 @@ from torch import nn
 
 from cluster.session import Session
 from jobs.data.index import Index, build_index
-from jobs.train.config import ExportConfig, TrainConfig
+from jobs.data.transforms import Augmentation
+from jobs.train.config import ExportConfig, NetworkConfig, TrainConfig
+from jobs.train.feature_cache import FeatureCache
+from jobs.train.features import Features, compute_features, open_extractor, scratch_folder
 from jobs.train.judge import CALIBRATED, calibrate, calibrated_index
 from jobs.train.network import Network
 from jobs.train.pipeline import tolerance_of
+from jobs.train.worker import open_images
+from models.storage import open_store
 from tests.jobs.data.images import write
 from tests.jobs.evaluate.answers import index_rows
 
@@ -41,6 +47,7 @@ def config(folder: Path) -> TrainConfig:
     return TrainConfig.model_validate(
         {
             "name": "caps",
+            "runs": str(folder.parent / "runs"),
             "data": {"uri": str(folder), "split": {"train": 0.5, "validation": 0.5, "test": 0}},
             "preprocess": {"height": SIZE, "width": SIZE},
         }
@@ -104,3 +111,29 @@ def test_a_network_that_is_too_sure_is_cooled_and_stays_as_it_was(
     assert f"temperature {fitted.value:.3f}" in shown.getvalue()
     for name, value in sure.state_dict().items():
         assert torch.equal(value, before[name]), name
+    kept = settings.model_copy(update={"network": NetworkConfig(freeze="backbone")})
+    keep_features(kept, index, sure)
+    shutil.rmtree(tmp_path / "set")  # the features of a frozen backbone are not computed again
+    again = calibrate(kept, index, sure, Console(file=io.StringIO()))
+    assert again.value == pytest.approx(fitted.value, rel=1e-3)
+
+
+def keep_features(config: TrainConfig, index: Index, network: Network) -> None:
+    """Keep the features of the validation split, as the training of a frozen backbone does."""
+    cache = FeatureCache(open_store(config.runs).child("features"))
+    key = cache.key(config, network, index, "validation", 1, 0, 1)
+    with scratch_folder() as scratch, open_extractor(network, torch.device("cpu"), 1) as extract:
+        path = scratch / "validation"
+
+        def compute() -> Features:
+            return compute_features(
+                open_images(config, index).batches("validation", batch_size=8, shuffle=False),
+                extract,
+                Augmentation(config.augment),
+                path,
+                num_views=1,
+                seed=0,
+                advance=lambda count: None,
+            )
+
+        cache.get(key, path, compute, expected=index.num_images("validation"), partial="part")
