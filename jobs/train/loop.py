@@ -23,10 +23,13 @@ from jobs.data.streams import Batch
 from jobs.data.transforms import Augmentation
 from jobs.train.checkpoints import Checkpoints, State
 from jobs.train.config import TrainConfig
+from jobs.train.embedding_network import EmbeddingNetwork
 from jobs.train.history import EpochRecord, is_better, score, should_stop
+from jobs.train.metric_learning import weigh_classes
 from jobs.train.metrics import Evaluator
 from jobs.train.network import Network
 from jobs.train.objectives import build_objective, class_weights
+from jobs.train.retrieval import retrieve_shared
 from jobs.train.steps import (
     Autocast,
     build_average,
@@ -172,7 +175,11 @@ class _Run:
             total_steps=config.epochs * steps,
         )
         weights = class_weights(class_counts) if config.balance == "weights" else None
-        self.objective = build_objective(config.optimiser.label_smoothing, weights, place.device)
+        self.objective = (
+            weigh_classes(self.network.objective, weights)
+            if isinstance(self.network, EmbeddingNetwork)
+            else build_objective(config.optimiser.label_smoothing, weights, place.device)
+        )
         self.average: AveragedModel | None = build_average(self.network, config.optimiser.ema_decay)
         self.augmentation = Augmentation(config.augment)
         half = config.precision == "bf16" or (
@@ -224,12 +231,23 @@ class _Run:
         """
         served = self.served
         served.eval()
+        if isinstance(served, EmbeddingNetwork):
+            return self._find_own(served)
         evaluator = Evaluator(class_names, self.place.device, shared=self.place.world > 1)
         for batch in self.batches.validation():
             images, labels = to_device(batch, self.place.device)
             evaluator.update(torch.softmax(eval_step(served, images, self.autocast), dim=1), labels)
         evaluation = evaluator.compute()
         return evaluation.flat() if evaluation.num_images else None
+
+    def _find_own(self, served: EmbeddingNetwork) -> dict[str, float] | None:
+        """Return the figures of vectors, which are about the images of all workers together."""
+        place, vectors = self.place, []
+        for batch in self.batches.validation():
+            images, labels = to_device(batch, place.device)
+            vectors.append((eval_step(served, images, self.autocast), labels))
+        size = served.head.out_features
+        return retrieve_shared(vectors, size, place.device, rank=place.rank, world=place.world)
 
     @property
     def served(self) -> Network:

@@ -41,7 +41,7 @@ from jobs.train.network import ServedNetwork
 from jobs.train.trainer import Trained, train
 from jobs.train.worker import open_images, prepare_network
 from models.bundle import Published, publish
-from models.errors import DataError, ImageError, NotFoundError
+from models.errors import ConfigError, DataError, ImageError, NotFoundError
 from models.kinds import find_kind
 from models.manifest import Tolerance
 from models.preprocess import Box, prepare
@@ -69,6 +69,11 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
     Raises the errors of its stages; unless it returns, nothing was published. Two runs of one name
     would write each other's checkpoints: the second is refused while the first is alive.
     """
+    if config.embedding is not None:
+        raise ConfigError(
+            "kind: embedding answers with vectors and has no classes to be judged by here; train "
+            "it by python -m jobs.train or jobs.train.embedding_run"
+        )
     run_id = config.run or new_run_id()
     # What cannot work shows before the images are read: hours before it would be needed.
     prepare_network(config, 2)
@@ -158,7 +163,7 @@ def _train(
     console.print(
         f"run {run_id}: {config.network.backbone}, {config.epochs} epochs", highlight=False
     )
-    if not frozen:
+    if not frozen and config.images_per_class is None:
         _report_tail(config, index, console)
     with bar(console, "features" if frozen else "training", total) as advance:
         watcher = _BarWatcher(console, advance, lease, quiet_epochs=frozen)

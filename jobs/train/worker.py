@@ -17,6 +17,7 @@ from jobs.data.quarantine import keep_quarantine
 from jobs.data.streams import Batch, IndexedImages, StreamOptions
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
+from jobs.train.embedding_network import fit_to_kind
 from jobs.train.frozen import fit_frozen
 from jobs.train.loop import Place, Watcher, fit
 from jobs.train.network import Network, build_network
@@ -36,18 +37,23 @@ class Share:
 
     def num_train_batches(self) -> int:
         return self.images.num_batches(
-            "train", batch_size=self.config.batch_size, shuffle=True, world=self.place.world
+            "train",
+            batch_size=self.config.batch_size,
+            shuffle=True,
+            class_weights=self._class_weights,
+            images_per_class=self.config.images_per_class,
+            world=self.place.world,
         )
 
     def train(self, epoch: int) -> Iterator[Batch]:
-        even = [1.0] * len(self.images.classes)
         return self.images.batches(
             "train",
             batch_size=self.config.batch_size,
             epoch=epoch,
             seed=self.config.seed,
             shuffle=True,
-            class_weights=even if self.config.balance == "sampling" else None,
+            class_weights=self._class_weights,
+            images_per_class=self.config.images_per_class,
             rank=self.place.rank,
             world=self.place.world,
         )
@@ -60,6 +66,11 @@ class Share:
             rank=self.place.rank,
             world=self.place.world,
         )
+
+    @property
+    def _class_weights(self) -> list[float] | None:
+        even = [1.0] * len(self.images.classes)
+        return even if self.config.balance == "sampling" else None
 
 
 def run_worker(
@@ -120,7 +131,7 @@ def prepare_network(config: TrainConfig, num_classes: int) -> Network:
     torch.manual_seed(config.seed)
     network = build_network(config.network.backbone, num_classes, config.network.dropout)
     load_weights(network, config.network.backbone, config.network.weights)
-    return network
+    return fit_to_kind(network, config, num_classes)
 
 
 def open_images(config: TrainConfig, index: Index, cpu_limit: float | None = None) -> IndexedImages:
