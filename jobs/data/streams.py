@@ -22,6 +22,7 @@ import ray
 
 from jobs.data import places
 from jobs.data.chunks import Columns, Pace, count_cpus, run_chunks
+from jobs.data.class_batches import grouped
 from jobs.data.config import DataConfig
 from jobs.data.index import Index
 from jobs.data.order import (
@@ -92,8 +93,10 @@ class StreamOptions:
 
 class Order(TypedDict, total=False):
     """Which images a pass goes through, and how: one worker's share (`rank` of `world`) of a split,
-    in the order of the index, shuffled by (`seed`, `epoch`), or drawn by `class_weights`. Of a
-    shuffled or drawn order, the first `start` images, counted over all ranks, are passed over.
+    in the order of the index, shuffled by (`seed`, `epoch`), or drawn by `class_weights`. With
+    `images_per_class`, so many of one class stand side by side; with class weights then, classes
+    are even. Of a shuffled or drawn order, the first `start` images, counted over all ranks, are
+    passed over.
     """
 
     batch_size: Required[int]
@@ -104,6 +107,7 @@ class Order(TypedDict, total=False):
     world: int
     start: int
     class_weights: Sequence[float] | None
+    images_per_class: int | None
 
 
 class IndexedImages:
@@ -167,7 +171,12 @@ class IndexedImages:
         if not num_rows or not (is_shuffled or class_weights is not None):
             return shard(np.arange(num_rows, dtype=np.int64), rank, world)
         weights = self._weights(split)
-        if class_weights is not None:
+        group = arguments.get("images_per_class")
+        if group is not None:
+            is_even = class_weights is not None
+            labels = self.labels(split)
+            ids = grouped(labels, group, epoch, seed, is_even=is_even, weights=weights)
+        elif class_weights is not None:
             ids = balanced(self.labels(split), class_weights, epoch, seed, weights)
         elif weights is not None:
             ids = weighted(weights, epoch, seed)

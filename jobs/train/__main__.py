@@ -16,6 +16,7 @@ from jobs.config import load_config
 from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.submitted import refuse_lost_results
 from jobs.train.config import TrainConfig
+from jobs.train.embedding_run import run_embedding
 from jobs.train.pipeline import run_training
 
 
@@ -31,11 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(TrainConfig, given.config, given.overrides)
         refuse_lost_results(written_by(config), Path.cwd())
         with open_session(SessionOptions()):
-            outcome = run_training(config, console)
+            run = run_training if config.embedding is None else run_embedding
+            outcome = run(config, console)
+    figures = outcome.evaluation.flat()
     line = {
         "bundle": outcome.published.uri,
-        **{name: round(value, 4) for name, value in outcome.evaluation.flat().items()},
-        "num_images": outcome.evaluation.num_images,
+        **{name: round(value, 4) for name, value in figures.items()},
+        "num_images": int(figures["num_images"]),
         "split": outcome.split,
         "quarantined": len(outcome.index.quarantine),
         "seconds": {stage: round(value, 1) for stage, value in outcome.seconds.items()},

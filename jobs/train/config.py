@@ -7,15 +7,18 @@ Unknown keys and contradictions are refused before anything is read or started.
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from jobs.data.config import DataConfig
 from jobs.data.transforms import AugmentConfig
+from jobs.train.embedding_config import EmbeddingConfig
 from models.manifest import Name
 from models.preprocess import PreprocessSpec
 
+OF_CLASSES = ("accuracy", "balanced_accuracy", "loss")  # what a run of each kind can monitor
+OF_VECTORS = ("recall_at_1", "recall_at_5", "map_at_r")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 
@@ -217,8 +220,9 @@ class TrainConfig(_Section):
     """A whole run."""
 
     name: Name  # of the model, as it will stand in its URL
-    # `dynamic`: its labels can be renamed, merged and hidden while it serves
-    kind: Literal["generic", "dynamic"] = "generic"
+    # `dynamic`: its labels can be renamed, merged and hidden while it serves; `embedding`: it
+    # answers with a vector, and `embedding` below says how that is learnt
+    kind: Literal["generic", "dynamic", "embedding"] = "generic"
     store: str = ".sightline/models"  # bundles are published here
     runs: str = ".sightline/runs"  # checkpoints, quarantine, curves
     run: str | None = None  # name a run to be able to resume it; a new name is made otherwise
@@ -230,6 +234,7 @@ class TrainConfig(_Section):
     optimiser: OptimiserConfig = OptimiserConfig()
     loss: LossConfig = LossConfig()
     progressive: ProgressiveConfig | None = None
+    embedding: EmbeddingConfig | None = None  # of kind `embedding`, and only of it
     workers: WorkersConfig = WorkersConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -243,7 +248,63 @@ class TrainConfig(_Section):
     compile: bool = False  # torch.compile: minutes to begin with, then quicker steps
     # stop after so many epochs without a better one
     early_stop_epochs: int | None = Field(None, ge=1)
-    monitor: Literal["accuracy", "balanced_accuracy", "loss"] = "balanced_accuracy"
+    # of kind `embedding` one of the last three, `recall_at_1` unless set
+    monitor: Literal[
+        "accuracy", "balanced_accuracy", "loss", "recall_at_1", "recall_at_5", "map_at_r"
+    ] = "balanced_accuracy"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_by_kind(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kind") == "embedding":
+            filled = {"monitor": "recall_at_1", **values}
+            return {**filled, "embedding": filled.get("embedding") or {}}
+        return values
+
+    @property
+    def images_per_class(self) -> int | None:
+        """How many images of a class come together in a batch; None where that does not matter."""
+        if self.embedding is None or self.embedding.has_class_weights:
+            return None
+        return self.embedding.images_per_class
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> TrainConfig:
+        is_of_vectors = self.monitor in OF_VECTORS
+        if (self.kind == "embedding") != (self.embedding is not None):
+            raise ValueError(
+                f"the section embedding is of kind: embedding, and kind is {self.kind}; set "
+                "that kind, or remove the section"
+            )
+        if (self.kind == "embedding") != is_of_vectors:
+            raise ValueError(
+                f"monitor: {self.monitor} is no figure of kind {self.kind}; expected one of "
+                f"{', '.join(OF_VECTORS if not is_of_vectors else OF_CLASSES)}"
+            )
+        if self.embedding is not None and self.loss != LossConfig():
+            raise ValueError(
+                "the section loss is of the kinds that tell classes apart; kind: embedding has "
+                "embedding.objective"
+            )
+        if self.embedding is not None and self.augment.is_mixing:
+            raise ValueError(
+                "augment.mixup_alpha and augment.cutmix_alpha mix images, and kind: embedding "
+                "learns from whole ones; set both to 0"
+            )
+        if (group := self.images_per_class) is None:
+            return self
+        if self.balance == "weights":
+            raise ValueError(
+                "balance: weights weighs a soft-max over classes, which embedding.objective: "
+                "supcon has not; set balance: sampling"
+            )
+        if self.batch_size % group or self.batch_size < 2 * group:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be {group} (embedding.images_per_class) times "
+                "a whole number of classes, at least 2: supcon compares images of a class with "
+                "those of others in the batch"
+            )
+        return self
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> TrainConfig:

@@ -21,11 +21,13 @@ from jobs.data.transforms import Augmentation
 from jobs.train.borders import Place, StoppedError, Watcher
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
+from jobs.train.embedding_network import EmbeddingNetwork
 from jobs.train.feature_cache import FeatureCache
 from jobs.train.features import Features, compute_features, open_extractor, scratch_folder
 from jobs.train.head import fit_head
 from jobs.train.history import best_epoch, score
 from jobs.train.network import Network
+from jobs.train.projection import fit_projection
 from models.errors import DataError
 from models.storage import open_store
 
@@ -98,10 +100,12 @@ def fit_frozen(
             parts[split] = _join(part, cache, [other[split] for other in others])
         if not len(parts["train"]):
             raise DataError("not one training image could be read")
+        fitted = parts["train"], parts["validation"], config, index.classes, watcher.epoch
         with _one_thread():
-            history = fit_head(
-                network, parts["train"], parts["validation"], config, index.classes, watcher.epoch
-            )
+            if isinstance(network, EmbeddingNetwork):
+                history = fit_projection(network, *fitted)
+            else:
+                history = fit_head(network, *fitted)
     best = history[best_epoch(history, config.monitor)]
     checkpoints.save(
         {"served": network.state_dict(), "history": [vars(record) for record in history]},

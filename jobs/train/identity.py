@@ -61,6 +61,7 @@ def _identity(config: TrainConfig, index: Index) -> dict[str, object]:
         for start in range(0, index.table.num_rows, ROWS_AT_ONCE):
             rows = index.table[column].slice(start, ROWS_AT_ONCE)
             images.update(repr(rows.to_pylist()).encode())
+    section = config.embedding
     return {
         "name": config.name,
         "classes": list(index.classes),
@@ -72,6 +73,7 @@ def _identity(config: TrainConfig, index: Index) -> dict[str, object]:
         "num_views": config.network.num_views,
         "augment": config.augment.model_dump(mode="json"),
         "balance": config.balance,
+        "embedding": "" if section is None else section.model_dump(mode="json"),
         "batch_size": config.batch_size,
         "seed": config.seed,
         # what a checkpoint's optimiser and schedule have counted with

@@ -23,14 +23,17 @@ from jobs.train.borders import Batches, NotFiniteError, Place, StoppedError, Wat
 from jobs.train.checkpoint_writer import CheckpointWriter
 from jobs.train.checkpoints import Checkpoints, State
 from jobs.train.config import TrainConfig
+from jobs.train.embedding_network import EmbeddingNetwork
 from jobs.train.feeding import Timed, to_device
 from jobs.train.history import EpochRecord, is_better, score, should_stop
 from jobs.train.inputs import Inputs
+from jobs.train.metric_learning import weigh_classes
 from jobs.train.metrics import Evaluator
 from jobs.train.network import Network
-from jobs.train.objectives import build_objective
+from jobs.train.objectives import build_objective, class_weights
 from jobs.train.optimisers import build_optimiser
 from jobs.train.position import Cadence, Tally
+from jobs.train.retrieval import retrieve_shared
 from jobs.train.schedules import build_schedule
 from jobs.train.seeding import seed_step
 from jobs.train.steps import (
@@ -140,13 +143,20 @@ class _Run:
             epochs=config.epochs,
             updates_per_epoch=num_updates(self.steps, config.accumulate),
         )
-        self.objective = build_objective(config, class_counts).to(place.device)
+        self.objective = self._objective(class_counts).to(place.device)
         self.average: AveragedModel | None = build_average(self.network, config.optimiser.ema_decay)
         self.inputs = Inputs(config, len(class_counts))
         half = config.precision == "bf16" or (
             config.precision == "auto" and place.device.type == "cuda"
         )
         self.autocast = Autocast(place.device.type, half)
+
+    def _objective(self, class_counts: Sequence[float]) -> nn.Module:
+        if not isinstance(self.network, EmbeddingNetwork):
+            return build_objective(self.config, class_counts)
+        is_weighed = self.config.balance == "weights"
+        weights = class_weights(class_counts) if is_weighed else None
+        return weigh_classes(self.network.objective, weights)
 
     def begin(self, tally: Tally, watcher: Watcher) -> None:
         """Tell the watcher where the run stands, in images over all workers and epochs."""
@@ -248,12 +258,23 @@ class _Run:
         if self.place.world > 1:  # batch norm's, which each worker has of its own images
             for buffer in served.buffers():
                 torch.distributed.broadcast(buffer, 0)
+        if isinstance(served, EmbeddingNetwork):
+            return self._find_own(served)
         evaluator = Evaluator(class_names, self.place.device, shared=self.place.world > 1)
         for batch in self.batches.validation():
             images, labels = to_device(batch, self.place.device)
             evaluator.update(torch.softmax(eval_step(served, images, self.autocast), dim=1), labels)
         evaluation = evaluator.compute()
         return evaluation.flat() if evaluation.num_images else None
+
+    def _find_own(self, served: EmbeddingNetwork) -> dict[str, float] | None:
+        """Return the figures of vectors, which are about the images of all workers together."""
+        place, vectors = self.place, []
+        for batch in self.batches.validation():
+            images, labels = to_device(batch, place.device)
+            vectors.append((eval_step(served, images, self.autocast), labels))
+        size = served.head.out_features
+        return retrieve_shared(vectors, size, place.device, rank=place.rank, world=place.world)
 
     @property
     def served(self) -> Network:

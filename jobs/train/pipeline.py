@@ -56,7 +56,7 @@ from jobs.train.trainer import Trained, train
 from jobs.train.worker import check_tracking, open_images, prepare_network
 from jobs.train.wrapping import check_compiler
 from models.bundle import Published, publish
-from models.errors import DataError, ImageError, NotFoundError
+from models.errors import ConfigError, DataError, ImageError, NotFoundError
 from models.kinds import find_kind
 from models.manifest import Tolerance
 from models.preprocess import Box, prepare
@@ -86,6 +86,11 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
     Raises the errors of its stages; unless it returns, nothing was published. Two runs of one name
     would write each other's checkpoints: the second is refused while the first is alive.
     """
+    if config.embedding is not None:
+        raise ConfigError(
+            "kind: embedding answers with vectors and has no classes to be judged by here; train "
+            "it by python -m jobs.train or jobs.train.embedding_run"
+        )
     run_id = config.run or new_run_id()
     for note in idle_settings(config):
         console.print(f"[yellow]note:[/] {note}", highlight=False)
@@ -167,7 +172,7 @@ def _train(
     console.print(
         f"run {run_id}: {config.network.backbone}, {config.epochs} epochs", highlight=False
     )
-    if not frozen:
+    if not frozen and config.images_per_class is None:
         _report_tail(config, index, console)
     stop = StopRequest()
     with bar(console, "features" if frozen else "training", total) as advance, stop.listening():

@@ -15,6 +15,7 @@ import torch
 from jobs.data.index import Index
 from jobs.train.borders import Place, Watcher
 from jobs.train.config import TrainConfig
+from jobs.train.embedding_network import fit_to_kind
 from jobs.train.history import EpochRecord
 from jobs.train.identity import claim_run
 from jobs.train.network import Network, build_network
@@ -50,6 +51,7 @@ def train(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> T
     best = checkpoints.load("best")
     assert best is not None
     network = build_network(config.network.backbone, len(index.classes))
+    network = fit_to_kind(network, config, len(index.classes))
     network.load_state_dict(best["served"])
     history = [EpochRecord(**record) for record in (checkpoints.load("last") or best)["history"]]
     return Trained(network.eval(), history)

@@ -19,6 +19,7 @@ from jobs.train.audience import Audience
 from jobs.train.borders import Place, Watcher
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
+from jobs.train.embedding_network import fit_to_kind
 from jobs.train.frozen import fit_frozen
 from jobs.train.loop import fit
 from jobs.train.memory import explained_shortage
@@ -47,19 +48,21 @@ class Share:
             "train",
             batch_size=self.config.batch_size,
             shuffle=True,
+            class_weights=self._class_weights,
+            images_per_class=self.config.images_per_class,
             world=self.place.world,
             start=start,
         )
 
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        even = [1.0] * len(self.images.classes)
         batches = self.images.batches(
             "train",
             batch_size=self.config.batch_size,
             epoch=epoch,
             seed=self.config.seed,
             shuffle=True,
-            class_weights=even if self.config.balance == "sampling" else None,
+            class_weights=self._class_weights,
+            images_per_class=self.config.images_per_class,
             rank=self.place.rank,
             world=self.place.world,
             start=start,
@@ -76,6 +79,11 @@ class Share:
             rank=self.place.rank,
             world=self.place.world,
         )
+
+    @property
+    def _class_weights(self) -> list[float] | None:
+        even = [1.0] * len(self.images.classes)
+        return even if self.config.balance == "sampling" else None
 
 
 def run_worker(
@@ -155,7 +163,7 @@ def prepare_network(config: TrainConfig, num_classes: int) -> Network:
     wanted = config.network
     network = build_network(wanted.backbone, num_classes, wanted.dropout, wanted.drop_path)
     load_weights(network, wanted.backbone, wanted.weights, wanted.weights_sha256)
-    return network
+    return fit_to_kind(network, config, num_classes)
 
 
 def open_images(config: TrainConfig, index: Index, cpu_limit: float | None = None) -> IndexedImages:

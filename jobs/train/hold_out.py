@@ -1,0 +1,86 @@
+"""Classes that a model is judged by and never sees in training: whether vectors tell apart what
+nobody had thought of when they were learnt.
+
+All images of such a class are taken out of every split, so none of them chooses an epoch either.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.data.index import Index
+from jobs.data.split import position
+from models.errors import ConfigError, DataError
+
+HELD_OUT = "test"  # the split that the images of held-out classes have
+LEAST = 2  # classes on either side: among images of one, any answer would be right
+
+
+@dataclass(frozen=True)
+class Divided:
+    """An index of the classes to train on, and one of those held out, if any: all its images are in
+    the split `HELD_OUT`.
+    """
+
+    trained: Index
+    held_out: Index | None
+
+
+def hold_out(index: Index, wanted: Sequence[str] | float, seed: int) -> Divided:
+    """Divide an index by class: by names, or a share of the classes, rounded, which their names and
+    the seed choose, whatever order they come in.
+
+    Raises `ConfigError` for a name that is no class, and `DataError` if fewer than two classes
+    would be left on either side.
+    """
+    names = _chosen(index.classes, wanted, seed) if isinstance(wanted, float) else tuple(wanted)
+    _check(index.classes, names)
+    if not names:
+        return Divided(index, None)
+    kept = tuple(name for name in index.classes if name not in names)
+    for side, classes in (("held out", names), ("left to train on", kept)):
+        if len(classes) < LEAST:
+            raise DataError(
+                f"embedding.held_out_classes {wanted!r}: {len(classes)} of {len(index.classes)} "
+                f"classes would be {side}, and at least {LEAST} are needed on either side; change "
+                "it, or add classes"
+            )
+    held_out = _only(index, tuple(name for name in index.classes if name in names))
+    splits = pa.array([HELD_OUT] * held_out.table.num_rows, pa.string())
+    column = held_out.table.column_names.index("split")
+    table = held_out.table.set_column(column, held_out.table.schema.field("split"), splits)
+    return Divided(_only(index, kept), replace(held_out, table=table, quarantine=(), warnings=()))
+
+
+def _chosen(classes: Sequence[str], share: float, seed: int) -> tuple[str, ...]:
+    order = sorted(classes, key=lambda name: position(name, seed))
+    return tuple(order[: round(share * len(classes))])
+
+
+def _check(classes: Sequence[str], names: Sequence[str]) -> None:
+    for name in names:
+        if name not in classes:
+            near = difflib.get_close_matches(name, classes, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"embedding.held_out_classes names {name!r}, which is no class of the images; "
+                f"{hint}there are {', '.join(map(repr, classes))}"
+            )
+
+
+def _only(index: Index, classes: tuple[str, ...]) -> Index:
+    """Return the index of some classes alone, numbered anew."""
+    numbers = np.full(len(index.classes), -1, dtype=np.int32)
+    for number, name in enumerate(classes):
+        numbers[index.classes.index(name)] = number
+    labels = numbers[index.table["label"].to_numpy()]
+    table = index.table.filter(pa.array(labels >= 0))
+    field = table.schema.field("label")
+    column = table.column_names.index("label")
+    table = table.set_column(column, field, pa.array(labels[labels >= 0], field.type))
+    return replace(index, table=table.combine_chunks(), classes=classes)
