@@ -109,7 +109,7 @@ def build_average(network: Network, decay: float) -> AveragedModel | None:
     if not decay:
         return None
 
-    def average(averaged: Any, current: Any, num_averaged: Tensor) -> None:
+    def average(averaged: Any, current: Any, num_averaged: Tensor | int) -> None:
         count = int(num_averaged)
         now = min(decay, (1 + count) / (10 + count))
         get_ema_multi_avg_fn(now)(averaged, current, num_averaged)  # type: ignore[no-untyped-call]
