@@ -237,7 +237,7 @@ def test_the_moving_average_soon_forgets_where_it_began() -> None:
         average.update_parameters(network)
         decay = min(0.999, (1 + update) / (10 + update))
         expected = float(update) if update == 0 else decay * expected + (1 - decay) * update
-    found = float(average.module.head.weight.detach()[0, 0])  # type: ignore[union-attr,index]
+    found = float(average.module.head.weight.detach()[0, 0])  # type: ignore[operator,union-attr]
     assert found == pytest.approx(expected, rel=1e-4)
     assert found > 40  # with a decay of 0.999 from the beginning it would be 1.2
 
