@@ -1,6 +1,6 @@
 """A whole run of kind `embedding`, from a configuration to a published bundle.
 
-As `jobs.train.pipeline`, whose stages it uses, but there is no right answer for a vector: the
+As `jobs.train.pipeline`, but there is no right answer for a vector: the
 exported model is judged by what its vectors find, among images that were not trained on and among
 classes that were not, beside the features that its backbone began with.
 """
@@ -35,25 +35,23 @@ from jobs.train.embedding_network import EmbeddingNetwork, ServedEmbedding
 from jobs.train.features import Extractor, open_extractor
 from jobs.train.history import EpochRecord
 from jobs.train.hold_out import HELD_OUT, hold_out
-from jobs.train.pipeline import (
-    _claimed,
-    _evaluation_split,
-    _print_parities,
-    _report_broken,
-    _timed,
-    _train,
-    new_run_id,
-    reference_images,
-)
 from jobs.train.retrieval import Retrieval, retrieve
 from jobs.train.retrieval_report import CARD, Found, embedding_card, retrieval_table
+from jobs.train.stages import (
+    evaluation_split,
+    opened_run,
+    print_parities,
+    reference_images,
+    report_broken,
+    timed,
+    train_in_sight,
+)
 from jobs.train.trainer import Trained
 from jobs.train.worker import open_images, prepare_network
 from models.bundle import Published, publish
 from models.errors import DataError
 from models.manifest import Tolerance
 from models.predictor import Predictor, open_predictor
-from models.storage import open_store
 
 BATCH = 64
 CPU = torch.device("cpu")
@@ -80,45 +78,41 @@ def run_embedding(config: TrainConfig, console: Console) -> EmbeddingOutcome:
     Raises the errors of its stages; unless it returns, nothing was published.
     """
     assert config.embedding is not None
-    run_id = config.run or new_run_id()
-    prepare_network(config, 2)
-    for uri in dict.fromkeys((config.store, config.runs)):
-        open_store(uri).check_writable()
-    with _claimed(config, run_id) as lease:
+    with opened_run(config, console) as (run_id, lease):
         return _run(config, run_id, lease, console)
 
 
 def _run(config: TrainConfig, run_id: str, lease: Lease, console: Console) -> EmbeddingOutcome:
     assert config.embedding is not None
     seconds: dict[str, float] = {}
-    with _timed(seconds, "index"):
+    with timed(seconds, "index"):
         whole = read_index(config.data, config.preprocess, console, cpu_limit=data_cpus())
-        _report_broken(config, whole.quarantine, run_id, "quarantine.jsonl", console)
+        report_broken(config, whole.quarantine, run_id, "quarantine.jsonl", console)
         divided = hold_out(whole, config.embedding.held_out_classes, config.data.split.seed)
     index, held_out = divided.trained, divided.held_out
     if held_out is not None:
         names = ", ".join(held_out.classes)
         console.print(f"held out, never trained on: {names}", highlight=False, markup=False)
-    split = _evaluation_split(config, index)
-    with _timed(seconds, "train"):
-        trained = _train(config, index, run_id, lease, console)
+    split = evaluation_split(config, index)
+    with timed(seconds, "train"):
+        trained = train_in_sight(config, index, run_id, lease, console)
     with tempfile.TemporaryDirectory(prefix="sightline-draft-") as folder:
-        with _timed(seconds, "export"):
+        with timed(seconds, "export"):
             draft = _export(config, index, trained, run_id, Path(folder))
-            _print_parities(draft, console)
-        with _timed(seconds, "evaluate"):
+            print_parities(draft, console)
+        with timed(seconds, "evaluate"):
             images = open_images(config, index, data_cpus())
             own, start = _judge(config, draft, images, split, console)
-            _report_broken(config, images.broken, run_id, f"quarantine-{split}.jsonl", console)
+            report_broken(config, images.broken, run_id, f"quarantine-{split}.jsonl", console)
             found = Found(split, own, start)
             if held_out is not None:
                 images = open_images(config, held_out, data_cpus())
                 others = _judge(config, draft, images, HELD_OUT, console)
-                _report_broken(config, images.broken, run_id, "quarantine-classes.jsonl", console)
+                report_broken(config, images.broken, run_id, "quarantine-classes.jsonl", console)
                 found = Found(split, own, start, *others, classes=held_out.classes)
             console.print(retrieval_table(found))
         lease.check()
-        with _timed(seconds, "publish"):
+        with timed(seconds, "publish"):
             published = _publish(config, index, trained, draft, found)
     console.print(f"published {published.uri}")
     return EmbeddingOutcome(published, index, held_out, split, found, trained.history, seconds)

@@ -321,7 +321,8 @@ class _Run:
         self.schedule.load_state_dict(state["schedule"])
         if tally.world != self.place.world:
             left = self.batches.num_train_batches(tally.position)
-            self.schedule.last_epoch = (tally.epoch + 1) * self.steps - left
+            whole, rest = (num_updates(n, self.config.accumulate) for n in (self.steps, left))
+            self.schedule.last_epoch = (tally.epoch + 1) * whole - rest
         self.schedule.base_lrs = [lr for lr, _ in wanted]
         factors = [factor(self.schedule.last_epoch) for factor in self.schedule.lr_lambdas]
         for group, (lr, decay), factor in zip(self._groups, wanted, factors, strict=True):
