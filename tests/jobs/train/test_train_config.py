@@ -107,7 +107,8 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_setting_of_the_recipe_is_documented() -> None:
-    rows = (ROOT / "docs" / "training.md").read_text().splitlines()
+    pages = [(ROOT / "docs" / name).read_text() for name in ("training.md", "embedding.md")]
+    rows = "\n".join(pages).splitlines()
     told = set()
     for row in rows:
         cells = row.split("|")
