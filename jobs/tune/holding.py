@@ -52,8 +52,11 @@ def holding_features(config: TrainConfig) -> ExitStack:
     """
     stack = ExitStack()
     if config.network.freeze == "backbone":
-        augment = (config.augment, config.seed) if config.network.num_views > 1 else ()
-        needs = (config.data, config.preprocess, config.network, augment)
+        network = config.network
+        augment = (config.augment, config.seed) if network.num_views > 1 else ()
+        # Not those that only the head knows, as its dropout.
+        part = (network.backbone, network.weights, network.num_views)
+        needs = (config.data, config.preprocess, part, augment)
         digest = hashlib.sha256(repr(needs).encode()).hexdigest()[:16]
         stack.enter_context(
             holding(config.runs, f"features/at-work-{digest}", "runs", float("inf"))

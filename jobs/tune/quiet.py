@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -50,7 +49,6 @@ def logged(runs: str, name: str) -> Iterator[None]:
     before = root.handlers[:]
     root.handlers[:] = [handler]
     logging.captureWarnings(True)
-    warnings.simplefilter("default")
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from cluster.environment import data_cpus
@@ -91,9 +91,11 @@ def _run(
     """Run one experiment of Tune."""
     training = pending[0].config
     workers = training.workers
-    resources = {"CPU": 0.0 if workers.num_workers else workers.cpus_per_worker}
-    if workers.use_gpu and not workers.num_workers:
-        resources["GPU"] = 1
+    # Workers of Ray Train reserve for themselves; Tune wants to reserve something all the same, and
+    # a part of a CPU would leave none whole to read images with.
+    resources: dict[str, float] = {"memory": 1 << 20}
+    if not workers.num_workers:
+        resources = {"CPU": workers.cpus_per_worker, "GPU": float(workers.use_gpu)}
     payload = {
         "configs": {trial.number: trial.config.model_dump(mode="json") for trial in pending},
         "name": config.name,
@@ -239,7 +241,7 @@ class _Follower(tune.Callback):  # type: ignore[misc]
         self._end(trial.config[NUMBER], None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial.config[NUMBER], _describe(trial.get_pickled_error() or trial.get_error()))
+        self._end(trial.config[NUMBER], _failure(trial))
 
     def _end(self, number: int, failure: str | None) -> None:
         trial = self._trials[number]
@@ -264,14 +266,22 @@ class _Follower(tune.Callback):  # type: ignore[misc]
             raise self._error
 
 
-def _describe(error: BaseException | None) -> str:
-    if error is None:
+def _failure(trial: Any) -> str:
+    """Return why a trial failed, from the files that Tune has just written on this machine: its own
+    functions look for them where they are copied to, later.
+    """
+    if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        cause = find_cause(error)
+        if cause is not None:
+            return f"{type(cause).__name__}: {cause}"
+        text = str(error)
+    elif trial.error_file and Path(trial.error_file).exists():
+        text = Path(trial.error_file).read_text()
+    else:
         return "ended without a reason"
-    cause = find_cause(error)
-    if cause is not None:
-        return f"{type(cause).__name__}: {cause}"
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "ended without a reason"
 
 
 @contextmanager
