@@ -25,16 +25,21 @@ MIN_SIMILARITY = 60  # per cent; below it a suggestion confuses more than it hel
 
 
 def load_config(
-    model: type[Model], path: str | Path | None, overrides: Sequence[str] = ()
+    model: type[Model],
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    written: str = COMMAND_LINE,
 ) -> Model:
-    """Read the file, if any, apply the overrides in their order, and validate.
+    """Read the file, if any, apply the overrides in their order, and validate. `written` is where
+    the overrides stand, for messages.
 
     Raises `ConfigError` that lists every mistake with the place it was made at, the setting's
     dotted path and its value.
     """
     origins: dict[str, str] = {}
     values = {} if path is None else _read_yaml(Path(path), origins)
-    return _validate(model, values, overrides, origins, str(path or COMMAND_LINE))
+    return _validate(model, values, overrides, origins, str(path or COMMAND_LINE), written)
 
 
 def load_section(
@@ -76,9 +81,10 @@ def _validate(
     overrides: Sequence[str],
     origins: dict[str, str],
     file: str,
+    written: str = COMMAND_LINE,
 ) -> Model:
     for override in overrides:
-        _apply(values, override, origins)
+        _apply(values, override, origins, written)
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -113,20 +119,20 @@ def _read_yaml(path: Path, origins: dict[str, str]) -> dict[str, Any]:
     return values
 
 
-def _apply(values: dict[str, Any], override: str, origins: dict[str, str]) -> None:
+def _apply(values: dict[str, Any], override: str, origins: dict[str, str], written: str) -> None:
     """Set one `a.b=value`, making the sections on the way."""
     dotted, equals, text = override.partition("=")
     names = dotted.strip().split(".")
     if not equals or not all(names):
         raise ConfigError(
-            f"override {override!r} on {COMMAND_LINE} is malformed; expected name=value or "
+            f"override {override!r} on {written} is malformed; expected name=value or "
             "section.name=value, for example optimiser.lr=1e-3"
         )
     try:
         value = yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"override {override!r} on {COMMAND_LINE}: the value {text!r} is not valid YAML; quote "
+            f"override {override!r} on {written}: the value {text!r} is not valid YAML; quote "
             "it if it has special characters"
         ) from error
     section = values
@@ -136,7 +142,7 @@ def _apply(values: dict[str, Any], override: str, origins: dict[str, str]) -> No
             below = section[name] = {}
         if not isinstance(below, dict):
             raise ConfigError(
-                f"override {override!r} on {COMMAND_LINE}: {'.'.join(names[:depth])} is "
+                f"override {override!r} on {written}: {'.'.join(names[:depth])} is "
                 f"{below!r}, which has no settings below it"
             )
         section = below
@@ -144,7 +150,7 @@ def _apply(values: dict[str, Any], override: str, origins: dict[str, str]) -> No
     path = ".".join(names)
     for known in [known for known in origins if known.startswith(f"{path}.")]:
         del origins[known]
-    origins[path] = COMMAND_LINE
+    origins[path] = written
 
 
 def _explain(

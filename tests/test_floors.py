@@ -33,6 +33,7 @@ MAY_IMPORT_RAY = {
     "jobs/train/ray_metrics.py",
     "jobs/train/ray_train.py",
     "jobs/train/worker.py",
+    "jobs/tune/sweep.py",
     "serve_app/app.py",
     "serve_app/catalog.py",
     "serve_app/directory.py",

@@ -170,12 +170,22 @@ def compute_features(
 
 @contextmanager
 def open_extractor(network: Network, device: torch.device, num_threads: int) -> Iterator[Extractor]:
-    """Give a function from uint8 images (N, H, W, 3) to float32 features (N, D)."""
+    """Give a function from uint8 images (N, H, W, 3) to float32 features (N, D). The network is
+    compiled when it is first called: where all features are found in the cache, never.
+    """
     module = FeatureNetwork(network).eval()
-    if device.type == "cpu":
-        yield _openvino_extractor(module, num_threads)
-    else:
-        yield _torch_extractor(module.to(device), device)
+    compiled: Extractor | None = None
+
+    def extract(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        nonlocal compiled
+        if compiled is None:
+            if device.type == "cpu":
+                compiled = _openvino_extractor(module, num_threads)
+            else:
+                compiled = _torch_extractor(module.to(device), device)
+        return compiled(images)
+
+    yield extract
 
 
 def _torch_extractor(module: FeatureNetwork, device: torch.device) -> Extractor:

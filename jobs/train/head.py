@@ -58,8 +58,10 @@ def fit_head(
     config: TrainConfig,
     class_names: tuple[str, ...],
     on_epoch: Callable[[EpochRecord], None],
+    on_step: Callable[[float], None] | None = None,
 ) -> list[EpochRecord]:
     """Fit `network.head` in place to the best epoch by `config.monitor`, and return the history.
+    `on_step` gets the loss of each step.
 
     Without validation images the last epoch is kept.
     """
@@ -84,8 +86,9 @@ def fit_head(
     for epoch in range(config.epochs):
         model.train()
         with train.open_rows() as rows:
-            losses = [
-                train_step(
+            losses: list[Tensor] = []
+            for ids in draw(epoch).tensor_split(steps):
+                loss = train_step(
                     model,
                     standard(rows(ids)),
                     train.labels[ids],
@@ -95,8 +98,9 @@ def fit_head(
                     clip_norm=config.optimiser.clip_norm,
                     autocast=autocast,
                 )
-                for ids in draw(epoch).tensor_split(steps)
-            ]
+                losses.append(loss)
+                if on_step is not None:
+                    on_step(float(loss))
         record = _record(model, standard, validation, class_names, epoch, losses)
         if best is None or is_better(record, history, config.monitor):
             best = (linear.weight.detach().clone(), linear.bias.detach().clone())
