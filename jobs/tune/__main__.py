@@ -23,7 +23,7 @@ from jobs.submitted import refuse_lost_results
 from jobs.train.__main__ import written_by
 from jobs.train.config import TrainConfig
 from jobs.tune.config import TuneConfig
-from jobs.tune.space import check_space
+from jobs.tune.space import check_base, check_space
 
 TRAIN = "train."
 
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         others = [text.removeprefix(TRAIN) for text in given.overrides if text.startswith(TRAIN)]
         config = load_config(TuneConfig, given.config, own)
         training = load_config(TrainConfig, config.base, others)
+        check_base(training, config.base)
         refuse_lost_results(
             {f"train.{name}": uri for name, uri in written_by(training).items()}, Path.cwd()
         )

@@ -46,6 +46,15 @@ class Trial:
     config: TrainConfig
 
 
+def check_base(training: TrainConfig, written: str) -> None:
+    """Raise `ConfigError` for a training that cannot be searched."""
+    if training.embedding is not None:
+        raise ConfigError(
+            f"{written}: kind: embedding cannot be searched yet, only the kinds that tell classes "
+            "apart; compare a few runs of jobs.train by their recall_at_1"
+        )
+
+
 def check_space(config: TuneConfig, overrides: list[str], written: str) -> None:
     """Raise `ConfigError` for names that the training does not have, naming the nearest, for values
     that it does not take, and for settings that trials have in common. `overrides` are those of the

@@ -10,7 +10,7 @@ import pytest
 from jobs.config import load_config
 from jobs.train.config import TrainConfig
 from jobs.tune.config import TuneConfig
-from jobs.tune.space import Trial, check_space, draw_trials
+from jobs.tune.space import Trial, check_base, check_space, draw_trials
 from models.errors import ConfigError
 
 BASE = """
@@ -135,6 +135,14 @@ def test_the_command_line_adds_to_the_space(tmp_path: Path) -> None:
 def test_mistakes_in_a_space_are_named(tmp_path: Path, space: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, space=f"space:\n  {space}\n")
+
+
+def test_embeddings_are_refused_before_anything_is_read() -> None:
+    with pytest.raises(ConfigError, match="base.yaml: kind: embedding cannot be searched yet"):
+        check_base(
+            TrainConfig.model_validate({"name": "x", "kind": "embedding", "data": {"uri": "."}}),
+            "base.yaml",
+        )
 
 
 @pytest.mark.parametrize("name", ["a b", "features", "x" * 91, "../up"])
