@@ -138,7 +138,7 @@ def test_mistakes_in_a_space_are_named(tmp_path: Path, space: str, message: str)
 
 
 def test_embeddings_are_refused_before_anything_is_read() -> None:
-    with pytest.raises(ConfigError, match="base.yaml: kind: embedding cannot be searched yet"):
+    with pytest.raises(ConfigError, match=r"base\.yaml: kind: embedding cannot be searched yet"):
         check_base(
             TrainConfig.model_validate({"name": "x", "kind": "embedding", "data": {"uri": "."}}),
             "base.yaml",
