@@ -4,6 +4,7 @@ afterwards. Without a terminal, a line for each trial that ends.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from jobs.train.history import EpochRecord, best_epoch
 from jobs.tune.records import Record, best_of
-from jobs.tune.space import Trial
+from jobs.tune.space import Trial, names_of
 
 REFRESHES_A_SECOND = 2
 COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red"}
@@ -113,9 +114,12 @@ def trials_table(records: Sequence[Record], monitor: str) -> Table:
     # What all trials have in common says nothing about them.
     shown = [n for n in names if len({repr(record.settings.get(n)) for record in records}) > 1]
     table = Table(title="trials, the best first", title_justify="left")
-    for column in ("trial", *shown, f"validation {monitor}", "in epoch", "epochs", "s", "end"):
+    figures = (f"validation {monitor}", "in epoch", "epochs", "s", "end")
+    for column in ("trial", *_short(shown), *figures):
         table.add_column(
-            escape(column), justify="left" if column == "end" else "right", overflow="fold"
+            escape(column.replace(" ", "\n")),
+            justify="left" if column == "end" else "right",
+            overflow="fold",
         )
     best = best_of(records)
     for record in sorted(records, key=_rank):
@@ -132,6 +136,15 @@ def trials_table(records: Sequence[Record], monitor: str) -> Table:
             style="bold" if record is best else None,
         )
     return table
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Return names without their sections, which would take the width of the table, where that
+    leaves them different.
+    """
+    short = [", ".join(one.rpartition(".")[2] for one in names_of(name)) for name in names]
+    counts = Counter(short)
+    return [s if counts[s] == 1 else name for s, name in zip(short, names, strict=True)]
 
 
 def _rank(record: Record) -> tuple[bool, float, int]:

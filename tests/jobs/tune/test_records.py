@@ -11,7 +11,7 @@ from rich.console import Console
 
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
-from jobs.tune.board import Board, trials_table
+from jobs.tune.board import Board, _short, trials_table
 from jobs.tune.records import (
     Record,
     best_of,
@@ -108,9 +108,14 @@ def test_the_table_has_the_best_first_and_only_settings_that_differ() -> None:
     )
     rows = [line for line in text.splitlines() if line.startswith("│")]
     assert [row.split()[1] for row in rows] == ["3", "1", "2"]
-    assert "optimiser.lr" in text
+    assert " lr " in text
     assert [row.split("│")[2].strip() for row in rows] == ["0.3", "0.1", "0.2"]
     assert text.count("epochs") == 1, "the column of how many a trial had; all have epochs: 4"
+
+
+def test_columns_are_named_without_sections_where_that_is_clear() -> None:
+    assert _short(["a.lr", "b.height, b.width", "epochs"]) == ["lr", "height, width", "epochs"]
+    assert _short(["a.lr", "b.lr"]) == ["a.lr", "b.lr"]
 
 
 def test_without_a_terminal_each_trial_that_ends_is_one_line() -> None:
