@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-MARGINS = {"arcface": 0.2, "cosface": 0.1}  # unless set: docs/embedding.md says what they come from
+MARGINS = {"arcface": 0.5, "cosface": 0.35}  # unless set: those of the papers, as is the scale
+SCALE = 64.0
 MAX_MARGIN = {"arcface": math.pi / 2, "cosface": 1.0}  # beyond, no angle would be good enough
 
 
@@ -22,9 +23,9 @@ class EmbeddingConfig(BaseModel):
     norm: Literal["none", "batch"] = "none"  # between the projection and unit length
     # `arcface`, `cosface`: cosine soft-max with a margin; `supcon`: supervised contrastive
     objective: Literal["arcface", "cosface", "supcon"] = "arcface"
-    # of arcface in radians (0.2 unless set), of cosface in cosine (0.1 unless set)
+    # of arcface in radians (0.5 unless set), of cosface in cosine (0.35 unless set)
     margin: float | None = Field(None, ge=0)
-    scale: float | None = Field(None, gt=0, le=256)  # of arcface and cosface: 16 unless set
+    scale: float | None = Field(None, gt=0, le=256)  # of arcface and cosface: 64 unless set
     temperature: float | None = Field(None, gt=0, le=10)  # of supcon alone: 0.1 unless set
     images_per_class: int = Field(4, ge=2, le=256)  # of supcon: so many of a class come together
     # names, or a share of the classes: never trained on, all their images are for the figures
@@ -43,7 +44,7 @@ class EmbeddingConfig(BaseModel):
     @property
     def used_scale(self) -> float:
         """What a cosine soft-max multiplies its cosines by."""
-        return 16.0 if self.scale is None else self.scale
+        return SCALE if self.scale is None else self.scale
 
     @property
     def used_temperature(self) -> float:
