@@ -1,8 +1,9 @@
 """`metrics.jsonl` in the folder of a run: a line every few steps and one per epoch.
 
 A run that goes on reads it back and drops what is beyond its position, so the file of a run that
-was interrupted has the same lines as that of one that was not. It is written whole, by a thread, at
-most every few seconds: buckets cannot append. A store that refuses it ends no training.
+was interrupted has the same lines as that of one that was not. It is written whole, by a thread: on
+a disk with each line, to a bucket, which cannot append, at most every few seconds, so that there a
+run that is killed loses the lines since. A store that refuses it ends no training.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from jobs.train.borders import Watcher
 from jobs.train.history import EpochRecord
 from jobs.train.position import Tally
 from models.errors import NotFoundError, StorageError
-from models.storage import Store
+from models.storage import Store, is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class MetricsLog(Watcher):
             place = {"epoch": self._epoch + 1, "step": self._step}
             self._lines.append(place | self._since.figures())
             self._since = _Since()
+            if not is_remote(self._store.uri):
+                self._write()
         if time.monotonic() - self._written >= SECONDS_BETWEEN:
             self._write()
 

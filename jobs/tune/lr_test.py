@@ -117,13 +117,19 @@ def _test_network(config: TrainConfig, index: Index, rise: _Rise, advance: Step)
         fit(
             prepare_network(config, len(index.classes)),
             _OneLongEpoch(Share(images, config, place, store), rise.config.steps),
-            config.model_copy(update={"epochs": 1}),
+            _at_once(config),
             class_names=index.classes,
             class_counts=images.class_totals("train"),
             checkpoints=Checkpoints(store),
             place=place,
             watcher=_Watcher(rise, advance),
         )
+
+
+def _at_once(config: TrainConfig) -> TrainConfig:
+    """Return the training as one epoch of the whole network on whole images from the beginning."""
+    network = config.network.model_copy(update={"head_epochs": 0})
+    return config.model_copy(update={"epochs": 1, "network": network, "progressive": None})
 
 
 def _test_head(config: TrainConfig, index: Index, run_id: str, rise: _Rise, advance: Step) -> None:

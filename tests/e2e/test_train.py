@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -229,7 +230,11 @@ def test_a_submitted_job_trains_on_the_cluster_and_its_log_shows_the_result(
         *("name=submitted", "data.max_broken_share=0.1", "preprocess.height=32"),
         *("preprocess.width=32", "epochs=5"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    for _ in range(6):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+        if "No available agent" not in done.stderr:  # Ray's own, which is late on a busy machine
+            break
+        time.sleep(5)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "top-1 accuracy" in done.stdout
     assert list_versions(str(tmp_path / "models"), "submitted") == [1]

@@ -219,7 +219,9 @@ def test_a_node_that_is_lost_leaves_fewer_workers_that_go_on_with_the_next_image
     folder = photos.run(run)
     checkpoint: dict[str, object] = {"every_seconds": None} if drained else {"every_steps": 2}
     workers = {"num_workers": [1, 2]}
-    config = photos.config(run, workers=workers, checkpoint=checkpoint)
+    # Long enough that it still trains when Ray knows of the loss.
+    epochs = 16 if drained else 3
+    config = photos.config(run, workers=workers, checkpoint=checkpoint, epochs=epochs)
     settings, index = photos.folder / f"{run}.yaml", photos.folder / "index.pickle"
     settings.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     index.write_bytes(pickle.dumps(photos.index))
@@ -240,10 +242,11 @@ def test_a_node_that_is_lost_leaves_fewer_workers_that_go_on_with_the_next_image
     files = sorted(path.name.partition("-")[0] for path in (folder / FOLDER).glob("*.jsonl"))
     assert files == ["0", "0", "1"], "two workers, then one"
     # Positions are those of the epoch's order, so it makes no difference who took the images.
-    assert read_samples(folder) == read_samples(photos.run("alone"))
+    samples = {at: ids for at, ids in read_samples(folder).items() if at[0] < 3}
+    assert samples == read_samples(photos.run("alone"))
     last = Checkpoints(open_store(folder / "checkpoints")).load("last")
     assert last is not None
-    assert [record["epoch"] for record in last["history"]] == [0, 1, 2]
+    assert [record["epoch"] for record in last["history"]] == list(range(epochs))
 
 
 def test_a_driver_that_is_killed_or_ended_goes_on_when_the_run_is_submitted_again(
