@@ -40,8 +40,8 @@ test-clients: $(STAMP)  ## Triton's and KServe's clients, in an environment of t
 	@$(BIN)/uv pip install --quiet --python $(CLIENTS)/bin/python -r tests/clients/requirements.txt
 	$(BIN)/python -m tests.clients.serve $(CLIENTS)/bin/python
 
-test-faults: $(STAMP)  ## what breaks under load, on purpose: killed processes, upgrades, stores, slow clients
-	$(BIN)/python -m pytest -m faults tests/faults
+test-faults: $(STAMP)  ## what breaks on purpose: killed processes, lost nodes, upgrades, stores, slow clients
+	$(BIN)/python -m pytest -m faults tests/faults tests/e2e
 
 check: $(STAMP)  ## lint, format, types, drift and the fast tests: under a minute
 	@$(MAKE) --no-print-directory --output-sync --keep-going -j2 fast-served fast-rest types lint

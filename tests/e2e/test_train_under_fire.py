@@ -208,6 +208,7 @@ def test_a_run_that_is_asked_to_stop_leaves_its_step_and_goes_on(
     assert_like(photos, "stopped", history, alone)
 
 
+@pytest.mark.faults  # a minute and a half each
 @pytest.mark.parametrize("drained", [(), ("drain",)], ids=["killed", "drained"])
 def test_a_node_that_is_lost_leaves_fewer_workers_that_go_on_with_the_next_image(
     photos: Set, alone: list[EpochRecord], drained: tuple[str, ...]
