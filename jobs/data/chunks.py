@@ -152,9 +152,10 @@ class _Run:
         for chunk in range(self._num_chunks):
             has_room = False
             while not has_room or len(running) >= self._parallel:
-                # A call to a Ray that was shut down meanwhile would start another one.
-                if self._is_stopped.is_set() or not ray.is_initialized():
+                if self._is_stopped.is_set():
                     return
+                if not ray.is_initialized():  # a call would start another one
+                    raise RuntimeError("Ray was shut down while chunks were computed")
                 if not has_room:
                     has_room = self._room.acquire(timeout=SECONDS_TO_STOP)
                 else:  # what is on another node is fetched meanwhile

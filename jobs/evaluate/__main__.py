@@ -14,22 +14,21 @@ evaluation could be made, 3 when the model is worse than --min-accuracy or
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.session import SessionOptions, open_session
-from jobs.config import load_config
-from jobs.console import make_console, readable_errors, set_up_logging
+from jobs.config import load_config, quoted
+from jobs.console import make_console, print_result, readable_errors, set_up_logging
 from jobs.data.config import DataConfig
 from jobs.data.split import SPLITS
 from jobs.evaluate.config import EvaluateConfig, EvaluateJob
 from jobs.evaluate.output import default_output
 from jobs.evaluate.report import Report, show
 from jobs.evaluate.run import ALL, evaluate_set, open_subject
-from jobs.submitted import refuse_lost_results
+from jobs.submitted import refuse_lost_results, refuse_no_unicode
 from models.errors import ConfigError
 from models.storage import open_store
 
@@ -43,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = make_console()
     set_up_logging()
     with readable_errors(console):
+        refuse_no_unicode({"SOURCE": given.source, "--out": given.out or ""})
         job = load_job(given.source, given.config, given.overrides)
         if given.against is None and (given.against_labels or given.fail_if_worse):
             raise ConfigError("--against-labels and --fail-if-worse need --against, a bundle")
@@ -63,14 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failures = find_failures(report, given)
     for failure in failures:
         console.print(f"[bold red]{failure}[/]", highlight=False)
-    print(json.dumps({**written, **result_line(report), "failed": failures}, ensure_ascii=False))
+    print_result({**written, **result_line(report), "failed": failures})
     return FAILED if failures else 0
 
 
 def load_job(source: str, config: Path | None, overrides: Sequence[str]) -> EvaluateJob:
     """Return the configuration: a training file if given, the source, overrides."""
-    # JSON text is YAML text: whatever the path has in it stays as it is.
-    uri = f"data.uri={json.dumps(source)}"
+    uri = f"data.uri={quoted(source)}"
     return load_config(EvaluateJob, config, [uri, *map(_with_section, overrides)])
 
 

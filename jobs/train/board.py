@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,6 +135,20 @@ def follow(
     watcher raises, after the workers were asked to end; `StoppedError` if they do not end by
     themselves within a minute of being asked, as where none of them has begun.
     """
+    try:
+        _follow(look, ask, is_running, watcher)
+    except BaseException as error:  # whoever ends this, as a sweep ends a trial, ends the workers
+        with suppress(Exception):  # what is raised is what counts
+            ask(Notice(str(error) or type(error).__name__, ends=True))
+        raise
+
+
+def _follow(
+    look: Callable[[], News],
+    ask: Callable[[Notice], Any],
+    is_running: Callable[[], bool],
+    watcher: Watcher,
+) -> None:
     asked: float | None = None
     while True:
         was_running = is_running()
@@ -146,11 +161,7 @@ def follow(
             raise news.failure
         if not was_running:
             return
-        try:
-            notice = watcher.notice()
-        except SightlineError as error:
-            ask(Notice(str(error), ends=True))
-            raise
+        notice = watcher.notice()
         if notice is not None and asked is None:
             ask(notice)
             asked = time.monotonic()

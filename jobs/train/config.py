@@ -298,7 +298,8 @@ class TrainConfig(_Section):
                 "balance: weights weighs a soft-max over classes, which embedding.objective: "
                 "supcon has not; set balance: sampling"
             )
-        if self.batch_size % group or self.batch_size < 2 * group:
+        is_cut = self.batch_size % group or self.batch_size < 2 * group
+        if self.network.freeze == "none" and is_cut:
             raise ValueError(
                 f"batch_size {self.batch_size} must be {group} (embedding.images_per_class) times "
                 "a whole number of classes, at least 2: supcon compares images of a class with "

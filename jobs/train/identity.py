@@ -50,22 +50,27 @@ def _filled(before: object, now: object) -> object:
     return now if before is None else before
 
 
-def _says(index: Index, column: str) -> bool:
-    return bool(index.table[column].null_count < index.table.num_rows)
-
-
-def _identity(config: TrainConfig, index: Index) -> dict[str, object]:
+def digest_of_images(index: Index) -> str:
+    """Return what changes with any image, its label, split, weight or box."""
     images = hashlib.sha256()
     said = [name for name in ("weight", "box") if _says(index, name)]
     for column in ("sha256", "label", "split", *said):
         for start in range(0, index.table.num_rows, ROWS_AT_ONCE):
             rows = index.table[column].slice(start, ROWS_AT_ONCE)
             images.update(repr(rows.to_pylist()).encode())
+    return images.hexdigest()[:16]
+
+
+def _says(index: Index, column: str) -> bool:
+    return bool(index.table[column].null_count < index.table.num_rows)
+
+
+def _identity(config: TrainConfig, index: Index) -> dict[str, object]:
     section = config.embedding
     return {
         "name": config.name,
         "classes": list(index.classes),
-        "images": images.hexdigest()[:16],
+        "images": digest_of_images(index),
         "backbone": config.network.backbone,
         "freeze": config.network.freeze,
         "preprocess": config.preprocess.model_dump(mode="json"),
@@ -81,4 +86,5 @@ def _identity(config: TrainConfig, index: Index) -> dict[str, object]:
         "has_layer_decay": config.optimiser.layer_decay < 1,
         "accumulate": config.accumulate,
         "loss": config.loss.model_dump(mode="json"),
+        "monitor": config.monitor,  # by which the best checkpoint was chosen
     }

@@ -19,6 +19,8 @@ from jobs.train.config import TrainConfig
 OF_FINE_TUNING = (
     "accumulate",
     "batch_size",
+    "checkpoint.every_seconds",
+    "checkpoint.every_steps",
     "compile",
     "network.drop_path",
     "optimiser.backbone_lr_scale",
@@ -26,6 +28,7 @@ OF_FINE_TUNING = (
     "optimiser.layer_decay",
     "precision",
     "progressive",
+    "tracking.sample_ids",
 )
 # a strength, and what has to be on for it
 STRENGTHS = {
@@ -39,7 +42,7 @@ def idle_settings(config: TrainConfig) -> list[str]:
     """Return a sentence for every group of settings that does nothing in this run, with what to
     do.
     """
-    return [*_of_the_mode(config), *_strengths(config)]
+    return [*_of_the_mode(config), *_of_the_kind(config), *_strengths(config)]
 
 
 def _of_the_mode(config: TrainConfig) -> Iterator[str]:
@@ -65,6 +68,14 @@ def _of_the_mode(config: TrainConfig) -> Iterator[str]:
         yield (
             "augment.mixup_alpha and cutmix_alpha do nothing with network.freeze: backbone: "
             "features are computed of single images; set network.freeze: none"
+        )
+
+
+def _of_the_kind(config: TrainConfig) -> Iterator[str]:
+    if config.embedding is not None and _is_changed(config, "optimiser.label_smoothing"):
+        yield (
+            "optimiser.label_smoothing does nothing with kind: embedding, which learns from images "
+            "that are alike or not; embedding.margin or .temperature make it stricter"
         )
 
 

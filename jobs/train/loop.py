@@ -79,7 +79,9 @@ def fit(
             )
         run.begin(tally, watcher)
         while len(history) < config.epochs:
-            if should_stop(history, config.monitor, config.early_stop_epochs):
+            # Not before the full size: what is better there may be worse at first.
+            grown = 0 if config.progressive is None else config.progressive.epochs
+            if should_stop(history[grown:], config.monitor, config.early_stop_epochs):
                 break
             run.train_epoch(tally, history, watcher, writer)
             record = tally.record(run.evaluate(class_names))
@@ -169,14 +171,15 @@ class _Run:
     ) -> None:
         """Run what is left of an epoch, adding to its tally, with checkpoints on the way."""
         model = self._begin(tally.epoch)
-        num_steps = tally.step + self.batches.num_train_batches(tally.position)
+        first = tally.step  # an update begins here: checkpoints lie between updates
+        num_steps = first + self.batches.num_train_batches(tally.position)
         due = Cadence(self.config.checkpoint.every_steps, self.config.checkpoint.every_seconds)
         source = Timed(self.batches.train(tally.epoch, tally.position))
         before, started = tally.seconds, time.perf_counter()
         for batch in source:
             generator = seed_step(self.config.seed, tally.epoch, tally.step, self.place.rank)
             images, labels = to_device(batch, self.place.device)
-            part = part_of(tally.step, num_steps, self.config.accumulate)
+            part = part_of(tally.step - first, num_steps - first, self.config.accumulate)
             loss = float(
                 train_step(
                     model,

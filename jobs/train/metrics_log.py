@@ -33,12 +33,12 @@ class MetricsLog(Watcher):
 
     def __init__(self, store: Store, every_steps: int, world: int) -> None:
         self._store, self._every, self._world = store, every_steps, world
-        self._lines: list[dict[str, Any]] = []
+        self._lines: list[bytes] = []
         self._epoch, self._step = 0, 0
         self._since = _Since()
         self._written = time.monotonic()
         self._changed = threading.Condition()
-        self._content: bytes | None = None
+        self._content: list[bytes] | None = None
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
         self._thread.start()
@@ -46,7 +46,7 @@ class MetricsLog(Watcher):
     def begin(self, tally: Tally, done: int, total: int) -> None:
         """Take over the lines of an earlier run, as far as this one goes on from it."""
         self._epoch, self._step = tally.epoch, tally.step
-        self._lines = [line for line in self._read() if _is_before(line, tally)]
+        self._lines = [_dump(line) for line in self._read() if _is_before(line, tally)]
         self._since = _Since()
 
     def step(self, num_images: int, loss: float, waited: float = 0.0) -> None:
@@ -57,7 +57,7 @@ class MetricsLog(Watcher):
         self._since.add(num_images * self._world, loss, waited)
         if self._step % self._every == 0:
             place = {"epoch": self._epoch + 1, "step": self._step}
-            self._lines.append(place | self._since.figures())
+            self._lines.append(_dump(place | self._since.figures()))
             self._since = _Since()
             if not is_remote(self._store.uri):
                 self._write()
@@ -72,7 +72,7 @@ class MetricsLog(Watcher):
             "waiting_share": round(record.waiting_share, 4),
         }
         validation = {f"validation_{k}": v for k, v in (record.validation or {}).items()}
-        self._lines.append({"epoch": record.epoch + 1, **figures, **validation})
+        self._lines.append(_dump({"epoch": record.epoch + 1, **figures, **validation}))
         self._epoch, self._step, self._since = record.epoch + 1, 0, _Since()
         self._write()
 
@@ -97,7 +97,7 @@ class MetricsLog(Watcher):
     def _write(self) -> None:
         self._written = time.monotonic()
         with self._changed:
-            self._content = "".join(f"{json.dumps(line)}\n" for line in self._lines).encode()
+            self._content = list(self._lines)  # the thread puts them together
             self._changed.notify_all()
 
     def _work(self) -> None:
@@ -108,7 +108,7 @@ class MetricsLog(Watcher):
             if content is None:
                 return
             try:
-                self._store.write(FILE, content)
+                self._store.write(FILE, b"".join(content))
             except StorageError as error:
                 logger.warning("%s is not up to date: %s", FILE, error)
 
@@ -133,6 +133,10 @@ class _Since:
             "images_per_second": round(self._num_images / seconds, 2),
             "waiting_share": round(min(1.0, self._waited / seconds), 4),
         }
+
+
+def _dump(line: dict[str, Any]) -> bytes:
+    return f"{json.dumps(line)}\n".encode()
 
 
 def _is_before(line: dict[str, Any], tally: Tally) -> bool:

@@ -7,7 +7,6 @@ what is reported is what is deployed.
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -53,8 +52,6 @@ from models.errors import ConfigError
 from models.kinds import find_kind
 from models.manifest import Tolerance
 from models.validation_outputs import VALIDATION, dump_outputs
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from jobs.causes import find_cause
 from jobs.data.index import Index
-from jobs.train.board import Board, BoardWatcher, follow
-from jobs.train.borders import Notice, Place, Status, Watcher
+from jobs.train.board import Board, BoardWatcher, News, follow
+from jobs.train.borders import Notice, Place, Status, StoppedError, Watcher
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.memory import explained_shortage
@@ -27,6 +27,7 @@ STEP_TIMEOUT_S = 1800
 FEATURES_TIMEOUT_S = 24 * 3600
 SECONDS_BETWEEN_DRAIN_LOOKS = 2.0
 BOARD_TIMEOUT_S = 60.0
+SECONDS_TO_END = 60.0  # for workers that were asked to
 
 
 def train_with_ray(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> None:
@@ -53,16 +54,40 @@ def train_with_ray(config: TrainConfig, index: Index, run_id: str, watcher: Watc
     # Beside the main thread, which shows the bar and takes signals.
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
-    follow(
-        lambda: ray.get(board.look.remote(), timeout=BOARD_TIMEOUT_S),
-        lambda notice: ray.get(board.ask.remote(notice), timeout=BOARD_TIMEOUT_S),
-        thread.is_alive,
-        watcher,
-    )
+    try:
+        follow(_looking(board), lambda notice: board.ask.remote(notice), thread.is_alive, watcher)
+    except BaseException:
+        thread.join(SECONDS_TO_END)  # the workers were asked to end, and hold CPUs until they do
+        raise
     if failures:  # Ray Train wraps in several classes, by where it failed
         cause = find_cause(failures[0])
         with explained_shortage(config):
             raise cause or failures[0] from failures[0]
+
+
+def _looking(board: Any) -> Callable[[], News]:
+    """Return what looks at the board. On a busy machine an answer may be late; it is waited for
+    again, since the board tells everything once.
+    """
+    import ray
+
+    waiting: list[Any] = []
+
+    def look() -> News:
+        if not waiting:
+            waiting.append(board.look.remote())
+        try:
+            news: News = ray.get(waiting[0], timeout=BOARD_TIMEOUT_S)
+        except ray.exceptions.GetTimeoutError:
+            return News()
+        except ray.exceptions.RayActorError as error:
+            raise StoppedError(
+                f"the actor that tells how the workers get on has died ({error}); they end, too"
+            ) from error
+        waiting.clear()
+        return news
+
+    return look
 
 
 def _make_trainer(config: TrainConfig, index: Any, run_id: str, board: Any) -> Any:

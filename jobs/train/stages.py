@@ -51,7 +51,7 @@ def opened_run(config: TrainConfig, console: Console) -> Iterator[tuple[str, Lea
         console.print(f"[yellow]note:[/] {note}", highlight=False)
     prepare_network(config, 2)
     check_tracking(config)
-    if config.workers.most == 0:
+    if config.workers.most == 0 and config.network.freeze == "none":
         check_compiler(config.compile)
     for uri in dict.fromkeys((config.store, config.runs)):
         open_store(uri).check_writable()
@@ -122,6 +122,8 @@ def train_in_sight(
         watcher = BarWatcher(console, advance, lease, stop, quiet_epochs=frozen)
         try:
             trained = train(config, index, run_id, watcher)
+            if stop.notice() is not None:  # when no step was left to see it
+                raise StoppedError("stopped behind the last step because of SIGTERM")
         except StoppedError as error:
             raise StoppedError(f"{error}; to go on, run again with run={run_id}") from error
     kept = trained.history[best_epoch(trained.history, config.monitor)]

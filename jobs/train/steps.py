@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -115,8 +114,3 @@ def build_average(network: Network, decay: float) -> AveragedModel | None:
         get_ema_multi_avg_fn(now)(averaged, current, num_averaged)  # type: ignore[no-untyped-call]
 
     return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
-
-
-def num_parameters(parameters: Iterable[nn.Parameter]) -> int:
-    """Count the values in parameters that are trained."""
-    return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)

@@ -32,6 +32,7 @@ from jobs.train.features import Features, scratch_folder
 from jobs.train.frozen import fit_frozen
 from jobs.train.head import HEAD_BATCH, fit_head
 from jobs.train.loop import fit
+from jobs.train.memory import explained_shortage
 from jobs.train.worker import Share, open_images, prepare_network
 from jobs.tune.config import LrTestConfig
 from jobs.tune.suggestion import RangeTest, find_divergence, suggest
@@ -102,10 +103,11 @@ def run_lr_test(
     Raises what the training raises, but for a loss that is no number, which ends the test.
     """
     rise = _Rise(test, config.optimiser.lr)
-    if config.network.freeze == "backbone":
-        _test_head(config, index, run_id, rise, advance)
-    else:
-        _test_network(config, index, rise, advance)
+    with explained_shortage(config):
+        if config.network.freeze == "backbone":
+            _test_head(config, index, run_id, rise, advance)
+        else:
+            _test_network(config, index, rise, advance)
     return rise.result()
 
 

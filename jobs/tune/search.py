@@ -7,7 +7,6 @@ training pipeline, which exports the best trial, and are of what will serve.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -24,9 +23,12 @@ from jobs.console import Advance, bar
 from jobs.data.index import Index
 from jobs.data.tables import read_index
 from jobs.train.config import TrainConfig
+from jobs.train.identity import digest_of_images
+from jobs.train.idle import idle_settings
 from jobs.train.network import build_network
 from jobs.train.pipeline import Outcome, run_training
-from jobs.train.worker import open_checkpoints, prepare_network
+from jobs.train.worker import check_tracking, open_checkpoints, prepare_network
+from jobs.train.wrapping import check_compiler
 from jobs.tune import pictures
 from jobs.tune.board import Board, trials_table
 from jobs.tune.config import TuneConfig
@@ -40,7 +42,6 @@ from models.errors import DataError, NotFoundError, SightlineError
 from models.storage import Store, open_store
 
 BEST, LR_RESULT = "best.yaml", "lr_test.json"
-ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,9 @@ def _prepare(config: TuneConfig, training: TrainConfig, trials: Sequence[Trial] 
     import timm
 
     prepare_network(training, 2)
+    check_tracking(training)
+    if not training.workers.most and training.network.freeze == "none":
+        check_compiler(training.compile)
     for backbone in dict.fromkeys(trial.config.network.backbone for trial in trials):
         if not timm.is_model(backbone):
             build_network(backbone, 2)  # says so, and names the nearest
@@ -153,22 +157,20 @@ def plan(config: TuneConfig, training: TrainConfig, console: Console) -> list[Tr
             f"trials than that, instead of {config.trials}",
             highlight=False,
         )
+    notes = dict.fromkeys(note for trial in trials for note in idle_settings(trial.config))
+    for note in notes:
+        console.print(f"[yellow]note:[/] {note}", highlight=False)
     return trials
 
 
 def _about(config: TuneConfig, training: TrainConfig, index: Index) -> dict[str, Any]:
-    images = hashlib.sha256()
-    for column in ("sha256", "label", "split"):
-        for start in range(0, index.table.num_rows, ROWS_AT_ONCE):
-            rows = index.table[column].slice(start, ROWS_AT_ONCE)
-            images.update(repr(rows.to_pylist()).encode())
     space = {name: parameter.model_dump(mode="json") for name, parameter in config.space.items()}
     return {
         "space": space,
         "seed": config.seed,
         "asha": config.asha.model_dump(mode="json"),
         "train": training.model_dump(mode="json", exclude={"run", "store", "workers", "export"}),
-        "images": images.hexdigest()[:16],
+        "images": digest_of_images(index),
     }
 
 

@@ -134,11 +134,15 @@ def num_at_once(config: TuneConfig, training: TrainConfig) -> int:
     Raises `ConfigError` if there is no room for one.
     """
     workers, found = training.workers, ray.cluster_resources()
-    count = max(1, workers.most)
-    cpus, free = count * workers.cpus_per_worker, float(found.get("CPU", 0)) - 1
-    room = [free / cpus]
-    if workers.use_gpu:
-        room.append(float(found.get("GPU", 0)) / count)
+    free = float(found.get("CPU", 0)) - 1
+
+    def room_for(count: int) -> list[float]:
+        gpus = [float(found.get("GPU", 0)) / count] if workers.use_gpu else []
+        return [free / (count * workers.cpus_per_worker), *gpus]
+
+    # Elastic workers begin with as many as there is room for; side by side, all want the most.
+    count = max(1, workers.least)
+    cpus, room = count * workers.cpus_per_worker, room_for(count)
     if min(room) < 1:
         what = "GPUs" if room[-1] < 1 and workers.use_gpu else "CPUs"
         raise ConfigError(
@@ -146,10 +150,11 @@ def num_at_once(config: TuneConfig, training: TrainConfig) -> int:
             f"), and reading images one CPU more; the cluster has {free + 1:g} CPUs and "
             f"{found.get('GPU', 0):g} GPUs. Lower train.workers, or add {what}"
         )
-    cores = data_cpus()
+    most = max(1, workers.most)
+    room, cores = room_for(most), data_cpus()
     if cores is not None and not workers.use_gpu:
-        room.append(max(1.0, cores / cpus))
-    return min(int(min(room)), config.concurrent or config.trials)
+        room.append(cores / (most * workers.cpus_per_worker))
+    return min(max(1, int(min(room))), config.concurrent or config.trials)
 
 
 def _scheduler(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from jobs.data.index import Index
 from jobs.lease import Lease
-from jobs.train.borders import Watcher
+from jobs.train.borders import Notice, Watcher
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.trainer import train
@@ -47,6 +47,10 @@ class _Reporter(Watcher):
 
     def step(self, num_images: int, loss: float, waited: float = 0.0) -> None:
         self.lease.check()
+
+    def notice(self) -> Notice | None:
+        self.lease.check()
+        return None
 
     def epoch(self, record: EpochRecord) -> None:
         self.features.close()  # the features are there

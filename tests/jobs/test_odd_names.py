@@ -26,6 +26,7 @@ from jobs.data.pack import main as pack
 from jobs.data.packed import list_packed
 from jobs.data.tar_files import find_shards
 from jobs.data.webdataset import ShardReader
+from jobs.evaluate.__main__ import load_job as load_evaluation
 from jobs.score.__main__ import main as score
 from jobs.yaml12 import Loader
 from tests.bundles import tiny_bundle
@@ -45,6 +46,7 @@ def test_a_quoted_text_is_read_as_it_is(text: str) -> None:
 
 def test_a_source_with_an_emoji_is_taken_as_it_is_written() -> None:
     assert load_job(SET, None, []).data.uri == SET
+    assert load_evaluation(SET, None, []).data.uri == SET
 
 
 @pytest.fixture

@@ -4,15 +4,13 @@ off that it would write or print.
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
-from benchmarks.training.ways.loops import Photos, loss_of, make_network, make_optimiser
+from benchmarks.training.ways.loops import Photos, load, loss_of, make_network, make_optimiser
 
 if TYPE_CHECKING:
     from benchmarks.training.trainer import Request
@@ -44,14 +42,6 @@ def run(request: Request) -> dict[str, Any]:
         def configure_optimizers(self) -> Optimizer:
             return make_optimiser(self.network)
 
-    loader = DataLoader(
-        photos,
-        batch_size=request.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=os.cpu_count() or 1,
-        persistent_workers=True,
-    )
     trainer = lightning.Trainer(
         max_epochs=request.epochs,
         accelerator="cpu",
@@ -61,5 +51,5 @@ def run(request: Request) -> dict[str, Any]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Classifier(), loader)
+    trainer.fit(Classifier(), load(photos, request.batch_size))
     return {"epochs": speeds}

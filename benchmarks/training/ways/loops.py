@@ -4,6 +4,7 @@ weights, decoded alike, and a step with nothing in it that could be left out.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW, Optimizer
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from jobs.train.network import Network, build_network
 from models.decoders import IMAGE_SUFFIXES
@@ -42,6 +43,19 @@ class Photos(Dataset[Any]):
     def __getitem__(self, number: int) -> tuple[Any, int]:
         path = self._paths[number]
         return prepare(path.read_bytes(), self._spec), self.classes.index(path.parent.name)
+
+
+def load(photos: Photos, batch_size: int) -> DataLoader[Any]:
+    """Return PyTorch's loader with a process for each core, which live as long as it does."""
+    return DataLoader(
+        photos,
+        batch_size=batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=os.cpu_count() or 1,
+        persistent_workers=True,
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 def make_network(request: Request, num_classes: int) -> Network:

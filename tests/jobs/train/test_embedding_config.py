@@ -62,3 +62,6 @@ def test_only_what_compares_images_of_a_batch_needs_several_of_a_class() -> None
     assert make_config(embedding={"objective": "cosface"}).images_per_class is None
     contrastive = {"objective": "supcon", "images_per_class": 8}
     assert make_config(embedding=contrastive).images_per_class == 8
+    # Features have batches of their own.
+    frozen = {"batch_size": 20, "network": {"freeze": "backbone"}}
+    assert make_config(embedding=contrastive, **frozen).images_per_class == 8

@@ -41,12 +41,14 @@ def test_what_only_fine_tuning_uses_is_listed_beside_a_frozen_backbone() -> None
     changes: dict[str, Any] = {
         "accumulate": 2,
         "batch_size": 16,
+        "checkpoint": {"every_seconds": 30.0, "every_steps": 5},
         "compile": True,
         "network": {"drop_path": 0.1},
         "optimiser": {"backbone_lr_scale": 0.5, "ema_decay": 0.9, "layer_decay": 0.9},
         "precision": "bf16",
         "preprocess": {"height": 64, "width": 64},
         "progressive": {"start_size": 32, "epochs": 1},
+        "tracking": {"sample_ids": True},
     }
     assert idle_settings(make_config(**changes)) == []
     (note,) = idle_settings(make_config(**{**changes, "network": {"drop_path": 0.1, **FROZEN}}))

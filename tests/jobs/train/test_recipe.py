@@ -318,6 +318,16 @@ def test_images_grow_to_their_full_size_and_are_evaluated_at_it(tmp_path: Path) 
     assert set(sizes[False]) == {(64, 64)}
 
 
+def test_no_run_ends_early_before_the_full_size(tmp_path: Path) -> None:
+    config = config_of(
+        epochs=8,
+        early_stop_epochs=1,
+        optimiser={"lr": 1e-12},  # no epoch is better than the first
+        progressive={"start_size": 32, "epochs": 4},
+    )
+    assert len(run(config, tmp_path)[1]) == 4 + 2
+
+
 def test_sizes_grow_in_equal_parts_by_multiples_of_32() -> None:
     config = make_config(
         preprocess={"height": 224, "width": 320},

@@ -249,6 +249,20 @@ def test_a_watcher_that_raises_has_the_workers_end() -> None:
     assert asked.ends
 
 
+def test_whoever_ends_the_watching_ends_the_workers() -> None:
+    class Ended(Watcher):
+        def epoch(self, record: EpochRecord) -> None:
+            raise SystemExit(0)  # as Ray Tune ends a trial
+
+    board = Board()
+    board.report(None, [RECORD])
+    with pytest.raises(SystemExit):
+        follow(board.look, board.ask, lambda: True, Ended())
+    asked = board.report(None, [])
+    assert asked is not None
+    assert asked.ends
+
+
 def test_a_node_that_goes_away_is_told_once() -> None:
     worker = BoardWatcher(lambda status, records: None, draining=lambda: "node 12 goes away")
     assert worker.notice() == Notice("node 12 goes away", ends=False)
