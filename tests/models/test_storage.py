@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import pickle
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
 
 from models.errors import AlreadyExistsError, ConfigError, NotFoundError, StorageError
 from models.storage import Store, open_store, read_uri, split_uri
 from tests.conftest import S3Server
+from tests.outages import Outage
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
@@ -158,54 +156,14 @@ def test_a_uri_of_one_object_is_split_and_read(tmp_path: Path) -> None:
     assert split_uri("s3://b/a/w.pt") == ("s3://b/a", "w.pt")
 
 
-class Outage(ThreadingHTTPServer):
-    """Passes requests on to an S3 server, but answers 503 until a moment that each test sets."""
-
-    daemon_threads = True
-
-    def __init__(self, behind: str) -> None:
-        super().__init__(("127.0.0.1", 0), Passing)
-        self.behind = behind
-        self.ends = 0.0
-        self.num_refused = 0
-
-
-class Passing(BaseHTTPRequestHandler):
-    server: Outage
-
-    def do_GET(self) -> None:
-        if time.monotonic() < self.server.ends:
-            self.server.num_refused += 1
-            self._send(503, {}, b"<Error><Code>SlowDown</Code></Error>")
-            return
-        headers = {name: value for name, value in self.headers.items() if name != "Host"}
-        answer = httpx.get(f"{self.server.behind}{self.path}", headers=headers)
-        self._send(answer.status_code, dict(answer.headers), answer.content)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
 @pytest.mark.slow
 def test_a_patient_store_outlives_a_bucket_that_answers_503(
     s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = s3_server.make_bucket("busy")
     Store(bucket).write("a/b", b"0123456789")
-    with Outage(s3_server.endpoint) as outage:
-        threading.Thread(target=outage.serve_forever, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{outage.server_port}")
+    with Outage.before(s3_server.endpoint) as outage:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", outage.endpoint)
         outage.ends = time.monotonic() + 15
         with pytest.raises(StorageError):
             Store(bucket).read("a/b")
@@ -216,7 +174,6 @@ def test_a_patient_store_outlives_a_bucket_that_answers_503(
         assert time.monotonic() > outage.ends
         assert outage.num_refused > 6
         assert [entry.key for entry in store.list()] == ["a/b"]
-        outage.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from models.errors import StorageError
 from models.storage import Store, open_store
 from tests.conftest import S3Server
 from tests.jobs.train.test_loop import Notes, make_config, run
+from tests.outages import Outage
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -237,21 +238,23 @@ def test_a_writer_killed_at_any_moment_leaves_the_last_one_whole(
     assert "damaged" not in caplog.text
 
 
-def test_a_bucket_that_fails_for_a_while_is_waited_for(s3_server: S3Server) -> None:
-    """The server is stopped, and comes back 8 s later with nothing in it."""
+@pytest.mark.slow
+def test_a_bucket_that_fails_for_a_while_is_waited_for(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     uri = s3_server.make_bucket(f"checkpoints-{uuid4().hex[:8]}")
-    checkpoints = Checkpoints(open_store(f"{uri}/run", is_patient=True))
-    checkpoints.save(state(1), next_epoch=1)
-    s3_server.stop()
-    with CheckpointWriter(checkpoints) as writer:
-        try:
+    with Outage.before(s3_server.endpoint) as outage:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", outage.endpoint)
+        checkpoints = Checkpoints(open_store(f"{uri}/run", is_patient=True))
+        checkpoints.save(state(1), next_epoch=1)
+        outage.ends = time.monotonic() + 8
+        with CheckpointWriter(checkpoints) as writer:
             writer.save(state(2), next_epoch=2)
-            time.sleep(8)
+            time.sleep(4)
             writer.check()
             assert writer.is_busy
-        finally:
-            s3_server.start()
-            s3_server.make_bucket(uri.removeprefix("s3://"))
-    found = checkpoints.load_last()
-    assert found is not None
-    assert int(found[1]["number"]) == 2
+        assert time.monotonic() > outage.ends
+        assert outage.num_refused > 3
+        found = checkpoints.load_last()
+        assert found is not None
+        assert int(found[1]["number"]) == 2
