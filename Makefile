@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-clients test-faults check lint types fast-served fast-rest bench lock clean
+.PHONY: help demo serve test test-clients test-faults check lint types fast-served fast-train fast-rest bench lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -44,7 +44,7 @@ test-faults: $(STAMP)  ## what breaks on purpose: killed processes, lost nodes, 
 	$(BIN)/python -m pytest -m faults tests/faults tests/e2e
 
 check: $(STAMP)  ## lint, format, types, drift and the fast tests: under a minute
-	@$(MAKE) --no-print-directory --output-sync --keep-going -j2 fast-served fast-rest types lint
+	@$(MAKE) --no-print-directory --output-sync --keep-going -j2 fast-served fast-train fast-rest types lint
 
 lint:
 	$(BIN)/ruff check .
@@ -54,16 +54,21 @@ lint:
 types:
 	$(BIN)/mypy
 
-# The fast tests in two processes that take about as long as each other. Those of models and serving do without torch, which
-# takes ten seconds to load. Both keep what Python and pytest compile of our files, whatever the environment says: compiling it
+# The fast tests in three processes, two at once. Those of models and serving do without torch, which takes ten seconds to load.
+# All keep what Python and pytest compile of our files, whatever the environment says: compiling it
 # anew takes five seconds a process.
 FAST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -m "not ray and not e2e and not slow"
 
 fast-served:
 	$(FAST) tests/models tests/serve_app tests/cluster
 
+TRAINING := tests/jobs/train tests/jobs/tune tests/jobs/evaluate tests/benchmarks
+
+fast-train:
+	$(FAST) $(TRAINING)
+
 fast-rest:
-	$(FAST) --ignore=tests/models --ignore=tests/serve_app --ignore=tests/cluster --ignore=tests/e2e --ignore=tests/faults
+	$(FAST) $(patsubst %,--ignore=%,tests/models tests/serve_app tests/cluster tests/e2e tests/faults $(TRAINING))
 
 bench: $(STAMP)  ## the quick serving benchmark; others: python -m benchmarks.NAME
 	$(BIN)/python -m benchmarks.serving --quick

@@ -12,7 +12,7 @@ from benchmarks.apart import ApartFailure, run_apart, shared_environment
 from benchmarks.environments import EnvironmentFailure
 from benchmarks.serving.rounds import FAILED, Contestant, measure_rounds
 from benchmarks.serving.steps import Figures, Steps
-from benchmarks.training.plan import LIGHTNING_PACKAGES, LIGHTNING_PINNED, Entry, Setting
+from benchmarks.training.plan import LIGHTNING_PACKAGES, LIGHTNING_PINNED, NO_SCRIPT, Entry, Setting
 from benchmarks.training.trainer import Request
 
 TRAINING, RESUMING = "training", "resuming"
@@ -81,6 +81,8 @@ class Waves:
         }
 
     def _run(self, entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
+        if entry.module == "timm_script" and "script" not in options:
+            raise ApartFailure(NO_SCRIPT)
         pace = self._setting.pace
         request = Request(
             module=entry.module,

@@ -45,7 +45,7 @@ def run(request: Request) -> dict[str, Any]:
     """Train; with `options["dies_at"]` only to that step, of all, counted from 1."""
     options = request.options
     config = make_config(request)
-    cpus = max(4, usable_cores(), request.workers + 2)
+    cpus = usable_cores() + request.workers + 2
     with open_session(SessionOptions(connect=False, num_cpus=cpus)):
         index = build_index(config.data, config.preprocess, cpu_limit=data_cpus())
         watcher = _Resumed(request.batch_size, options.get("dies_at"))
@@ -73,7 +73,11 @@ def make_config(request: Request) -> TrainConfig:
             "preprocess": {"height": request.side, "width": request.side},
             "network": {"backbone": request.backbone, "weights": "none"},
             "optimiser": {"lr": 1e-4, "backbone_lr_scale": 1.0},
-            "workers": {"num_workers": request.workers},
+            # A worker computes on as many threads as it has CPUs.
+            "workers": {
+                "num_workers": request.workers,
+                "cpus_per_worker": max(1, usable_cores() // world),
+            },
             "checkpoint": {
                 "every_steps": options.get("every_steps"),
                 "every_seconds": None if "every_steps" in options else 60.0,
