@@ -41,7 +41,7 @@ test-clients: $(STAMP)  ## Triton's and KServe's clients, in an environment of t
 	$(BIN)/python -m tests.clients.serve $(CLIENTS)/bin/python
 
 test-faults: $(STAMP)  ## what breaks on purpose: killed processes, lost nodes, upgrades, stores, slow clients
-	$(BIN)/python -m pytest -m faults tests/faults tests/e2e
+	$(BIN)/python -m pytest -m faults tests/faults tests/e2e tests/jobs/tune
 
 check: $(STAMP)  ## lint, format, types, drift and the fast tests: under a minute
 	@$(MAKE) --no-print-directory --output-sync --keep-going -j2 fast-served fast-train fast-rest types lint

@@ -188,6 +188,7 @@ def test_a_worker_that_is_killed_changes_nothing(photos: Set, alone: list[EpochR
     assert_like(photos, "worker", history, alone)
 
 
+@pytest.mark.faults  # a minute
 def test_a_run_that_is_asked_to_stop_leaves_its_step_and_goes_on(
     photos: Set, alone: list[EpochRecord]
 ) -> None:
@@ -250,6 +251,7 @@ def test_a_node_that_is_lost_leaves_fewer_workers_that_go_on_with_the_next_image
     assert [record["epoch"] for record in last["history"]] == list(range(epochs))
 
 
+@pytest.mark.faults  # a minute
 def test_a_driver_that_is_killed_or_ended_goes_on_when_the_run_is_submitted_again(
     photos: Set, alone: list[EpochRecord]
 ) -> None:

@@ -95,6 +95,7 @@ def training_config(folder: Path, **changes: object) -> TrainConfig:
     return TrainConfig.model_validate({**values, **changes})
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(2 * SECONDS)
 def test_a_sweep_killed_in_the_middle_keeps_its_trials_and_publishes_the_best(
     ray_session: Session,
