@@ -14,19 +14,22 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from models.errors import AlreadyExistsError, ConfigError, NotFoundError, StorageError
-from models.storage import Store, is_remote
+from models.storage import Store, is_remote, open_store
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "lock-"
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 30.0  # without a beat
+SECONDS_BETWEEN = 0.5  # attempts at a lease that another one holds
 
 
 # Those that this process holds, by store and number: a full disk may keep what it has released from
@@ -161,6 +164,32 @@ def _refusal(store: Store, number: int, option: str) -> ConfigError:
         f"another run (process {holder.get('pid')} on {holder.get('host')}) is writing this output "
         f"now, in {store.uri}; wait for it, end it, or give another {option}"
     )
+
+
+@contextmanager
+def holding(runs: str, folder: str, option: str, patience_seconds: float = 0.0) -> Iterator[Lease]:
+    """Hold a folder below the runs. Raises `ConfigError`, with the advice to give another `option`,
+    when somebody else holds it, and still does after so many seconds.
+    """
+    store = open_store(runs).child(f"{folder}/lock")
+    if not is_remote(store.uri):
+        Path(store.uri).mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            lease = acquire(store, option)
+            break
+        except ConfigError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(SECONDS_BETWEEN)
+    try:
+        yield lease
+    finally:
+        lease.release(forget=True)
+        if not is_remote(store.uri):
+            with suppress(OSError):  # another one may have begun in it
+                Path(store.uri).rmdir()
 
 
 def _numbers(store: Store) -> list[int]:

@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name = f"{backbone}{', compiled' if is_compiled else ''}"
             try:
                 measured = _measure(backbone, work, is_compiled=is_compiled)
-            except Exception as error:
+            except Exception as error:  # one network of several: the reason is in the report
                 report.failures[name] = str(error)[-700:]
                 continue
             for where, values in measured.items():

@@ -15,7 +15,7 @@ from cluster.session import SessionOptions, open_session
 from jobs.config import load_config
 from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.submitted import refuse_lost_results
-from jobs.train.config import TrainConfig
+from jobs.train.config import TrainConfig, written_by
 from jobs.train.embedding_run import run_embedding
 from jobs.train.pipeline import run_training
 
@@ -45,11 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     print(json.dumps(line))
     return 0
-
-
-def written_by(config: TrainConfig) -> dict[str, str]:
-    """Return where a run reads and writes, by setting."""
-    return {"store": config.store, "runs": config.runs, "data.uri": config.data.uri}
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ class CheckpointWriter:
     ) -> None:
         try:
             self.flush(None if error is None else SECONDS_AFTER_AN_ERROR)
-        except Exception as own:
+        except Exception as own:  # must not hide what ended the training
             if error is None:
                 raise
             if own is not error:  # which is the one to tell

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 Which = Literal["last", "best"]
 State = dict[str, Any]
 BEST = "best.json"
+OLD_LAST = "last.json"
 STATE, MARKER = ".pt", ".json"
 
 
@@ -150,6 +151,11 @@ class Checkpoints:
             keys = [entry.key for entry in self.store.list()]
         except NotFoundError:
             return []
+        if OLD_LAST in keys:
+            raise StorageError(
+                f"{self.store.uri}/{OLD_LAST} is of an older version of Sightline, which kept no "
+                "step; give the run another name to start anew, or delete that folder"
+            )
         names = (key.removesuffix(suffix) for key in keys if key.endswith(suffix) and key != BEST)
         return sorted(names, reverse=True)
 

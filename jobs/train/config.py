@@ -356,3 +356,10 @@ class TrainConfig(_Section):
                 f"input of {self.preprocess.height} x {self.preprocess.width}; lower it, or leave "
                 "progressive out"
             )
+
+
+def written_by(config: TrainConfig) -> dict[str, str]:
+    """Return where a run reads and writes, by setting."""
+    places = {"store": config.store, "runs": config.runs, "data.uri": config.data.uri}
+    tracking = config.tracking.mlflow_uri
+    return places if tracking is None else {**places, "tracking.mlflow_uri": tracking}

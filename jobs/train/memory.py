@@ -30,7 +30,7 @@ def explained_shortage(config: TrainConfig) -> Iterator[None]:
         yield
     except OutOfMemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # of torch, Python or Ray, and what is none of these goes on
         for cause in walk(error):
             advice = _advice(cause, config)
             if advice is not None:

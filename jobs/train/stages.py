@@ -7,10 +7,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice, zip_longest
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,7 @@ from jobs.data.places import Place, places_of, read_place
 from jobs.data.quarantine import Broken, keep_quarantine
 from jobs.data.tables import print_broken
 from jobs.export.exporter import Draft
-from jobs.lease import Lease, acquire
+from jobs.lease import Lease, holding
 from jobs.train.bar import BarWatcher
 from jobs.train.borders import StoppedError
 from jobs.train.config import TrainConfig
@@ -35,7 +34,7 @@ from jobs.train.worker import check_tracking, open_images, prepare_network
 from jobs.train.wrapping import check_compiler
 from models.errors import DataError, ImageError, NotFoundError
 from models.preprocess import Box, prepare
-from models.storage import is_remote, open_store
+from models.storage import open_store
 
 
 @contextmanager
@@ -55,24 +54,8 @@ def opened_run(config: TrainConfig, console: Console) -> Iterator[tuple[str, Lea
         check_compiler(config.compile)
     for uri in dict.fromkeys((config.store, config.runs)):
         open_store(uri).check_writable()
-    with _claimed(config, run_id) as lease:
+    with holding(config.runs, run_id, "run") as lease:
         yield run_id, lease
-
-
-@contextmanager
-def _claimed(config: TrainConfig, run_id: str) -> Iterator[Lease]:
-    """Hold the name of the run."""
-    store = open_store(config.runs).child(f"{run_id}/lock")
-    if not is_remote(store.uri):
-        Path(store.uri).mkdir(parents=True, exist_ok=True)
-    lease = acquire(store, "run")
-    try:
-        yield lease
-    finally:
-        lease.release(forget=True)
-        if not is_remote(store.uri):
-            with suppress(OSError):  # another run may have begun in it
-                Path(store.uri).rmdir()
 
 
 def new_run_id() -> str:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from jobs.data.index import Index
 from jobs.train.borders import Place, Watcher
 from jobs.train.config import TrainConfig
@@ -19,8 +17,7 @@ from jobs.train.embedding_network import fit_to_kind
 from jobs.train.history import EpochRecord
 from jobs.train.identity import claim_run
 from jobs.train.network import Network, build_network
-from jobs.train.worker import open_checkpoints, prepare_network, run_worker
-from models.errors import ConfigError
+from jobs.train.worker import find_device, open_checkpoints, prepare_network, run_worker
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def train(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> T
     # wrong names and weights show before workers start
     network = prepare_network(config, len(index.classes))
     if config.workers.most == 0:
-        place = Place(_device(config))
+        place = Place(find_device(config))
         run_worker(config, index, run_id, network, place, watcher)
     else:
         from jobs.train.ray_train import train_with_ray
@@ -55,11 +52,3 @@ def train(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> T
     network.load_state_dict(best["served"])
     history = [EpochRecord(**record) for record in (checkpoints.load("last") or best)["history"]]
     return Trained(network.eval(), history)
-
-
-def _device(config: TrainConfig) -> torch.device:
-    if not config.workers.use_gpu:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError("workers.use_gpu is true, but torch finds no CUDA device on this machine")
-    return torch.device("cuda")

@@ -29,6 +29,7 @@ from jobs.train.network import Network, build_network
 from jobs.train.ray_metrics import RayGauges
 from jobs.train.samples import check_recordable, recorded
 from jobs.train.weights import load_weights
+from models.errors import ConfigError
 from models.storage import Store, open_store
 
 logger = logging.getLogger(__name__)
@@ -164,6 +165,15 @@ def prepare_network(config: TrainConfig, num_classes: int) -> Network:
     network = build_network(wanted.backbone, num_classes, wanted.dropout, wanted.drop_path)
     load_weights(network, wanted.backbone, wanted.weights, wanted.weights_sha256)
     return fit_to_kind(network, config, num_classes)
+
+
+def find_device(config: TrainConfig) -> torch.device:
+    """Return what this process computes on. Raises `ConfigError` for a GPU that is not there."""
+    if not config.workers.use_gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("workers.use_gpu is true, but torch finds no CUDA device on this machine")
+    return torch.device("cuda")
 
 
 def open_images(config: TrainConfig, index: Index, cpu_limit: float | None = None) -> IndexedImages:

@@ -20,8 +20,7 @@ from cluster.session import SessionOptions, open_session
 from jobs.config import load_config
 from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.submitted import refuse_lost_results
-from jobs.train.__main__ import written_by
-from jobs.train.config import TrainConfig
+from jobs.train.config import TrainConfig, written_by
 from jobs.tune.config import TuneConfig
 from jobs.tune.space import check_base, check_space
 

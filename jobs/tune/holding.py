@@ -1,49 +1,12 @@
-"""Names that only one process writes to at a time: the folder of a sweep, the run of a trial, and
-features that several trials need at once.
-"""
+"""Features that several trials need at once, and only one computes."""
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack
 
-from jobs.lease import Lease, acquire
+from jobs.lease import holding
 from jobs.train.config import TrainConfig
-from models.errors import ConfigError
-from models.storage import is_remote, open_store
-
-SECONDS_BETWEEN = 0.5
-# A trial of a sweep whose process was killed ends a moment later than that.
-PATIENCE_SECONDS = 60.0
-
-
-@contextmanager
-def holding(runs: str, folder: str, option: str, patience_seconds: float = 0.0) -> Iterator[Lease]:
-    """Hold a folder below the runs. Raises `ConfigError`, with the advice to give another `option`,
-    when somebody else holds it, and still does after so many seconds.
-    """
-    store = open_store(runs).child(f"{folder}/lock")
-    if not is_remote(store.uri):
-        Path(store.uri).mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            lease = acquire(store, option)
-            break
-        except ConfigError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(SECONDS_BETWEEN)
-    try:
-        yield lease
-    finally:
-        lease.release(forget=True)
-        if not is_remote(store.uri):
-            with suppress(OSError):  # another one may have begun in it
-                Path(store.uri).rmdir()
 
 
 def holding_features(config: TrainConfig) -> ExitStack:

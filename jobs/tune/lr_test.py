@@ -33,10 +33,10 @@ from jobs.train.frozen import fit_frozen
 from jobs.train.head import HEAD_BATCH, fit_head
 from jobs.train.loop import fit
 from jobs.train.memory import explained_shortage
-from jobs.train.worker import Share, open_images, prepare_network
+from jobs.train.worker import Share, find_device, open_images, prepare_network
 from jobs.tune.config import LrTestConfig
 from jobs.tune.suggestion import RangeTest, find_divergence, suggest
-from models.errors import ConfigError, NotFoundError
+from models.errors import NotFoundError
 from models.storage import open_store
 
 Step = Callable[[int], None]
@@ -112,14 +112,14 @@ def run_lr_test(
 
 
 def _test_network(config: TrainConfig, index: Index, rise: _Rise, advance: Step) -> None:
-    place = Place(_device(config))
+    place = Place(find_device(config))
     images = open_images(config, index, data_cpus())
     with tempfile.TemporaryDirectory(prefix="sightline-lr-") as folder, rise.setting():
         store = open_store(folder)
         fit(
             prepare_network(config, len(index.classes)),
             _OneLongEpoch(Share(images, config, place, store), rise.config.steps),
-            _at_once(config),
+            at_once(config),
             class_names=index.classes,
             class_counts=images.class_totals("train"),
             checkpoints=Checkpoints(store),
@@ -128,7 +128,7 @@ def _test_network(config: TrainConfig, index: Index, rise: _Rise, advance: Step)
         )
 
 
-def _at_once(config: TrainConfig) -> TrainConfig:
+def at_once(config: TrainConfig) -> TrainConfig:
     """Return the training as one epoch of the whole network on whole images from the beginning."""
     network = config.network.model_copy(update={"head_epochs": 0})
     return config.model_copy(update={"epochs": 1, "network": network, "progressive": None})
@@ -179,24 +179,13 @@ def _features(config: TrainConfig, index: Index, run_id: str, path: Path) -> Fea
                 Checkpoints(open_store(folder)),
                 network,
                 run_id,
-                Place(_device(config)),
+                Place(find_device(config)),
                 _Watcher(None, lambda count: None),
             )
     try:
         return cache.load(key, path)
     except NotFoundError:  # some images could not be read this time
         return cache.load(f"{key}-{run_id}", path)
-
-
-def _device(config: TrainConfig) -> torch.device:
-    if not config.workers.use_gpu:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            "train.workers.use_gpu is true, but torch finds no CUDA device on this machine, where "
-            "the range test runs"
-        )
-    return torch.device("cuda")
 
 
 @dataclass(frozen=True)

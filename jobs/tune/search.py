@@ -22,6 +22,7 @@ from cluster.environment import data_cpus
 from jobs.console import Advance, bar
 from jobs.data.index import Index
 from jobs.data.tables import read_index
+from jobs.lease import holding
 from jobs.train.config import TrainConfig
 from jobs.train.identity import digest_of_images
 from jobs.train.idle import idle_settings
@@ -32,7 +33,7 @@ from jobs.train.wrapping import check_compiler
 from jobs.tune import pictures
 from jobs.tune.board import Board, trials_table
 from jobs.tune.config import TuneConfig
-from jobs.tune.holding import holding, holding_features
+from jobs.tune.holding import holding_features
 from jobs.tune.lr_test import run_lr_test
 from jobs.tune.records import Record, best_of, claim_sweep, read_records, write_record
 from jobs.tune.space import Trial, draw_trials

@@ -9,15 +9,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from jobs.data.index import Index
-from jobs.lease import Lease
+from jobs.lease import Lease, holding
 from jobs.train.borders import Notice, Watcher
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.trainer import train
 from jobs.train.worker import open_checkpoints
-from jobs.tune.holding import PATIENCE_SECONDS, holding, holding_features
+from jobs.tune.holding import holding_features
 
 Report = Callable[[EpochRecord], None]
+
+# A trial of a sweep whose process was killed ends a moment later than that.
+PATIENCE_SECONDS = 60.0
 
 
 def run_trial(config: TrainConfig, index: Index, run_id: str, report: Report) -> None:

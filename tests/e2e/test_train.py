@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -24,7 +27,8 @@ from jobs.data.index import build_index
 from jobs.evaluate.config import EvaluateJob
 from jobs.evaluate.outputs import collect
 from jobs.evaluate.run import evaluate_set, open_subject
-from jobs.train.borders import Place, Watcher
+from jobs.train import stages, trainer
+from jobs.train.borders import Place, StoppedError, Watcher
 from jobs.train.config import TrainConfig
 from jobs.train.pipeline import Outcome, run_training
 from jobs.train.worker import open_images, prepare_network, run_worker
@@ -238,6 +242,21 @@ def test_a_submitted_job_trains_on_the_cluster_and_its_log_shows_the_result(
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "top-1 accuracy" in done.stdout
     assert list_versions(str(tmp_path / "models"), "submitted") == [1]
+
+
+def test_sigterm_when_no_step_is_left_to_see_it_still_ends_the_run(
+    ray_session: Session, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_and_be_ended(*arguments: Any) -> Any:
+        trained = trainer.train(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return trained
+
+    monkeypatch.setattr(stages, "train", train_and_be_ended)
+    network = {"backbone": "mobilenetv3_small_050", "weights": "none", "freeze": "backbone"}
+    with pytest.raises(StoppedError, match="because of SIGTERM; to go on, run again with run=late"):
+        train(bucket, "late", run="late", network=network)
+    assert list_versions(f"{bucket}/models", "late") == []
 
 
 def test_the_whole_network_is_trained_in_this_process_and_keeps_outputs_for_label_maps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import signal
@@ -236,6 +237,16 @@ def test_a_writer_killed_at_any_moment_leaves_the_last_one_whole(
         Checkpoints(open_store(folder)).save(whole, next_epoch=1)
         assert len(list(folder.iterdir())) <= 4, "what the kill left is cleared away"
     assert "damaged" not in caplog.text
+
+
+def test_checkpoints_of_an_older_version_are_refused_and_kept(tmp_path: Path) -> None:
+    old = {"path": "epoch-00002.pt", "bytes": 3, "sha256": "0", "next_epoch": 2, "score": 0.5}
+    (tmp_path / "last.json").write_text(json.dumps(old))
+    (tmp_path / "epoch-00002.pt").write_bytes(b"old")
+    checkpoints = Checkpoints(open_store(tmp_path))
+    with pytest.raises(StorageError, match=r"of an older version .* another name"):
+        checkpoints.load("last")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-00002.pt", "last.json"]
 
 
 @pytest.mark.slow

@@ -53,6 +53,9 @@ def test_the_same_run_goes_on_with_other_epochs(tmp_path: Path) -> None:
         (make_index(), {"batch_size": 32}, "batch_size"),
         (make_index(), {"seed": 3}, "seed"),
         (make_index(), {"kind": "embedding"}, "embedding"),
+        (make_index(), {"monitor": "loss"}, "monitor"),
+        (make_index(), {"accumulate": 2}, "accumulate"),
+        (make_index(), {"loss": {"kind": "focal"}}, "loss"),
     ],
 )
 def test_a_name_used_for_something_else_is_refused(

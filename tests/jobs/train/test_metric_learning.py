@@ -135,6 +135,15 @@ def test_class_weights_move_the_loss_towards_the_heavy_class() -> None:
     assert float(objective(given, LABELS).detach()) > 2 * before
 
 
+def test_a_weighed_loss_of_a_batch_is_the_mean_of_those_of_its_halves() -> None:
+    objective = CosineSoftmax(4, 3, EmbeddingConfig())
+    objective.weight.data = torch.eye(4)[:3]
+    weigh_classes(objective, torch.tensor([1.0, 1.0, 10.0]))
+    given = vectors(0.6)
+    halves = [float(objective(given[k : k + 3], LABELS[k : k + 3]).detach()) for k in (0, 3)]
+    assert sum(halves) / 2 == pytest.approx(float(objective(given, LABELS).detach()))
+
+
 def test_mixed_images_are_refused_with_the_setting() -> None:
     shares = torch.full((6, 3), 1 / 3)
     with pytest.raises(ConfigError, match="turn mixing off in augment"):

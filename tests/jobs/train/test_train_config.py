@@ -14,8 +14,7 @@ from pydantic import BaseModel
 
 from jobs.config import load_config
 from jobs.submitted import refuse_lost_results
-from jobs.train.__main__ import written_by
-from jobs.train.config import TrainConfig
+from jobs.train.config import TrainConfig, written_by
 from models.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent.parent

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import jobs.tune.holding
+import jobs.lease
+from jobs.lease import holding
 from jobs.train.config import TrainConfig
-from jobs.tune.holding import holding, holding_features
+from jobs.tune.holding import holding_features
 from models.errors import ConfigError
 
 
@@ -37,7 +38,7 @@ def config(folder: Path, **network: object) -> TrainConfig:
 def test_a_trial_waits_for_one_that_needs_the_same_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: dict[str, object], waits: bool
 ) -> None:
-    monkeypatch.setattr(jobs.tune.holding, "SECONDS_BETWEEN", 0.01)
+    monkeypatch.setattr(jobs.lease, "SECONDS_BETWEEN", 0.01)
     has_them = threading.Event()
 
     def need() -> None:

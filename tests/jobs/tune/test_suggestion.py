@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from jobs.train.config import TrainConfig
+from jobs.tune.lr_test import at_once
 from jobs.tune.suggestion import (
     BELOW_DIVERGENCE,
     STEEPEST,
@@ -37,6 +39,21 @@ def test_it_suggests_where_the_loss_falls_fastest(noise: float) -> None:
     assert found.rate == found.steepest == pytest.approx(1e-3, rel=0.5)
     assert found.diverged is not None
     assert 1 < found.diverged <= 10
+
+
+def test_the_range_test_trains_the_whole_network_on_whole_images_at_once() -> None:
+    config = TrainConfig.model_validate(
+        {
+            "name": "caps",
+            "data": {"uri": "."},
+            "epochs": 9,
+            "network": {"head_epochs": 2, "dropout": 0.4},
+            "progressive": {"start_size": 128, "epochs": 4},
+        }
+    )
+    found = at_once(config)
+    assert (found.epochs, found.network.head_epochs, found.progressive) == (1, 0, None)
+    assert found.network.dropout == 0.4
 
 
 def test_a_steepest_point_close_to_the_divergence_is_not_trusted() -> None:

@@ -185,7 +185,7 @@ def test_a_trial_does_not_write_to_a_run_that_another_process_holds(
     folder: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import jobs.tune.trial
-    from jobs.tune.holding import holding
+    from jobs.lease import holding
 
     monkeypatch.setattr(jobs.tune.trial, "PATIENCE_SECONDS", 1.0)
     with (
