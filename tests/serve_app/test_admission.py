@@ -33,6 +33,13 @@ IMAGE = encode()
 Change = Callable[..., ServedModel]
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    """Let the server go on until something holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 def narrow(options: ServeOptions, cache: Path) -> Iterator[Change]:
     """Make a model with one place and other settings."""
@@ -165,27 +172,23 @@ def test_under_overload_every_image_of_a_request_counts_until_it_is_scored(
         monkeypatch.setattr(model.predictor, "prepare", waiting)
         with gate.admitted():
             scoring = asyncio.create_task(model.score_each([IMAGE] * 4))
-            await asyncio.sleep(0.05)
-            assert (gate.num_inside, gate.num_more_images) == (1, 3)
+            await until(lambda: gate.num_more_images == 3)
+            assert gate.num_inside == 1
             assert num_let_in(gate, 4) == 2  # of a burst, which may hold six images
             assert num_let_in(gate, 4) == 0
             may_go.release(2)
-            while gate.num_more_images > 2:
-                await asyncio.sleep(0.01)
+            await until(lambda: gate.num_more_images == 2)
             assert num_let_in(gate, 4) == 0
             may_go.release(1)
-            while gate.num_more_images > 1:
-                await asyncio.sleep(0.01)
+            await until(lambda: gate.num_more_images == 1)
             assert num_let_in(gate, 4) == 1  # two images are left
             may_go.release(1)
             assert all(isinstance(each, Prediction) for each in await scoring)
             assert gate.num_more_images == 0
             given_up = asyncio.create_task(model.score_each([IMAGE] * 4))
-            await asyncio.sleep(0.05)
-            assert gate.num_more_images == 3
+            await until(lambda: gate.num_more_images == 3)
             given_up.cancel()
-            await asyncio.sleep(0.05)
-            assert gate.num_more_images == 0
+            await until(lambda: gate.num_more_images == 0)
             may_go.release(4)
 
     asyncio.run(run())
@@ -265,8 +268,7 @@ def test_unfinished_bodies_hold_no_more_than_they_may(
         assert "1,000 bytes" in body["error"]
         assert model.gate.upload_bytes == 900
         first.leave()
-        await asyncio.sleep(0.01)
-        assert model.gate.upload_bytes == 0
+        await until(lambda: model.gate.upload_bytes == 0)
 
     asyncio.run(run())
 
@@ -330,17 +332,31 @@ def test_a_request_that_waits_longer_than_its_deadline_is_dropped_before_it_is_d
     assert decoded == [1]  # the one that had a thread
 
 
-def test_a_request_whose_client_has_left_gives_its_place_back(narrow: Change) -> None:
+def test_a_request_whose_client_has_left_gives_its_place_back(
+    narrow: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_decode = threading.Event()
+
     async def run() -> None:
         model = narrow()
+        prepare = model.predictor.prepare
+
+        def held(*arguments: Any) -> Any:
+            may_decode.wait(PATIENCE)
+            return prepare(*arguments)
+
+        monkeypatch.setattr(model.predictor, "prepare", held)
         client = Client(model)
         await client.send(IMAGE, is_last=True)
         assert model.gate.num_inside == 1
         client.leave()
-        await asyncio.sleep(0.01)
-        assert model.gate.num_inside == 0
+        await until(lambda: model.gate.num_inside == 0)
+        may_decode.set()
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    finally:
+        may_decode.set()
 
 
 def test_limits_that_contradict_each_other_are_refused() -> None:
