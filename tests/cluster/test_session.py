@@ -28,8 +28,9 @@ def test_a_ray_that_has_ended_is_named_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 IN_A_SESSION = """
-import os, sys, time
+import os, signal, sys, time
 from cluster.session import _ending_in_order
+signal.signal(int(sys.argv[1]), signal.SIG_DFL)  # under nohup it is ignored
 with _ending_in_order():
     try:
         os.kill(os.getpid(), int(sys.argv[1]))
