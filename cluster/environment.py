@@ -149,9 +149,13 @@ def object_store_bytes() -> int:
     """Return the size of Ray's shared memory: a fifth of what is free, since blocks of images are
     small here.
     """
+    return min(OBJECT_STORE_LIMIT, int(free_bytes() * OBJECT_STORE_SHARE))
+
+
+def free_bytes() -> int:
+    """Return how much memory of this machine, or of this container, is free."""
     free, mine = psutil.virtual_memory().available, free_memory()
-    free = free if mine is None else min(free, mine)
-    return min(OBJECT_STORE_LIMIT, int(free * OBJECT_STORE_SHARE))
+    return free if mine is None else min(free, mine)
 
 
 def free_port() -> int:

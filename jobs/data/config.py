@@ -77,6 +77,9 @@ class DataConfig(BaseModel):
     images_per_task: int = Field(256, ge=1, le=4096)
     read_threads: int | None = Field(None, ge=1, le=256)
     prefetch_batches: int = Field(4, ge=1, le=64)
+    # How much memory decoded images may take that fine-tuning keeps for the next epochs. Unset: a
+    # quarter of what is free on the machine.
+    cache_gib: float | None = Field(None, ge=0)
     # What an epoch shuffles: single images, or runs of neighbours in a container, which a bucket
     # gives by one request. `auto`: runs where images lie in containers in a bucket.
     shuffle: Literal["auto", "images", "runs"] = "auto"

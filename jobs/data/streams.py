@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal, Required, TypedDict, Unpack
 
 import numpy as np
@@ -25,6 +26,7 @@ from jobs.data.chunks import Columns, Pace, count_cpus, run_chunks
 from jobs.data.class_batches import grouped
 from jobs.data.config import DataConfig
 from jobs.data.index import Index
+from jobs.data.kept import Images, KeptImages
 from jobs.data.order import (
     Ids,
     balanced,
@@ -46,6 +48,8 @@ from models.preprocess import PreprocessSpec, prepare
 from models.storage import is_remote
 
 MAX_CHUNK_BYTES = 32 << 20
+NO_IMAGES: Images = np.empty((0, 0, 0, 3), dtype=np.uint8)
+NO_IDS: Ids = np.empty(0, dtype=np.int64)
 COLUMNS = [*places.SCHEMA.names, "label", "weight", "box"]
 
 
@@ -76,6 +80,7 @@ class StreamOptions:
     limits: ImageLimits = DEFAULT_LIMITS
     max_broken_share: float = 0.05
     shuffle: Literal["auto", "images", "runs"] = "auto"
+    cache_bytes: int = 0  # of decoded images, kept in memory for the next pass
 
     @classmethod
     def from_config(cls, config: DataConfig, cpu_limit: float | None = None) -> StreamOptions:
@@ -125,9 +130,10 @@ class IndexedImages:
         }
         self._broken: dict[str, Broken] = {}
         self._row_refs: dict[str, ray.ObjectRef[pa.Table]] = {}
+        self._kept: dict[str, KeptImages] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_row_refs": {}}
+        return {**self.__dict__, "_row_refs": {}, "_kept": {}}
 
     @property
     def broken(self) -> tuple[Broken, ...]:
@@ -207,11 +213,37 @@ class IndexedImages:
         return self._stream(split, self.order(split, **arguments), arguments["batch_size"])
 
     def _stream(self, split: str, ids: Ids, batch_size: int) -> Iterator[Batch]:
+        read = partial(self._read, split, batch_size)
+        labels, weights = self.labels(split), self._weights(split)
+        batches = self._kept_of(split).passed(ids, batch_size, read)
+        for number, (images, positions) in enumerate(batches):
+            mine = ids[positions]
+            if not len(mine):  # a training step cannot do without
+                lost = ids[number * batch_size : (number + 1) * batch_size]
+                first = self._broken[self.paths(split)[lost[0]]]
+                raise DataError(
+                    f"none of the {len(lost)} images of a batch can be read any more, for "
+                    f"example {first.path}: {first.reason}"
+                )
+            yield Batch(images, labels[mine], mine, None if weights is None else weights[mine])
+
+    def _kept_of(self, split: str) -> KeptImages:
+        """Return what is kept of a split; the first one that is streamed gets the room it needs."""
+        if split not in self._kept:
+            left = self.options.cache_bytes - sum(kept.num_bytes for kept in self._kept.values())
+            shape = (self.spec.height, self.spec.width, 3)
+            self._kept[split] = KeptImages(self.num_images(split), shape, left)
+        return self._kept[split]
+
+    def _read(
+        self, split: str, batch_size: int, ids: Ids, cuts: Ids
+    ) -> Iterator[tuple[Images, Ids]]:
+        """Read and decode rows, and yield for each batch its images and their positions."""
         if not len(ids):
-            return
+            return assemble(iter(()), cuts)
         parallel = count_cpus(self.options.cpu_limit)
         bounds = chunk_bounds(len(ids), batch_size, self._largest_chunk(), parallel)
-        largest = int(np.diff(bounds).max())
+        largest = int(np.diff(bounds).max(initial=1))
         ahead = -(-self.options.prefetch_batches * batch_size // largest)
         chunk_bytes = largest * self._image_bytes()
         pace = Pace(
@@ -231,10 +263,7 @@ class IndexedImages:
             threads=self.options.read_threads,
         )
         chunks = run_chunks(task, len(bounds) - 1, pace)
-        labels, weights = self.labels(split), self._weights(split)
-        for images, rows in assemble(self._usable(split, chunks), len(ids), batch_size):
-            mine = ids[rows]
-            yield Batch(images, labels[mine], mine, None if weights is None else weights[mine])
+        return assemble(self._usable(split, chunks), cuts)
 
     def _usable(self, split: str, chunks: Iterator[Columns]) -> Iterator[Columns]:
         """Pass the chunks on, taking note of broken images and stopping at too many."""
@@ -288,38 +317,36 @@ class IndexedImages:
         return self._splits[split]
 
 
-def assemble(
-    chunks: Iterator[Columns], num_rows: int, batch_size: int
-) -> Iterator[tuple[npt.NDArray[np.uint8], Ids]]:
-    """Cut chunks into batches by position: batch k holds the usable ones of positions kB to kB+B-1.
+def assemble(chunks: Iterator[Columns], cuts: Ids) -> Iterator[tuple[Images, Ids]]:
+    """Cut chunks into batches by position: batch k holds the usable ones of positions `cuts[k]` to
+    `cuts[k + 1]`, the last not included.
 
-    Yields images and positions. Every batch comes, also one that lost images; one that lost all of
-    them raises `DataError`, since a training step cannot do without.
+    Yields images and positions. Every batch comes, also one that has no images, or lost them.
     """
-    images: list[npt.NDArray[np.uint8]] = []
-    positions: list[Ids] = []
-    seen = 0
-    for columns in chunks:
-        start, size = seen, len(columns["id"])
-        seen += size
-        is_usable = columns["reason"] == ""
-        for first in range(start - start % batch_size, seen, batch_size):
-            lower, upper = max(first, start), min(first + batch_size, seen)
+    end = 0
+    for first, last in pairwise(cuts.tolist()):
+        images: list[Images] = []
+        positions: list[Ids] = []
+        lower = first
+        while lower < last:
+            if lower == end:
+                columns = next(chunks)
+                start, end = end, end + len(columns["id"])
+                is_usable = columns["reason"] == ""
+            upper = min(last, end)
             kept = np.flatnonzero(is_usable[lower - start : upper - start]) + (lower - start)
             images.append(_own(columns["image"], kept))
             positions.append(kept + start)
-            if upper == min(first + batch_size, num_rows):
-                rows = np.concatenate(positions)
-                if not len(rows):
-                    raise DataError(
-                        f"none of the {upper - first} images of a batch can be read any more, "
-                        f"for example: {columns['reason'][lower - start]}"
-                    )
-                yield (images[0] if len(images) == 1 else np.concatenate(images)), rows
-                images, positions = [], []
+            lower = upper
+        if len(images) == 1:
+            yield images[0], positions[0]
+        elif images:
+            yield np.concatenate(images), np.concatenate(positions)
+        else:
+            yield NO_IMAGES, NO_IDS
 
 
-def _own(images: npt.NDArray[np.uint8], kept: Ids) -> npt.NDArray[np.uint8]:
+def _own(images: Images, kept: Ids) -> Images:
     """Return these images as an array of the caller's own: without a copy where it is one."""
     if images.flags.writeable and len(kept) and len(kept) == kept[-1] - kept[0] + 1:
         return images[kept[0] : kept[-1] + 1]

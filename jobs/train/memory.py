@@ -1,18 +1,33 @@
-"""Memory that ran out, told with the setting to lower: on a GPU, in the training process, or on a
-node whose memory Ray guards by killing processes.
+"""How much memory a worker may fill with images, and memory that ran out, told with the setting to
+lower: on a GPU, in the training process, or on a node whose memory Ray guards by killing processes.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cluster.environment import free_bytes
 from jobs.causes import walk
 from jobs.train.config import TrainConfig
 from models.errors import SightlineError
 
 # What torch and CUDA say where they raise no class of their own.
 WORDS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+FREE_SHARE = 0.25  # of the memory that is free, for decoded images
+
+
+def cache_bytes(config: TrainConfig) -> int:
+    """Return how many bytes of decoded images this worker may keep: its part of what its machine
+    has for them. A frozen backbone sees each image once, so none is kept for it.
+    """
+    if config.network.freeze == "backbone":
+        return 0
+    given = config.data.cache_gib
+    of_machine = free_bytes() * FREE_SHARE if given is None else given * (1 << 30)
+    return int(of_machine / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # as torchrun counts
 
 
 class OutOfMemoryError(SightlineError):
@@ -49,7 +64,8 @@ def _advice(error: BaseException, config: TrainConfig) -> str | None:
         return (
             "the memory of a node ran out and Ray ended a process there; lower "
             f"data.images_per_task (now {config.data.images_per_task}), data.prefetch_batches "
-            f"(now {config.data.prefetch_batches}), batch_size (now {config.batch_size}), {size} "
+            f"(now {config.data.prefetch_batches}), data.cache_gib (now "
+            f"{_cache(config)}), batch_size (now {config.batch_size}), {size} "
             f"or the number of workers on a node (workers.num_workers is {config.workers.most})"
         )
     is_told = isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
@@ -62,6 +78,11 @@ def _advice(error: BaseException, config: TrainConfig) -> str | None:
             f"{bf16}, or take a smaller network.backbone than {config.network.backbone}"
         )
     return None
+
+
+def _cache(config: TrainConfig) -> str:
+    given = config.data.cache_gib
+    return "a quarter of what is free" if given is None else f"{given:g}"
 
 
 def _is_torchs(error: BaseException) -> bool:

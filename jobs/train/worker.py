@@ -22,7 +22,7 @@ from jobs.train.config import TrainConfig
 from jobs.train.embedding_network import fit_to_kind
 from jobs.train.frozen import fit_frozen
 from jobs.train.loop import fit
-from jobs.train.memory import explained_shortage
+from jobs.train.memory import cache_bytes, explained_shortage
 from jobs.train.metrics_log import MetricsLog
 from jobs.train.mlflow_log import MlflowLog, open_client
 from jobs.train.network import Network, build_network
@@ -200,11 +200,13 @@ def _open_share(config: TrainConfig, index: Index, world: int) -> IndexedImages:
     and ask Ray for no CPU, which they would wait for.
     """
     if config.workers.most == 0:
-        return open_images(config, index, data_cpus())
-    import ray
+        options = StreamOptions.from_config(config.data, data_cpus())
+    else:
+        import ray
 
-    free = float(ray.cluster_resources().get("CPU", 0)) - world * config.workers.cpus_per_worker
-    options = StreamOptions.from_config(config.data, max(1.0, free / world))
+        free = float(ray.cluster_resources().get("CPU", 0)) - world * config.workers.cpus_per_worker
+        options = StreamOptions.from_config(config.data, max(1.0, free / world))
+        options = replace(options, task_cpus=1.0 if free >= 1 else 0.0)
     return IndexedImages(
-        index, config.preprocess, replace(options, task_cpus=1.0 if free >= 1 else 0.0)
+        index, config.preprocess, replace(options, cache_bytes=cache_bytes(config))
     )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.train.memory import OutOfMemoryError, explained_shortage
+from cluster.environment import free_bytes
+from jobs.train.memory import OutOfMemoryError, cache_bytes, explained_shortage
 from models.errors import DataError
 from tests.jobs.train.test_loop import make_config
 
@@ -55,6 +56,7 @@ def test_a_process_that_ray_ended_names_what_a_node_holds() -> None:
     task.__cause__ = killed
     said = told(task)
     assert "data.images_per_task (now 256)" in said
+    assert "data.cache_gib (now a quarter of what is free)" in said
     assert "15.9GB / 16GB" in said
 
 
@@ -76,3 +78,12 @@ def test_other_errors_pass(error: BaseException) -> None:
     with pytest.raises(type(error)) as raised, explained_shortage(make_config()):
         raise error
     assert raised.value is error
+
+
+def test_workers_of_one_machine_share_its_room_for_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = make_config(data={"uri": "images", "cache_gib": 2})
+    assert cache_bytes(given) == 2 << 30
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert cache_bytes(given) == 1 << 29
+    assert 0 < cache_bytes(make_config()) < free_bytes() / 8
+    assert cache_bytes(make_config(network={"freeze": "backbone"})) == 0
