@@ -57,6 +57,7 @@ def entries(pace: Pace, timm_script: Path | None) -> tuple[Entry, ...]:
     return (
         Entry(PLAIN, "plain", folder="loose"),
         Entry(OURS, "sightline"),
+        Entry(f"{OURS}, no image kept", "sightline", options={"cache_gib": 0}),
         Entry(f"{OURS}, files", "sightline", folder="loose", is_quick=False),
         *with_ray,
         Entry(f"{OURS}, a checkpoint each step", "sightline", options={"every_steps": 1}),

@@ -22,6 +22,7 @@ OF_FINE_TUNING = (
     "checkpoint.every_seconds",
     "checkpoint.every_steps",
     "compile",
+    "data.cache_gib",
     "network.drop_path",
     "optimiser.backbone_lr_scale",
     "optimiser.ema_decay",

@@ -66,8 +66,8 @@ def make_network(request: Request, num_classes: int) -> Network:
 
 
 def make_optimiser(network: nn.Module) -> Optimizer:
-    """Return AdamW over everything."""
-    return AdamW(network.parameters(), lr=LEARNING_RATE)
+    """Return AdamW over everything, the fastest there is of it."""
+    return AdamW(network.parameters(), lr=LEARNING_RATE, fused=True)
 
 
 def loss_of(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

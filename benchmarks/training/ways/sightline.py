@@ -69,6 +69,7 @@ def make_config(request: Request) -> TrainConfig:
             "data": {
                 "uri": request.uri,
                 "source": "folder" if Path(request.uri).name == "loose" else "packed",
+                "cache_gib": options.get("cache_gib"),
             },
             "preprocess": {"height": request.side, "width": request.side},
             "network": {"backbone": request.backbone, "weights": "none"},
