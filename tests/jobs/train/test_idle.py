@@ -43,6 +43,7 @@ def test_what_only_fine_tuning_uses_is_listed_beside_a_frozen_backbone() -> None
         "batch_size": 16,
         "checkpoint": {"every_seconds": 30.0, "every_steps": 5},
         "compile": True,
+        "data": {"uri": "images", "cache_gib": 1.0},
         "network": {"drop_path": 0.1},
         "optimiser": {"backbone_lr_scale": 0.5, "ema_decay": 0.9, "layer_decay": 0.9},
         "precision": "bf16",
