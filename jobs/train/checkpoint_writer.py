@@ -10,12 +10,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
-
-import torch
 
 from jobs.train.checkpoints import Checkpoints, State
 
@@ -62,11 +58,11 @@ class CheckpointWriter:
         score: float | None = None,
         is_best: bool = False,
     ) -> None:
-        """Copy the state to the CPU's memory and have it written. Raises what a write before
+        """Have a state written, which nobody may change any more. Raises what a write before
         raised.
         """
         self.check()
-        wanted = _Save(copy_to_cpu(state), next_epoch, next_step, score, is_best)
+        wanted = _Save(state, next_epoch, next_step, score, is_best)
         with self._changed:
             # The best of those that wait must not be lost; a better one takes its place.
             kept = [] if is_best else [save for save in self._waiting if save.is_best]
@@ -134,25 +130,3 @@ class CheckpointWriter:
                 return None
             self._is_writing = True
             return self._waiting.pop(0)
-
-
-def copy_to_cpu(state: State) -> State:
-    """Return a state of its own: training may change the tensors of the first while the copy is
-    written. Tensors that are one stay one.
-    """
-    copies: dict[tuple[Any, ...], torch.Tensor] = {}
-
-    def copied(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            key = (value.data_ptr(), value.shape, value.stride(), value.dtype)
-            if not value.numel() or key not in copies:
-                copies[key] = value.detach().to("cpu", copy=True)
-            return copies[key]
-        if isinstance(value, Mapping):
-            return {name: copied(item) for name, item in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(copied(item) for item in value)
-        return value
-
-    result: State = copied(state)
-    return result

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from jobs.data.config import DataConfig
 from jobs.data.transforms import AugmentConfig
 from jobs.train.embedding_config import EmbeddingConfig
+from jobs.train.workers_config import WorkersConfig
 from models.manifest import Name
 from models.preprocess import PreprocessSpec
 
@@ -153,41 +154,6 @@ class ProgressiveConfig(_Section):
         return size
 
 
-class WorkersConfig(_Section):
-    """Where the steps run. 0 workers: in this process. Otherwise Ray Train starts that many.
-
-    [least, most]: as many as the cluster has room for, more or fewer as nodes come and go. The
-    learning rate is meant for the most; fewer take a smaller step in proportion, since they see
-    fewer images in it.
-    """
-
-    num_workers: int | tuple[int, int] = 0
-    use_gpu: bool = False
-    cpus_per_worker: float = Field(1.0, gt=0)
-    max_failures: int = Field(2, ge=0)  # a dead worker restarts the group from the last checkpoint
-    resize_seconds: float = Field(60.0, gt=0)  # between looks at whether more workers fit
-
-    @property
-    def least(self) -> int:
-        """The fewest workers that train."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
-
-    @property
-    def most(self) -> int:
-        """The most workers that train; 0: none, but this process."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
-
-    @field_validator("num_workers")
-    @classmethod
-    def _is_number_or_range(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
-        if isinstance(value, int):
-            if value < 0:
-                raise ValueError(f"must not be negative, got {value}")
-        elif not 1 <= value[0] <= value[1]:
-            raise ValueError(f"[least, most] must be 1 <= least <= most, got {list(value)}")
-        return value
-
-
 class CheckpointConfig(_Section):
     """When the state is written beside the training, and how many are kept.
 
@@ -321,12 +287,29 @@ class TrainConfig(_Section):
                 "classes, together twice over; set balance: none, or another loss.kind"
             )
         self._check_epochs()
+        self._check_shard()
         if self.run is not None and (not RUN_NAME.fullmatch(self.run) or self.run == "features"):
             raise ValueError(
                 f"run {self.run!r} must be a name of letters, digits, '.', '_' and '-' that begins "
                 "with a letter or a digit, and not 'features', where the feature cache is"
             )
         return self
+
+    def _check_shard(self) -> None:
+        """Refuse to split what is not trained, or not as it is written."""
+        if not self.workers.shard:
+            return
+        if self.network.freeze == "backbone":
+            raise ValueError(
+                "workers.shard: true splits a network that is trained, and network.freeze: "
+                "backbone fits the head only, which is small; set workers.shard: false, or "
+                "network.freeze: none"
+            )
+        if self.compile:
+            raise ValueError(
+                "compile: true and workers.shard: true do not go together; set workers.shard: "
+                "false where the network fits on every worker, compile: false where it does not"
+            )
 
     def _check_epochs(self) -> None:
         """Refuse parts of a run that are longer than the run."""

@@ -67,6 +67,7 @@ def _advice(error: BaseException, config: TrainConfig) -> str | None:
             f"(now {config.data.prefetch_batches}), data.cache_gib (now "
             f"{_cache(config)}), batch_size (now {config.batch_size}), {size} "
             f"or the number of workers on a node (workers.num_workers is {config.workers.most})"
+            f"{'' if config.workers.shard else _parts(config)}"
         )
     is_told = isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
     if is_told or isinstance(error, MemoryError) or _is_torchs(error):
@@ -75,7 +76,8 @@ def _advice(error: BaseException, config: TrainConfig) -> str | None:
         bf16 = "" if config.precision == "bf16" else ", set precision: bf16"
         return (
             f"the memory {where} ran out; lower batch_size (now {config.batch_size}) or {size}"
-            f"{bf16}, or take a smaller network.backbone than {config.network.backbone}"
+            f"{bf16}{_parts(config)}, or take a smaller network.backbone than "
+            f"{config.network.backbone}"
         )
     return None
 
@@ -83,6 +85,15 @@ def _advice(error: BaseException, config: TrainConfig) -> str | None:
 def _cache(config: TrainConfig) -> str:
     given = config.data.cache_gib
     return "a quarter of what is free" if given is None else f"{given:g}"
+
+
+def _parts(config: TrainConfig) -> str:
+    """Return what splitting the network could do, where several workers train all of it."""
+    if config.workers.most < 2 or config.network.freeze == "backbone":
+        return ""
+    if config.workers.shard:
+        return ", take more workers, which hold smaller parts of the network each"
+    return ", set workers.shard: true, with which each worker holds a part of the network"
 
 
 def _is_torchs(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jobs.train.network import Network
+from jobs.train.sharding import own, whole
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def train_step(
             loss: Tensor = objective(model(images), targets)
         (loss * part.share).backward()  # type: ignore[no-untyped-call]
     if part.ends:
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        norm = whole(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
         if torch.isfinite(norm):
             optimiser.step()
             schedule.step()
@@ -111,6 +112,8 @@ def build_average(network: Network, decay: float) -> AveragedModel | None:
     def average(averaged: Any, current: Any, num_averaged: Tensor | int) -> None:
         count = int(num_averaged)
         now = min(decay, (1 + count) / (10 + count))
-        get_ema_multi_avg_fn(now)(averaged, current, num_averaged)  # type: ignore[no-untyped-call]
+        blend: Any = get_ema_multi_avg_fn(now)  # type: ignore[no-untyped-call]
+        # what is in parts and what is not cannot be blended in one call
+        blend([own(one) for one in averaged], [own(one) for one in current], num_averaged)
 
     return AveragedModel(network, multi_avg_fn=average, use_buffers=True)

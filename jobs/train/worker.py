@@ -28,6 +28,7 @@ from jobs.train.mlflow_log import MlflowLog, open_client
 from jobs.train.network import Network, build_network
 from jobs.train.ray_metrics import RayGauges
 from jobs.train.samples import check_recordable, recorded
+from jobs.train.sharding import check_divisible
 from jobs.train.weights import load_weights
 from models.errors import ConfigError
 from models.storage import Store, open_store
@@ -164,6 +165,8 @@ def prepare_network(config: TrainConfig, num_classes: int) -> Network:
     wanted = config.network
     network = build_network(wanted.backbone, num_classes, wanted.dropout, wanted.drop_path)
     load_weights(network, wanted.backbone, wanted.weights, wanted.weights_sha256)
+    if config.workers.shard:
+        check_divisible(network)
     return fit_to_kind(network, config, num_classes)
 
 

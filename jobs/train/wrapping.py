@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from jobs.train.network import Network
+from jobs.train.sharding import is_sharded
 from models.errors import ConfigError
 
 COMPILERS = ("g++", "c++", "clang++", "gcc", "cc", "clang")
@@ -24,10 +25,11 @@ def wrap(network: Network, *, head_only: bool, is_compiled: bool, world: int) ->
     """Return what a training step calls, and set which parameters it trains.
 
     To be called again when `head_only` changes: `DistributedDataParallel` waits for the gradient of
-    every parameter that was trained when it was made.
+    every parameter that was trained when it was made. A network in parts exchanges by itself.
     """
     network.backbone.requires_grad_(not head_only)
-    model: nn.Module = DistributedDataParallel(network) if world > 1 else network
+    is_whole = world > 1 and not is_sharded(network)
+    model: nn.Module = DistributedDataParallel(network) if is_whole else network
     return cast(nn.Module, torch.compile(model)) if is_compiled else model
 
 

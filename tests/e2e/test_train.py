@@ -289,11 +289,14 @@ def test_two_ray_train_workers_train_together(
         assert seen == outcome.index.num_images("validation")
 
 
-def test_two_ray_train_workers_follow_the_whole_recipe(ray_session: Session, bucket: str) -> None:
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_ray_train_workers_follow_the_whole_recipe(
+    ray_session: Session, bucket: str, shard: bool
+) -> None:
     outcome = train(
         bucket,
-        "recipe",
-        workers={"num_workers": 2},
+        f"recipe-{shard}".lower(),
+        workers={"num_workers": 2, "shard": shard},
         network={
             "backbone": "mobilenetv3_small_050",
             "weights": "none",
@@ -309,6 +312,9 @@ def test_two_ray_train_workers_follow_the_whole_recipe(ray_session: Session, buc
     )
     assert [record.epoch for record in outcome.history] == [0, 1, 2]
     assert all(np.isfinite(record.train_loss) for record in outcome.history)
+    for record in outcome.history:
+        seen = (record.validation or {})["num_images"]
+        assert seen == outcome.index.num_images("validation")
 
 
 def test_workers_that_would_leave_no_cpu_to_read_images_are_refused(

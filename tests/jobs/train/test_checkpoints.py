@@ -17,8 +17,9 @@ from uuid import uuid4
 import pytest
 import torch
 
-from jobs.train.checkpoint_writer import CheckpointWriter, copy_to_cpu
+from jobs.train.checkpoint_writer import CheckpointWriter
 from jobs.train.checkpoints import Checkpoints
+from jobs.train.snapshot import copy_to_cpu
 from models.errors import StorageError
 from models.storage import Store, open_store
 from tests.conftest import S3Server

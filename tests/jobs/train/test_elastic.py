@@ -10,8 +10,9 @@ import torch
 
 import jobs.train.loop
 from jobs.train.checkpoints import Checkpoints
-from jobs.train.config import TrainConfig, WorkersConfig
+from jobs.train.config import TrainConfig
 from jobs.train.steps import train_step
+from jobs.train.workers_config import WorkersConfig
 from models.storage import open_store
 from tests.jobs.train.test_loop import make_config, run
 from tests.jobs.train.test_resume import Killer

@@ -48,6 +48,17 @@ def test_a_gpu_is_told_as_one() -> None:
     assert "set precision" not in other
 
 
+def test_several_workers_are_told_to_split_the_network() -> None:
+    shortage = torch.OutOfMemoryError("CUDA out of memory")
+    assert "shard" not in told(shortage, workers={"num_workers": 1})
+    two = {"num_workers": [1, 2]}
+    assert "set workers.shard: true" in told(shortage, workers=two)
+    assert "shard" not in told(shortage, workers=two, network={"freeze": "backbone"})
+    said = told(shortage, workers={**two, "shard": True})
+    assert "take more workers" in said
+    assert "set workers.shard" not in said
+
+
 def test_a_process_that_ray_ended_names_what_a_node_holds() -> None:
     import ray.exceptions
 

@@ -70,6 +70,10 @@ CONTRADICTIONS = {
     "progressive.start_size=100 progressive.epochs=2": "no multiple of 32; nearest: 96",
     "progressive.start_size=224 progressive.epochs=2": "is not smaller than the input",
     "progressive.start_size=128 progressive.epochs=12": "full size, which has to come last",
+    "workers.shard=true": "workers.num_workers is 0; set it to 2 or more",
+    "workers.shard=true workers.num_workers=[1,1]": "set it to 2 or more",
+    "workers.shard=true workers.num_workers=2 network.freeze=backbone": "set workers.shard: false",
+    "workers.shard=true workers.num_workers=2 compile=true": "do not go together",
     "augment.randaugment=2": "did you mean augment.randaugment_ops",
     "augment.mixup=0.2": "did you mean augment.mixup_alpha",
 }

@@ -1,0 +1,92 @@
+"""Says when a checkpoint is written, and has the first worker write it.
+
+The first one alone decides: cadence, notices and the pace of the store are known to it. Where all
+hold the same, the others hear nothing of it; where each holds a part, all have to put the state
+together, so that what it decides is told to them after every update.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from jobs.train.borders import Notice, Place, StoppedError, Watcher
+from jobs.train.checkpoint_writer import CheckpointWriter
+from jobs.train.history import EpochRecord
+from jobs.train.learner import Learner
+from jobs.train.position import Cadence, Tally
+from jobs.train.sharding import first_says
+from jobs.train.snapshot import copy_to_cpu
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Keeper:
+    """Keeps what going on needs; `due` says when, beside the ends of epochs."""
+
+    learner: Learner
+    place: Place
+    writer: CheckpointWriter
+    due: Cadence
+
+    def update(
+        self,
+        history: Sequence[EpochRecord],
+        tally: Tally,
+        num_steps: int,
+        watcher: Watcher,
+        *,
+        is_due: bool,
+    ) -> None:
+        """Have a checkpoint written after an update, where one is due or asked for.
+
+        Raises `StoppedError` where the run is asked to end, and what an earlier write raised.
+        """
+        self.writer.check()
+        notice = watcher.notice()
+        if self._is_wanted(notice, is_due=is_due):
+            self.save(history, tally)
+            self.due.restart()
+        if notice is not None:
+            self.writer.flush()
+            where = f"epoch {tally.epoch + 1}, step {tally.step} of {num_steps}"
+            if notice.ends:
+                raise StoppedError(
+                    f"stopped in {where} because of {notice.reason}; a checkpoint of that step is "
+                    f"in {self.writer.checkpoints.store.uri}"
+                )
+            logger.warning("%s: a checkpoint was written in %s", notice.reason, where)
+
+    def _is_wanted(self, notice: Notice | None, *, is_due: bool) -> bool:
+        is_time = is_due and not self.writer.is_busy
+        is_wanted = self.place.is_first and (is_time or notice is not None)
+        if self.learner.is_sharded:
+            return first_says(is_wanted, self.place.device)
+        return is_wanted
+
+    def save(
+        self,
+        history: Sequence[EpochRecord],
+        tally: Tally,
+        *,
+        score: float | None = None,
+        is_best: bool = False,
+    ) -> None:
+        """Have the first worker write everything that going on from here needs."""
+        if not (self.place.is_first or self.learner.is_sharded):
+            return
+        state = self.learner.state() | {
+            "history": [asdict(record) for record in history],
+            "tally": tally.state(),
+        }
+        copy = copy_to_cpu(state, is_kept=self.place.is_first)
+        if self.place.is_first:
+            self.writer.save(
+                copy,
+                next_epoch=tally.epoch,
+                next_step=tally.step,
+                score=score,
+                is_best=is_best,
+            )
