@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jobs.train.checkpoints import State
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
@@ -39,7 +41,7 @@ class Difference:
     def is_noise(self, tolerance: float) -> bool:
         """Say whether it is nothing but floating-point noise."""
         alike = self.same_samples and self.same_lines
-        return alike and max(self.weights, self.figures) <= tolerance
+        return alike and self.weights <= tolerance and self.figures <= tolerance
 
 
 def trace(config: TrainConfig, run_id: str, history: Sequence[EpochRecord]) -> Trace:
@@ -75,8 +77,9 @@ def compare(one: Trace, other: Trace) -> Difference:
     return Difference(
         same_samples=one.samples == other.samples,
         same_lines=one.lines == other.lines,
-        weights=max(weights),
-        figures=max(abs(a - b) / max(abs(b), 1e-12) for a, b in figures),
+        # numpy's, of which NaN is the largest
+        weights=float(np.max(weights)),
+        figures=float(np.max([abs(a - b) / max(abs(b), 1e-12) for a, b in figures])),
     )
 
 
