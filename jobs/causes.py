@@ -8,15 +8,18 @@ from models.errors import SightlineError
 
 
 def find_cause(error: BaseException) -> SightlineError | None:
-    """Return our own error inside what Ray raised, if there is one."""
-    return next((found for found in walk(error) if isinstance(found, SightlineError)), None)
+    """Return our own error inside what Ray raised, if there is one: not the copy of Ray's that is
+    of both classes and says no more than a traceback, nor can be handed on to another task.
+    """
+    found = (each for each in walk(error) if isinstance(each, SightlineError))
+    return next((each for each in found if not hasattr(each, "cause")), None)
 
 
 def walk(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and all that are inside it, nearest first.
 
-    Ray's tasks keep theirs in `cause`, Ray Train one per worker in `worker_failures`, and of a
-    worker that died in `health_check_failure`.
+    Ray's tasks keep theirs in `cause`, Ray Train one per worker in `worker_failures`, of a worker
+    that died in `health_check_failure`, and of one that died as it began in `controller_failure`.
     """
     seen: set[int] = set()
     pending: list[object] = [error]
@@ -27,5 +30,5 @@ def walk(error: BaseException) -> Iterator[BaseException]:
         yield current
         seen.add(id(current))
         failures = getattr(current, "worker_failures", None) or {}
-        inside = ("cause", "health_check_failure", "__cause__", "__context__")
-        pending += [*(getattr(current, name, None) for name in inside), *failures.values()]
+        names = ("cause", "health_check_failure", "controller_failure", "__cause__", "__context__")
+        pending += [*(getattr(current, name, None) for name in names), *failures.values()]

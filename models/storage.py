@@ -43,10 +43,13 @@ LIST_CHUNK = 1000  # what one S3 list call returns
 # behind the end. A store that answers with the whole object instead is another case.
 BEYOND_THE_END = ("InvalidRange", "Range Not Satisfiable", "status: 416")
 PATIENCE = timedelta(minutes=3)
+# The library draws each pause between the first one and `base` times the one before: with 2 they
+# stay below a second, and a hundred attempts were over in 57 s. Only the time is to count.
+NO_LIMIT = 100_000
 SLOW_BACKOFF: BackoffConfig = {
     "init_backoff": timedelta(milliseconds=100),
     "max_backoff": timedelta(seconds=10),
-    "base": 2.0,
+    "base": 4.0,
 }
 
 
@@ -326,7 +329,7 @@ def _open_client(uri: str, writing: bool, is_patient: bool, _environment: str) -
     # The library's own default retries for three minutes, which looks like a hang.
     retry: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
     if is_patient:
-        retry = {"max_retries": 100, "retry_timeout": PATIENCE, "backoff": SLOW_BACKOFF}
+        retry = {"max_retries": NO_LIMIT, "retry_timeout": PATIENCE, "backoff": SLOW_BACKOFF}
     store: ObjectStore = from_url(uri, client_options=client, retry_config=retry)
     return store
 

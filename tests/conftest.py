@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,12 +68,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3Server]:
-    """Start moto's server as a process of its own, with credentials in the environment only."""
-    server = S3Server(free_port())
-    environment = {
-        "AWS_ENDPOINT_URL": server.endpoint,
+def s3_environment(endpoint: str) -> dict[str, str]:
+    """Return what S3 clients are told, with credentials in the environment only."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_REGION": "us-east-1",
@@ -80,14 +79,27 @@ def s3_server() -> Iterator[S3Server]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     }
+
+
+@contextmanager
+def started_s3() -> Iterator[S3Server]:
+    """Start moto's server as a process of its own, and point the environment to it meanwhile."""
+    server = S3Server(free_port())
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
+        for name, value in s3_environment(server.endpoint).items():
             patch.setenv(name, value)
         try:
             server.start()
             yield server
         finally:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One S3 server for all tests."""
+    with started_s3() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -169,7 +169,8 @@ class TrackingConfig(_Section):
     """What is written down of a run's course: metrics.jsonl in its folder always, and more."""
 
     every_steps: int = Field(10, ge=1)  # a line of metrics.jsonl, besides one per epoch
-    sample_ids: bool = False  # which images every step of every worker was given; `runs` a folder
+    # which images every step of every worker was given: true in the run's folder, or where to
+    sample_ids: bool | str = False
     mlflow_uri: str | None = None  # an MLflow server or folder; needs the extra `tracking`
 
 
@@ -344,5 +345,9 @@ class TrainConfig(_Section):
 def written_by(config: TrainConfig) -> dict[str, str]:
     """Return where a run reads and writes, by setting."""
     places = {"store": config.store, "runs": config.runs, "data.uri": config.data.uri}
-    tracking = config.tracking.mlflow_uri
-    return places if tracking is None else {**places, "tracking.mlflow_uri": tracking}
+    tracking = config.tracking
+    if tracking.mlflow_uri is not None:
+        places["tracking.mlflow_uri"] = tracking.mlflow_uri
+    if isinstance(tracking.sample_ids, str):
+        places["tracking.sample_ids"] = tracking.sample_ids
+    return places

@@ -169,7 +169,7 @@ def _failing_for_good(board: Any) -> Iterator[None]:
     try:
         yield
     except SightlineError as error:
-        ray.get(board.fail.remote(error))
+        ray.get(board.fail.remote(find_cause(error) or error))
         raise
 
 

@@ -1,5 +1,6 @@
 """Which images every step of every worker was given, as proof that none is passed over and none
-seen twice: `<runs>/<run>/samples/<worker>-<process>.jsonl`, written before the step is taken.
+seen twice: `<runs>/<run>/samples/<worker>-<process>.jsonl`, written before the step is taken. Where
+the runs are in a bucket, `tracking.sample_ids` names a folder to take its place.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def check_recordable(uri: str) -> None:
     if is_remote(uri):
         raise ConfigError(
             f"tracking.sample_ids writes lines one by one, which a bucket cannot take: {uri}; give "
-            "a folder as `runs`, or leave it off"
+            "a folder as `runs`, name one in tracking.sample_ids, or leave it off"
         )
 
 

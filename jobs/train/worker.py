@@ -43,7 +43,7 @@ class Share:
     images: IndexedImages
     config: TrainConfig
     place: Place
-    store: Store  # of the run
+    store: Store  # where the images of its steps are written down
 
     def num_train_batches(self, start: int = 0) -> int:
         return self.images.num_batches(
@@ -105,7 +105,7 @@ def run_worker(
             if config.network.freeze == "backbone":
                 fit_frozen(config, index, images, checkpoints, network, run_id, place, audience)
             else:
-                share = Share(images, config, place, open_run(config, run_id))
+                share = Share(images, config, place, open_samples(config).child(run_id))
                 _fine_tune(share, index, checkpoints, network, audience)
     finally:
         audience.close()
@@ -152,7 +152,7 @@ def _logs(config: TrainConfig, run_id: str, place: Place) -> list[Watcher]:
 def check_tracking(config: TrainConfig) -> None:
     """Raise `ConfigError` where what is to be written down cannot be."""
     if config.tracking.sample_ids:
-        check_recordable(open_store(config.runs).uri)
+        check_recordable(open_samples(config).uri)
     if config.tracking.mlflow_uri is not None:
         open_client(config)
 
@@ -194,6 +194,12 @@ def open_checkpoints(config: TrainConfig, run_id: str) -> Checkpoints:
 def open_run(config: TrainConfig, run_id: str) -> Store:
     """Return the folder of a run: checkpoints, curves, lists of broken images."""
     return open_store(config.runs, is_patient=True).child(run_id)
+
+
+def open_samples(config: TrainConfig) -> Store:
+    """Return where runs write down which images their steps had."""
+    named = config.tracking.sample_ids
+    return open_store(named if isinstance(named, str) else config.runs)
 
 
 def _open_share(config: TrainConfig, index: Index, world: int) -> IndexedImages:

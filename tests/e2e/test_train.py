@@ -4,7 +4,6 @@ gets instead.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -19,7 +18,6 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 
 from cluster.session import Session
@@ -35,32 +33,15 @@ from jobs.train.worker import open_images, prepare_network, run_worker
 from models.bundle import list_versions, open_bundle
 from models.errors import ConfigError
 from models.predictor import open_predictor
-from models.storage import Store, open_store
+from models.storage import open_store
 from models.validation_outputs import load_outputs
 from tests.conftest import S3Server
+from tests.photos import photo, write_photos
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 
 SIZE = 32
 ROOT = Path(__file__).parent.parent.parent
-
-
-def photo(seed: int, light: bool) -> bytes:
-    """Return a noisy JPEG, dark or light."""
-    noise = np.random.default_rng(seed).integers(0, 130, (48, 40, 3))
-    buffer = io.BytesIO()
-    Image.fromarray((noise + 110 * light).astype(np.uint8)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def write_photos(store: Store, count: int = 60) -> None:
-    """Write photos of two classes, and three files that are none."""
-    for i in range(count):
-        for label in ("dark", "light"):
-            store.write(f"{label}/{i:03}.jpg", photo(2 * i + (label == "light"), label == "light"))
-    store.write("dark/text.jpg", b"not an image")
-    store.write("dark/empty.jpg", b"")
-    store.write("light/cut.jpg", photo(999, True)[:400])
 
 
 @pytest.fixture(scope="module")

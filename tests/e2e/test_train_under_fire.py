@@ -4,18 +4,13 @@ images in every step, the same figures.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -24,85 +19,27 @@ import ray
 import yaml
 
 from cluster.session import Session
-from jobs.data.index import Index, build_index
-from jobs.train.borders import Notice, Status, StoppedError, Watcher
+from jobs.train.borders import Notice, StoppedError
 from jobs.train.checkpoints import Checkpoints
-from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.samples import FOLDER, read_samples
 from jobs.train.trainer import train
 from models.storage import open_store
-from tests.e2e.test_train import ROOT, SIZE, write_photos
+from tests.faults.training.compare import compare, trace
+from tests.faults.training.interruptions import at_step
+from tests.faults.training.runs import ROOT, Photos, Seen, files_of, lines, reached, worker_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
-POLL_SECONDS = 0.01
-
-
-@dataclass
-class Seen(Watcher):
-    """What the driver's watcher was shown."""
-
-    records: list[EpochRecord] = field(default_factory=list)
-    statuses: list[Status] = field(default_factory=list)
-
-    def epoch(self, record: EpochRecord) -> None:
-        """Keep it."""
-        self.records.append(record)
-
-    def show(self, status: Status) -> None:
-        """Keep it."""
-        self.statuses.append(status)
-
-
-@dataclass(frozen=True)
-class Set:
-    """A small set of photos, looked through once."""
-
-    folder: Path
-    index: Index
-
-    def config(self, run: str, **changes: object) -> TrainConfig:
-        """Return how a very small network is trained on it."""
-        values: dict[str, object] = {
-            "name": "fire",
-            "run": run,
-            "runs": str(self.folder / "runs"),
-            "store": str(self.folder / "models"),
-            "data": {
-                "uri": str(self.folder / "photos"),
-                "split": {"train": 0.8, "validation": 0.2, "test": 0.0},
-                "max_broken_share": 0.2,
-            },
-            "preprocess": {"height": SIZE, "width": SIZE},
-            "network": {"backbone": "mobilenetv3_small_050", "weights": "none", "dropout": 0.2},
-            "augment": {"horizontal_flip": True, "brightness": 0.2},
-            "optimiser": {"lr": 0.01, "backbone_lr_scale": 1.0, "ema_decay": 0.9},
-            "epochs": 3,
-            "batch_size": 4,
-            "checkpoint": {"every_steps": 2},
-            "tracking": {"sample_ids": True, "every_steps": 5},
-            "workers": {"num_workers": 2},
-            **changes,
-        }
-        return TrainConfig.model_validate(values)
-
-    def run(self, name: str) -> Path:
-        """Return the folder of a run."""
-        return self.folder / "runs" / name
-
 
 @pytest.fixture(scope="module")
-def photos(ray_session: Session, tmp_path_factory: pytest.TempPathFactory) -> Set:
+def photos(ray_session: Session, tmp_path_factory: pytest.TempPathFactory) -> Photos:
     """160 photos of two classes."""
-    folder = tmp_path_factory.mktemp("fire")
-    write_photos(open_store(folder / "photos"), count=80)
-    config = Set(folder, Index.__new__(Index)).config("none")
-    return Set(folder, build_index(config.data, config.preprocess))
+    return Photos.write(str(tmp_path_factory.mktemp("fire")))
 
 
 @pytest.fixture(scope="module")
-def alone(photos: Set) -> list[EpochRecord]:
+def alone(photos: Photos) -> list[EpochRecord]:
     """The history of a run of two workers that nobody disturbs."""
     seen = Seen()
     history = train(photos.config("alone"), photos.index, "alone", seen).history
@@ -114,59 +51,19 @@ def alone(photos: Set) -> list[EpochRecord]:
     return history
 
 
-def lines(folder: Path) -> int:
-    """Count the steps that workers have begun."""
-    return sum(len(path.read_bytes().splitlines()) for path in (folder / FOLDER).glob("*.jsonl"))
-
-
-def worker_of(folder: Path, rank: int) -> int:
-    """Return the process of the latest worker with this rank."""
-    files = sorted((folder / FOLDER).glob(f"{rank}-*.jsonl"), key=lambda path: path.stat().st_mtime)
-    return int(files[-1].stem.partition("-")[2])
-
-
-@contextmanager
-def at_step(folder: Path, step: int, act: Callable[[], None]) -> Iterator[None]:
-    """Do something while a training in this thread has begun so many steps, over all workers."""
-    done = threading.Event()
-
-    def wait() -> None:
-        while not done.is_set():
-            if lines(folder) >= step:
-                act()
-                return
-            time.sleep(POLL_SECONDS)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 def assert_like(
-    photos: Set, name: str, history: list[EpochRecord], alone: list[EpochRecord]
+    photos: Photos, name: str, history: list[EpochRecord], alone: list[EpochRecord]
 ) -> None:
-    """Compare images, figures and the lines of metrics.jsonl with those of the run left alone."""
-    assert read_samples(photos.run(name)) == read_samples(photos.run("alone"))
-    assert len(history) == len(alone)
-    for mine, theirs in zip(history, alone, strict=True):
-        assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-6)
-        assert mine.validation == pytest.approx(theirs.validation, rel=1e-6)
-    assert places(photos.run(name)) == places(photos.run("alone"))
-
-
-def places(folder: Path) -> list[tuple[int, int | None]]:
-    """Return epoch and step of the lines of metrics.jsonl."""
-    text = (folder / "metrics.jsonl").read_text()
-    parsed = [json.loads(line) for line in text.splitlines()]
-    return [(line["epoch"], line.get("step")) for line in parsed]
+    """Compare images, weights, figures and the lines of metrics.jsonl with those of the run left
+    alone.
+    """
+    mine = trace(photos.config(name), name, history)
+    found = compare(mine, trace(photos.config("alone"), "alone", alone))
+    assert found.is_noise(1e-6), found
 
 
 def test_two_workers_see_every_image_of_an_epoch_once(
-    photos: Set, alone: list[EpochRecord]
+    photos: Photos, alone: list[EpochRecord]
 ) -> None:
     steps = read_samples(photos.run("alone"))
     assert len(steps) == 3 * 32
@@ -175,7 +72,7 @@ def test_two_workers_see_every_image_of_an_epoch_once(
         assert sorted(ids) == list(range(128))
 
 
-def test_a_worker_that_is_killed_changes_nothing(photos: Set, alone: list[EpochRecord]) -> None:
+def test_a_worker_that_is_killed_changes_nothing(photos: Photos, alone: list[EpochRecord]) -> None:
     seed = random.randrange(10**6)
     draw = random.Random(seed)
     rank, step = draw.randint(0, 1), draw.randint(10, 80)
@@ -190,7 +87,7 @@ def test_a_worker_that_is_killed_changes_nothing(photos: Set, alone: list[EpochR
 
 @pytest.mark.faults  # a minute
 def test_a_run_that_is_asked_to_stop_leaves_its_step_and_goes_on(
-    photos: Set, alone: list[EpochRecord]
+    photos: Photos, alone: list[EpochRecord]
 ) -> None:
     folder = photos.run("stopped")
 
@@ -212,7 +109,7 @@ def test_a_run_that_is_asked_to_stop_leaves_its_step_and_goes_on(
 @pytest.mark.faults  # a minute and a half each
 @pytest.mark.parametrize("drained", [(), ("drain",)], ids=["killed", "drained"])
 def test_a_node_that_is_lost_leaves_fewer_workers_that_go_on_with_the_next_image(
-    photos: Set, alone: list[EpochRecord], drained: tuple[str, ...]
+    photos: Photos, alone: list[EpochRecord], drained: tuple[str, ...]
 ) -> None:
     """Of two nodes, that with two CPUs is lost: one worker is left, and no CPU beside it. When Ray
     is told before, the only checkpoint in mid-epoch is the one that is made for that.
@@ -224,7 +121,7 @@ def test_a_node_that_is_lost_leaves_fewer_workers_that_go_on_with_the_next_image
     # Long enough that it still trains when Ray knows of the loss.
     epochs = 16 if drained else 3
     config = photos.config(run, workers=workers, checkpoint=checkpoint, epochs=epochs)
-    settings, index = photos.folder / f"{run}.yaml", photos.folder / "index.pickle"
+    settings, index = Path(photos.uri) / f"{run}.yaml", Path(photos.uri) / "index.pickle"
     settings.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     index.write_bytes(pickle.dumps(photos.index))
     arguments = [str(settings), str(index), run, "10", *drained]
@@ -253,23 +150,24 @@ def test_a_node_that_is_lost_leaves_fewer_workers_that_go_on_with_the_next_image
 
 @pytest.mark.faults  # a minute
 def test_a_driver_that_is_killed_or_ended_goes_on_when_the_run_is_submitted_again(
-    photos: Set, alone: list[EpochRecord]
+    photos: Photos, alone: list[EpochRecord]
 ) -> None:
     """First SIGKILL, then SIGTERM, then left alone."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     draw = random.Random(seed)
     config, folder = photos.config("driver"), photos.run("driver")
-    file = photos.folder / "driver.yaml"
+    file = Path(photos.uri) / "driver.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     command = [sys.executable, "-m", "jobs.train", str(file)]
     for number, steps in ((signal.SIGKILL, draw.randint(8, 30)), (signal.SIGTERM, 12)):
+        at = reached(files_of(folder)) + steps
         with (
             subprocess.Popen(
                 command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
             ) as process,
-            at_step(folder, lines(folder) + steps, partial(process.send_signal, number)),
+            at_step(folder, at, partial(process.send_signal, number)),
         ):
             said = process.communicate()[1]
         if number == signal.SIGKILL:

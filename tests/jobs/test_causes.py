@@ -30,6 +30,18 @@ def test_errors_that_name_each_other_end_the_search() -> None:
 
 
 @pytest.mark.slow
+def test_an_error_of_a_task_is_found_as_it_was_raised() -> None:
+    """Ray raises a copy that is of both classes, and refuses it as an argument of another task."""
+    from ray.exceptions import RayTaskError
+
+    raised = RayTaskError("read", "a long traceback", DataError("no images")).as_instanceof_cause()
+    assert isinstance(raised, DataError)
+    found = find_cause(raised)
+    assert type(found) is DataError
+    assert str(found) == "no images"
+
+
+@pytest.mark.slow
 def test_an_error_is_found_among_the_workers_of_ray_train() -> None:
     from ray.train import WorkerGroupError
 

@@ -7,13 +7,15 @@ import pickle
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+import models.storage
 from models.errors import AlreadyExistsError, ConfigError, NotFoundError, StorageError
-from models.storage import Store, open_store, read_uri, split_uri
+from models.storage import SLOW_BACKOFF, Store, open_store, read_uri, split_uri
 from tests.conftest import S3Server
 from tests.outages import Outage
 
@@ -174,6 +176,20 @@ def test_a_patient_store_outlives_a_bucket_that_answers_503(
         assert time.monotonic() > outage.ends
         assert outage.num_refused > 6
         assert [entry.key for entry in store.list()] == ["a/b"]
+
+
+def test_patience_is_counted_in_time_and_not_in_attempts(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=5)}
+    monkeypatch.setattr(models.storage, "SLOW_BACKOFF", {**SLOW_BACKOFF, **pauses})
+    bucket = s3_server.make_bucket("attempts")
+    Store(bucket).write("a", b"0123456789")
+    with Outage.before(s3_server.endpoint) as outage:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", outage.endpoint)
+        outage.ends = time.monotonic() + 6
+        assert Store(bucket, is_patient=True).read("a") == b"0123456789"
+        assert outage.num_refused > 150, "so many as took 57 s of an outage, and half as many more"
 
 
 @pytest.mark.parametrize(

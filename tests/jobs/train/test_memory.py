@@ -82,6 +82,17 @@ def test_a_worker_that_ray_ended_is_found_in_what_ray_train_raises() -> None:
     assert "a node ran out" in told(WorkerGroupError("workers failed", {1: dead}))
 
 
+@pytest.mark.slow
+def test_a_worker_that_ray_ended_as_it_began_is_found_too() -> None:
+    from pickle import dumps, loads
+
+    import ray.exceptions
+    from ray.train import ControllerError
+
+    killed = ray.exceptions.OutOfMemoryError("Memory on the node was 15.9GB / 16GB")
+    assert "a node ran out" in told(loads(dumps(ControllerError(killed))))
+
+
 @pytest.mark.parametrize(
     "error", [DataError("no images"), RuntimeError("shapes differ"), KeyboardInterrupt()]
 )

@@ -33,7 +33,7 @@ from jobs.tune.trial import run_trial
 from models.bundle import open_bundle
 from models.errors import ConfigError
 from models.storage import open_store
-from tests.e2e.test_train import write_photos
+from tests.photos import write_photos
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 

@@ -1,0 +1,211 @@
+"""The ways in which a training is interrupted, each with how it goes on: by itself, or because the
+run is given again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from jobs.train.config import TrainConfig
+from jobs.train.history import EpochRecord
+from jobs.train.stages import opened_run, train_in_sight
+from jobs.train.trainer import train
+from tests.faults.training.interruptions import POLL_SECONDS, Interruption, at_steps
+from tests.faults.training.nodes import Nodes
+from tests.faults.training.runs import ROOT, Photos, Seen, in_mid_epoch, worker_of
+from tests.outages import Outage
+
+CPUS_PER_WORKER = 1.5  # of the two of a node, so that each worker has a node of its own
+MAX_FAILURES = 30  # of a run that is interrupted many times
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When a run is interrupted: at steps counted from 1 over all workers and epochs, each time by
+    what happens to the worker of a rank.
+    """
+
+    run: str
+    steps: Sequence[int]
+    ranks: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What can be broken, and the photos to train on: in a folder, and in a bucket whose runs write
+    down their images in `samples`.
+    """
+
+    nodes: Nodes
+    local: Photos
+    bucket: Photos
+    samples: Path
+    outage: Outage
+    outage_seconds: float
+
+    def config(self, kind: Kind, run: str) -> TrainConfig:
+        """Return how a run of a kind is trained."""
+        changes: dict[str, object] = {
+            "workers": {
+                "num_workers": 2,
+                "cpus_per_worker": CPUS_PER_WORKER,
+                "max_failures": MAX_FAILURES,
+            },
+            "epochs": kind.epochs,
+        }
+        if kind.leaves_its_step:  # then no checkpoint in mid-epoch but the one that is asked for
+            changes["checkpoint"] = {"every_seconds": None}
+        if kind.is_in_bucket:
+            changes["tracking"] = {"sample_ids": str(self.samples), "every_steps": 5}
+        return self.photos(kind).config(run, **changes)
+
+    def photos(self, kind: Kind) -> Photos:
+        """Return the photos that runs of a kind train on."""
+        return self.bucket if kind.is_in_bucket else self.local
+
+    def folder(self, kind: Kind, run: str) -> Path:
+        """Return the folder in which a run's images are written down."""
+        return self.samples / run if kind.is_in_bucket else self.local.run(run)
+
+
+Done = tuple[Sequence[EpochRecord], Sequence[Interruption]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to interrupt a run, and what it needs of the run."""
+
+    interrupt: Callable[[Site, Kind, Plan], Done]
+    epochs: int = 3
+    epochs_drawn: int = 3  # the first ones, in which interruptions begin
+    is_in_bucket: bool = False
+    leaves_its_step: bool = False
+
+
+def kill_worker(site: Site, kind: Kind, plan: Plan) -> Done:
+    """Kill the process of a worker. Ray Train starts the group again."""
+    folder = site.folder(kind, plan.run)
+    return _trained(site, kind, plan, lambda i: os.kill(worker_of(folder, plan.ranks[i]), 9))
+
+
+def kill_node(site: Site, kind: Kind, plan: Plan) -> Done:
+    """Kill the node of a worker, and start another one, as an autoscaler does."""
+    folder = site.folder(kind, plan.run)
+
+    def act(number: int) -> None:
+        site.nodes.lose(site.nodes.of_process(worker_of(folder, plan.ranks[number])))
+        site.nodes.add()
+
+    return _trained(site, kind, plan, act)
+
+
+def take_node(site: Site, kind: Kind, plan: Plan) -> Done:
+    """Tell Ray that the node of a worker is taken away, and take it when the run has left a
+    checkpoint in mid-epoch for it.
+    """
+    folder = site.folder(kind, plan.run)
+
+    def act(number: int) -> None:
+        node = site.nodes.of_process(worker_of(folder, plan.ranks[number]))
+        before = in_mid_epoch(folder)
+        site.nodes.drain(node)
+        while not in_mid_epoch(folder) - before:
+            time.sleep(POLL_SECONDS)
+        site.nodes.lose(node)
+        site.nodes.add()
+
+    return _trained(site, kind, plan, act)
+
+
+def fail_bucket(site: Site, kind: Kind, plan: Plan) -> Done:
+    """Have the bucket of images and checkpoints answer 503 for a while."""
+
+    def act(number: int) -> None:
+        refused = site.outage.num_refused
+        site.outage.ends = time.monotonic() + site.outage_seconds
+        time.sleep(site.outage_seconds)
+        assert site.outage.num_refused > refused, "nothing was asked of the bucket meanwhile"
+
+    return _trained(site, kind, plan, act)
+
+
+def kill_driver(site: Site, kind: Kind, plan: Plan) -> Done:
+    """Kill the process that started the run, and give the run again at once."""
+    return _submitted(site, kind, plan, signal.SIGKILL, -signal.SIGKILL)
+
+
+def ask_driver_to_end(site: Site, kind: Kind, plan: Plan) -> Done:
+    """Send SIGTERM to the process that started the run, and give the run again when it has
+    ended.
+    """
+    return _submitted(site, kind, plan, signal.SIGTERM, 1)
+
+
+KINDS = {
+    "worker": Kind(kill_worker),
+    "node": Kind(kill_node),
+    "driver": Kind(kill_driver),
+    "bucket": Kind(fail_bucket, is_in_bucket=True),
+    # longer, so that it still trains when Ray Train tells its workers
+    "preemption": Kind(take_node, epochs=16, epochs_drawn=10, leaves_its_step=True),
+    "sigterm": Kind(ask_driver_to_end, leaves_its_step=True),
+}
+
+
+def train_alone(site: Site, kind: Kind, run: str) -> Sequence[EpochRecord]:
+    """Train without an interruption."""
+    return train(site.config(kind, run), site.photos(kind).index, run, Seen()).history
+
+
+def _trained(site: Site, kind: Kind, plan: Plan, act: Callable[[int], None]) -> Done:
+    """Train in this process, and do something at the steps."""
+    folder, restarts = site.folder(kind, plan.run), not kind.is_in_bucket
+    with at_steps(folder, plan.steps, act, restarts=restarts) as seen:
+        history = train_alone(site, kind, plan.run)
+    return history, seen
+
+
+def _submitted(site: Site, kind: Kind, plan: Plan, number: int, status: int) -> Done:
+    """Train in processes of their own, each of which gets a signal at its step, then in this
+    one.
+    """
+    config, photos = site.config(kind, plan.run), site.photos(kind)
+    file = Path(photos.uri) / f"{plan.run}.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    started: list[subprocess.Popen[str]] = []
+    try:
+        with at_steps(
+            site.folder(kind, plan.run), plan.steps, lambda i: started[i].send_signal(number)
+        ) as seen:
+            for _ in plan.steps:
+                started.append(_start(file, site.nodes.address))
+                said = started[-1].communicate()[1]
+                if started[-1].returncode != status:
+                    raise RuntimeError(f"it ended with {started[-1].returncode}: {said[-3000:]}")
+            console = Console(quiet=True)
+            with opened_run(config, console) as (run_id, lease):
+                trained = train_in_sight(config, photos.index, run_id, lease, console)
+    finally:
+        for process in started:
+            process.kill()
+    return trained.history, seen
+
+
+def _start(file: Path, address: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.train", str(file)],
+        cwd=ROOT,
+        env={**os.environ, "RAY_ADDRESS": address},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
