@@ -24,7 +24,7 @@ class Interruption:
 
     at: int  # the number of the furthest step that had begun; 0 where the run was over before
     pause: float = 0.0
-    again: int = 0  # steps of each worker that were done once more
+    again: int = 0  # steps of each worker that were begun once more
 
 
 class _Watch:

@@ -26,7 +26,7 @@ from tests.faults.training.runs import ROOT, Photos, Seen, in_mid_epoch, worker_
 from tests.outages import Outage
 
 CPUS_PER_WORKER = 1.5  # of the two of a node, so that each worker has a node of its own
-MAX_FAILURES = 30  # of a run that is interrupted many times
+MAX_FAILURES = 15  # of a run that is interrupted up to ten times
 
 
 @dataclass(frozen=True)
