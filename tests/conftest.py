@@ -16,12 +16,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cluster.environment import free_port
 from cluster.session import Session, SessionOptions, open_session
 from tests.bundles import tiny_bundle
 
 SECONDS_TO_START = 60
+
+# On a busy machine any example may take long.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @dataclass

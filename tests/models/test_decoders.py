@@ -250,7 +250,7 @@ def test_a_lying_jpeg_is_shrunk_by_its_upright_size() -> None:
     assert decode(data, smallest=(800, 200)).shape == (800, 200, 3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_mutated_files_give_a_picture_or_an_image_error(data: st.DataObject) -> None:
     file_format = data.draw(st.sampled_from(["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP"]))

@@ -16,7 +16,7 @@ from models.preprocess import PreprocessSpec, prepare, resize
 from tests.models.test_decoders import encode
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     height=st.integers(1, 700),
     width=st.integers(1, 700),
