@@ -103,7 +103,7 @@ class Mutator:
         if raw and chance.random() < 0.3:
             raw = damage(chance, raw)
         if chance.random() < 0.05:
-            packed = gzip.compress(text + raw, 1)
+            packed = gzip.compress(text + raw, 1, mtime=0)
             encoded = (b"content-encoding", b"gzip")
             return [*headers, encoded], damage(chance, packed) if chance.random() < 0.6 else packed
         return headers, text + raw
