@@ -58,14 +58,9 @@ class KeptImages:
             self.keep(ids[positions], images)
             first, last = firsts[number : number + 2]
             known = first + np.flatnonzero(slots[first:last] >= 0)
-            yield (
-                self._joined(images, positions, known, slots)
-                if len(known)
-                else (
-                    images,
-                    positions,
-                )
-            )
+            if len(known):
+                images, positions = self._joined(images, positions, known, slots)
+            yield images, positions
 
     def _joined(self, images: Images, positions: Ids, known: Ids, slots: Ids) -> tuple[Images, Ids]:
         """Return images that were read and kept ones in the order of their positions."""

@@ -243,7 +243,7 @@ class IndexedImages:
             return assemble(iter(()), cuts)
         parallel = count_cpus(self.options.cpu_limit)
         bounds = chunk_bounds(len(ids), batch_size, self._largest_chunk(), parallel)
-        largest = int(np.diff(bounds).max(initial=1))
+        largest = int(np.diff(bounds).max())
         ahead = -(-self.options.prefetch_batches * batch_size // largest)
         chunk_bytes = largest * self._image_bytes()
         pace = Pace(

@@ -6,6 +6,7 @@ import itertools
 import math
 import socket
 import statistics
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -64,14 +65,14 @@ def test_requests_take_turns() -> None:
 def test_a_closed_loop_counts_statuses_apart() -> None:
     statuses = (200, 429, 500, 200)
     with tiny_server(lambda number: (statuses[number % 4], 0.005)) as server:
+        started = time.perf_counter()
         load = run_closed(address(server.url), [REQUEST.encode("here")], 1, 0.5)
+        elapsed = time.perf_counter() - started
     assert load.num_ok > 10
     assert abs(load.num_ok - 2 * load.num_429) <= 2
     assert abs(load.num_429 - load.num_other) <= 1
     assert load.num_failed == load.num_429 + load.num_other
-    assert (
-        0.45 < load.num_ok / load.per_second < 5
-    )  # seconds: asked for 0.5, on a busy machine more
+    assert 0.5 <= load.num_ok / load.per_second <= elapsed  # seconds
     assert load.p50_ms >= 5
 
 
@@ -135,12 +136,14 @@ def test_what_is_never_answered_counts_with_the_time_it_has_waited() -> None:
 
 def test_refused_requests_are_counted_apart_from_admitted_ones() -> None:
     with tiny_server(lambda number: (200, 0.06) if number % 2 else (429, 0.0)) as server:
+        started = time.perf_counter()
         rate = open_loop(server, per_second=60, seconds=1.0, connections=32)
+        elapsed = time.perf_counter() - started
     assert rate.num_ok == rate.num_429 == 30
     assert rate.num_other == rate.num_unanswered == 0
     assert rate.p50_ms >= 60
-    assert rate.refused_p50_ms < rate.p50_ms
-    assert 15 < rate.ok_per_second < 35
+    assert rate.refused_p50_ms < 50
+    assert 30 / elapsed <= rate.ok_per_second <= 30
 
 
 def test_an_open_loop_outlives_connections_that_break() -> None:
@@ -159,9 +162,11 @@ def test_a_percentile_is_the_nearest_rank() -> None:
 def test_a_counted_loop_ends_with_the_last_answer() -> None:
     with tiny_server(lambda number: (200, 0.05)) as server:
         requests = [REQUEST.encode("here")]
+        started = time.perf_counter()
         load = run_closed(address(server.url), requests, 2, num_requests=7)
+        elapsed = time.perf_counter() - started
     assert len(server.bodies) == load.num_ok == 7
-    assert 2 < load.per_second < 36  # four turns of two, each of 0.05 s or, on a busy machine, more
+    assert 7 / elapsed <= load.per_second <= 7 / 0.2  # four turns of two
 
 
 def test_arrivals_are_those_of_many_clients_and_the_same_every_time() -> None:

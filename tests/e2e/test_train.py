@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from jobs.evaluate.run import evaluate_set, open_subject
 from jobs.train import stages, trainer
 from jobs.train.borders import Place, StoppedError, Watcher
 from jobs.train.config import TrainConfig
+from jobs.train.history import EpochRecord
 from jobs.train.pipeline import Outcome, run_training
 from jobs.train.worker import open_images, prepare_network, run_worker
 from models.bundle import list_versions, open_bundle
@@ -36,6 +38,7 @@ from models.predictor import open_predictor
 from models.storage import open_store
 from models.validation_outputs import load_outputs
 from tests.conftest import S3Server
+from tests.faults.training.runs import Photos, Seen
 from tests.photos import photo, write_photos
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
@@ -252,6 +255,20 @@ def test_the_whole_network_is_trained_in_this_process_and_keeps_outputs_for_labe
     assert [record.epoch for record in outcome.history] == [0, 1]
     assert outcome.history[0].images_per_second > 0
     assert 0 <= outcome.history[0].waiting_share <= 1
+
+
+def test_images_that_are_kept_in_memory_are_not_read_again(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    photos = Photos.write(str(tmp_path))
+
+    class Spoiler(Seen):
+        def epoch(self, record: EpochRecord) -> None:
+            super().epoch(record)
+            shutil.rmtree(tmp_path / "photos", ignore_errors=True)
+
+    kept = photos.config("kept", workers={"num_workers": 0}, epochs=2)
+    assert len(trainer.train(kept, photos.index, "kept", Spoiler()).history) == 2
 
 
 @pytest.mark.parametrize("freeze", ["none", "backbone"])

@@ -5,9 +5,6 @@ checkpoint from before.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -21,7 +18,7 @@ from jobs.train.samples import FOLDER
 from jobs.train.trainer import train
 from jobs.train.worker import open_checkpoints
 from tests.e2e.starved_node import KEPT, ROOM
-from tests.faults.training.runs import ROOT, Photos, Seen
+from tests.faults.training.runs import Photos, Seen, run_module
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.slow, pytest.mark.faults]
 
@@ -62,18 +59,8 @@ def test_a_worker_that_ray_ends_for_its_memory_ends_the_run_and_names_the_settin
     config = photos.config("starved", epochs=100)
     file = Path(photos.uri) / "starved.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    environment = {name: value for name, value in os.environ.items() if "RAY_" not in name}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.starved_node", str(file)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    output = run_module("tests.e2e.starved_node", str(file))
+    said = json.loads(output.splitlines()[-1])
     assert said["error"] == "OutOfMemoryError", said
     assert "the memory of a node ran out and Ray ended a process there" in said["message"]
     assert "batch_size (now 4)" in said["message"]

@@ -27,7 +27,16 @@ from jobs.train.trainer import train
 from models.storage import open_store
 from tests.faults.training.compare import compare, trace
 from tests.faults.training.interruptions import at_step
-from tests.faults.training.runs import ROOT, Photos, Seen, files_of, lines, reached, worker_of
+from tests.faults.training.runs import (
+    ROOT,
+    Photos,
+    Seen,
+    files_of,
+    lines,
+    reached,
+    run_module,
+    worker_of,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -125,19 +134,8 @@ def test_a_node_that_is_lost_leaves_fewer_workers_that_go_on_with_the_next_image
     settings.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     index.write_bytes(pickle.dumps(photos.index))
     arguments = [str(settings), str(index), run, "10", *drained]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     # Ray Train tries for so long to start as many workers as before the loss was known.
-    environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.lost_node", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run_module("tests.e2e.lost_node", *arguments, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="10")
     files = sorted(path.name.partition("-")[0] for path in (folder / FOLDER).glob("*.jsonl"))
     assert files == ["0", "0", "1"], "two workers, then one"
     # Positions are those of the epoch's order, so it makes no difference who took the images.

@@ -5,6 +5,9 @@ compared with one that was left alone.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +86,24 @@ class Photos:
     def run(self, name: str) -> Path:
         """Return the folder of a run."""
         return Path(self.uri) / "runs" / name
+
+
+def run_module(module: str, *arguments: str, **environment: str) -> str:
+    """Run a module in a Python of its own that knows nothing of this process's Ray; return what it
+    printed. Fails, with what it said, if it does.
+    """
+    known = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env={**known, **environment},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
 
 
 def begun_by(path: Path) -> list[Where]:
