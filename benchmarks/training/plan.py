@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 PLAIN = "plain loop, decoded before"
+PLAIN_KEEPING = "plain loop, freed memory kept"
 OURS = "Sightline"
 OURS_RAY = "Sightline, Ray Train"
 LIGHTNING_PACKAGES = ("lightning",)
@@ -56,6 +57,8 @@ def entries(pace: Pace, timm_script: Path | None) -> tuple[Entry, ...]:
     script = {} if timm_script is None else {"script": str(timm_script)}
     return (
         Entry(PLAIN, "plain", folder="loose"),
+        # what the same loop would be with this one setting of ours
+        Entry(PLAIN_KEEPING, "plain", folder="loose", options={"keeps_freed_memory": True}),
         Entry(OURS, "sightline"),
         Entry(f"{OURS}, no image kept", "sightline", options={"cache_gib": 0}),
         Entry(f"{OURS}, files", "sightline", folder="loose", is_quick=False),

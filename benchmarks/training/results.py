@@ -10,7 +10,7 @@ from benchmarks.common import Report
 from benchmarks.serving.results import paired
 from benchmarks.serving.rounds import FAILED
 from benchmarks.serving.steps import Steps
-from benchmarks.training.plan import OURS, OURS_RAY, PLAIN, Setting
+from benchmarks.training.plan import OURS, OURS_RAY, PLAIN, PLAIN_KEEPING, Setting
 from benchmarks.training.waves import EPOCHS, RESUMING, TRAINING
 
 COLUMNS = ("way", "images/s", "range", "of the plain loop", "waiting for data")
@@ -77,7 +77,15 @@ def summarise(steps: Steps, setting: Setting, report: Report) -> None:
     }
     for name, series in measured.items():
         report.ratios[f"{_key(name)}_to_plain"] = paired(series, plain)
-    peers = {name: series for name, series in measured.items() if not name.startswith(OURS)}
+    keeping = measured.get(PLAIN_KEEPING)
+    for name in (OURS, f"{OURS_RAY}, 1 worker"):
+        if keeping and name in measured:
+            report.ratios[f"{_key(name)}_to_plain_keeping"] = paired(measured[name], keeping)
+    peers = {
+        name: series
+        for name, series in measured.items()
+        if not name.startswith(OURS) and name != PLAIN_KEEPING
+    }
     if peers and OURS in measured:
         best = max(peers, key=lambda name: statistics.median(peers[name]))
         report.figures["best_peer"] = best

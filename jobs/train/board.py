@@ -19,7 +19,7 @@ from jobs.train.borders import Notice, Status, StoppedError, Watcher
 from jobs.train.history import EpochRecord
 from models.errors import SightlineError
 
-SECONDS_BETWEEN = 0.25
+SECONDS_BETWEEN = 1.0
 SECONDS_TO_STOP = 60.0
 
 

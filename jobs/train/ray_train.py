@@ -13,6 +13,7 @@ from jobs.data.index import Index
 from jobs.train.board import Board, BoardWatcher, News, follow
 from jobs.train.borders import Notice, Place, Status, StoppedError, Watcher
 from jobs.train.config import TrainConfig
+from jobs.train.freed_memory import tunables
 from jobs.train.history import EpochRecord
 from jobs.train.memory import explained_shortage
 from jobs.train.worker import prepare_network, run_worker
@@ -114,6 +115,7 @@ def _make_trainer(config: TrainConfig, index: Any, run_id: str, board: Any) -> A
             name=f"{run_id}-ray",
             storage_path=open_store(config.runs).uri,
             failure_config=FailureConfig(max_failures=workers.max_failures),
+            worker_runtime_env=None if workers.use_gpu else {"env_vars": tunables()},
         ),
         torch_config=TorchConfig(
             timeout_s=FEATURES_TIMEOUT_S if config.network.freeze == "backbone" else STEP_TIMEOUT_S

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +21,7 @@ from jobs.train.borders import Place, Watcher
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
 from jobs.train.embedding_network import fit_to_kind
+from jobs.train.freed_memory import keeping_freed_memory
 from jobs.train.frozen import fit_frozen
 from jobs.train.loop import fit
 from jobs.train.memory import cache_bytes, explained_shortage
@@ -106,7 +108,9 @@ def run_worker(
                 fit_frozen(config, index, images, checkpoints, network, run_id, place, audience)
             else:
                 share = Share(images, config, place, open_samples(config).child(run_id))
-                _fine_tune(share, index, checkpoints, network, audience)
+                is_on_cpu = place.device.type == "cpu"
+                with keeping_freed_memory() if is_on_cpu else nullcontext():
+                    _fine_tune(share, index, checkpoints, network, audience)
     finally:
         audience.close()
         if images.broken:

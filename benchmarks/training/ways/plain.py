@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.training.ways.loops import Photos, make_network, run_epochs
+from jobs.train.freed_memory import keeping_freed_memory
 
 if TYPE_CHECKING:
     from benchmarks.training.trainer import Request
@@ -29,4 +31,6 @@ def run(request: Request) -> dict[str, Any]:
             rows = order[first : first + request.batch_size]
             yield images[rows], labels[rows]
 
-    return run_epochs(request, network, batches)
+    keeps = request.options.get("keeps_freed_memory", False)
+    with keeping_freed_memory() if keeps else nullcontext():
+        return run_epochs(request, network, batches)
