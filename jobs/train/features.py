@@ -5,7 +5,8 @@ training on a CPU into minutes. On a CPU the backbone runs through OpenVINO in f
 images/s in torch eager, EfficientNet-Lite0, 2 cores without AMX), on a GPU in torch under bfloat16.
 
 A fact one would get wrong: features are small beside images, but not small. 5 kB an image and view
-would be 10 GB of memory for a million images seen twice, so they stay on disk and are read by rows.
+(9 kB with those of all stages) would be 10 GB of memory for a million images seen twice, so they
+stay on disk and are read by rows.
 
 Shape legend: N images, D features, V views (differently augmented copies) of each image.
 """
@@ -108,8 +109,8 @@ def scratch_folder() -> Iterator[Path]:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise StorageError(
-                f"the disk of {folder} is full: the features of a frozen backbone take 5 kB an "
-                "image and view there, on the first worker those of all images. Set TMPDIR to a "
+                f"the disk of {folder} is full: the features of a frozen backbone take 5 to 9 kB "
+                "an image and view there, on the first worker those of all images. Set TMPDIR to a "
                 "larger disk, or lower network.num_views"
             ) from error
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from jobs.train.stage_moments import StageMoments, read_stages
 from models.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,16 +24,25 @@ if TYPE_CHECKING:
 
 
 class Network(nn.Module):
-    """A timm backbone with pooled features and a linear head."""
+    """A timm backbone with pooled features and a linear head. With `stages` the features are those
+    of the last layer, D of them, followed by the `StageMoments` of the layers before it.
+    """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, backbone: nn.Module, num_features: int, num_classes: int, dropout: float
+        self,
+        backbone: nn.Module,
+        num_features: int,
+        num_classes: int,
+        dropout: float,
+        stages: StageMoments | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.stages = stages
+        self.num_pooled = num_features - (stages.num_features if stages else 0)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(num_features, num_classes)
         self.register_buffer("mean", torch.full((1, 3, 1, 1), 127.5))
@@ -42,8 +52,10 @@ class Network(nn.Module):
         """Return pooled features (N, D) of uint8 or float images (N, H, W, 3) with values 0 to
         255.
         """
-        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
-        return cast(Tensor, self.backbone((pixels - self.mean) / self.std))
+        pixels = (images.permute(0, 3, 1, 2).to(torch.float32) - self.mean) / self.std
+        if self.stages is None:
+            return cast(Tensor, self.backbone(pixels))
+        return cast(Tensor, self.stages(self.backbone, pixels))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, C)."""
@@ -71,7 +83,8 @@ class ServedNetwork(nn.Module):
         """Return probabilities (N, C) and embeddings (N, D) of uint8 images (N, H, W, 3)."""
         features = self.network.features(images)
         logits = self.network.head(features) / self.temperature
-        return functional.softmax(logits, dim=1), functional.normalize(features, dim=1)
+        pooled = features[:, : self.network.num_pooled]
+        return functional.softmax(logits, dim=1), functional.normalize(pooled, dim=1)
 
 
 class FeatureNetwork(nn.Module):
@@ -87,13 +100,19 @@ class FeatureNetwork(nn.Module):
 
 
 def build_network(
-    backbone: str, num_classes: int, dropout: float = 0.0, drop_path: float = 0.0
+    backbone: str,
+    num_classes: int,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    *,
+    reads_stages: bool = False,
 ) -> Network:
     """Build the network with random weights; `drop_path` is how often stochastic depth (Huang et
-    al. 2016, arXiv 1603.09382) skips its last block.
+    al. 2016, arXiv 1603.09382) skips its last block. With `reads_stages` the head sees the moments
+    of all stages, too.
 
     Raises `ConfigError` for a backbone that timm does not have, naming the nearest, that gives no
-    pooled features, or whose blocks cannot be skipped where they should be.
+    pooled features or none of its stages, or whose blocks cannot be skipped where they should be.
     """
     import timm
 
@@ -111,9 +130,22 @@ def build_network(
         raise ConfigError(
             f"network.backbone {backbone!r} cannot give one feature vector per image: {error}"
         ) from error
-    network = Network(body, num_features, num_classes, dropout)
+    stages = _stages(body, backbone) if reads_stages else None
+    if stages is not None:
+        num_features += stages.num_features
+    network = Network(body, num_features, num_classes, dropout, stages)
     network.set_normalisation(body.default_cfg["mean"], body.default_cfg["std"])
     return network
+
+
+def _stages(body: Any, backbone: str) -> StageMoments:
+    try:
+        return read_stages(body)
+    except (TypeError, RuntimeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"network.features stages: backbone {backbone!r} does not give its stages ({error}); "
+            "set network.features: pooled, or take another backbone"
+        ) from error
 
 
 def _create(backbone: str, **settings: float) -> Any:

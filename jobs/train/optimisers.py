@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from jobs.train.config import OptimiserConfig
+from jobs.train.learning_config import OptimiserConfig
 from jobs.train.network import Network
 
 HEAD = -1  # its number among the layers: the backbone's are counted from 0, the first, upwards

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from jobs.train.config import OptimiserConfig
+from jobs.train.learning_config import OptimiserConfig
 
 Factor = Callable[[int], float]
 

@@ -47,7 +47,11 @@ def train(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> T
         train_with_ray(config, index, run_id, watcher)
     best = checkpoints.load("best")
     assert best is not None
-    network = build_network(config.network.backbone, len(index.classes))
+    network = build_network(
+        config.network.backbone,
+        len(index.classes),
+        reads_stages=config.network.features == "stages",
+    )
     network = fit_to_kind(network, config, len(index.classes))
     network.load_state_dict(best["served"])
     history = [EpochRecord(**record) for record in (checkpoints.load("last") or best)["history"]]

@@ -167,7 +167,13 @@ def prepare_network(config: TrainConfig, num_classes: int) -> Network:
     """
     torch.manual_seed(config.seed)
     wanted = config.network
-    network = build_network(wanted.backbone, num_classes, wanted.dropout, wanted.drop_path)
+    network = build_network(
+        wanted.backbone,
+        num_classes,
+        wanted.dropout,
+        wanted.drop_path,
+        reads_stages=wanted.features == "stages",
+    )
     load_weights(network, wanted.backbone, wanted.weights, wanted.weights_sha256)
     if config.workers.shard:
         check_divisible(network)

@@ -18,7 +18,7 @@ def holding_features(config: TrainConfig) -> ExitStack:
         network = config.network
         augment = (config.augment, config.seed) if network.num_views > 1 else ()
         # Not those that only the head knows, as its dropout.
-        part = (network.backbone, network.weights, network.num_views)
+        part = (network.backbone, network.weights, network.features, network.num_views)
         needs = (config.data, config.preprocess, part, augment)
         digest = hashlib.sha256(repr(needs).encode()).hexdigest()[:16]
         stack.enter_context(

@@ -16,10 +16,11 @@ from torch import nn
 from cluster.session import Session
 from jobs.data.index import Index, build_index
 from jobs.data.transforms import Augmentation
-from jobs.train.config import ExportConfig, NetworkConfig, TrainConfig
+from jobs.train.config import ExportConfig, TrainConfig
 from jobs.train.feature_cache import FeatureCache
 from jobs.train.features import Features, compute_features, open_extractor, scratch_folder
 from jobs.train.judge import CALIBRATED, calibrate, calibrated_index
+from jobs.train.learning_config import NetworkConfig
 from jobs.train.network import Network
 from jobs.train.pipeline import tolerance_of
 from jobs.train.worker import open_images

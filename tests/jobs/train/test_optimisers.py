@@ -9,7 +9,7 @@ import torch
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from jobs.train.config import OptimiserConfig
+from jobs.train.learning_config import OptimiserConfig
 from jobs.train.network import Network, build_network
 from jobs.train.optimisers import build_optimiser, number_layers
 from jobs.train.schedules import build_schedule, warmup_cosine

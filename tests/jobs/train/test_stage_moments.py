@@ -1,0 +1,99 @@
+"""What a head is given of the layers inside a frozen backbone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jobs.config import load_config
+from jobs.train.config import TrainConfig
+from jobs.train.features import open_extractor
+from jobs.train.network import ServedNetwork, build_network
+from jobs.train.stage_moments import read_stages
+from models.errors import ConfigError
+from tests.jobs.train.test_network import SMALL, images
+from tests.jobs.train.test_train_config import ROOT
+
+
+def test_the_pooled_features_come_first_then_the_moments_of_each_stage() -> None:
+    network = build_network("resnet10t", 2, reads_stages=True).eval()
+    plain = build_network("resnet10t", 2).eval()
+    plain.load_state_dict(
+        {name: value for name, value in network.state_dict().items() if "head" not in name},
+        strict=False,
+    )
+    seen: list[Tensor] = []
+    body = network.backbone
+    assert isinstance(body.layer1, nn.Module)
+    assert isinstance(body.layer4, nn.Module)
+    body.layer1.register_forward_hook(lambda module, given, answer: seen.append(answer))
+    body.layer4.register_forward_hook(lambda module, given, answer: seen.append(answer))
+    with torch.inference_mode():
+        features = network.features(images(3))
+        pooled = plain.features(images(3))
+    first, last = (values.flatten(2).double().numpy() for values in seen)
+    assert features.shape == (3, 512 + 2 * (64 + 128 + 256 + 512))
+    torch.testing.assert_close(features[:, :512], pooled)
+    np.testing.assert_allclose(features[:, 512:576], first.mean(2), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(features[:, 576:640], first.std(2), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(features[:, -512:], last.std(2), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", [SMALL, "convnext_atto", "vit_tiny_patch16_224"])
+def test_convolutions_and_transformers_give_their_stages(backbone: str) -> None:
+    network = build_network(backbone, 2, reads_stages=True).eval()
+    size = 224 if backbone.startswith("vit") else 64
+    pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with torch.inference_mode():
+        features = network.features(pixels)
+        probabilities, embedding = ServedNetwork(network)(pixels)
+    assert features.shape == (2, network.head.in_features)
+    assert features.shape[1] > network.num_pooled
+    assert probabilities.shape == (2, 2)
+    # An embedding is the last layer's: the others' numbers are of another size.
+    torch.testing.assert_close(
+        embedding, nn.functional.normalize(features[:, : network.num_pooled], dim=1)
+    )
+
+
+def test_the_largest_maps_are_left_out_and_of_many_four_are_read() -> None:
+    assert read_stages(build_network("tf_efficientnet_lite0", 2).backbone).indices == [1, 2, 3, 4]
+    assert read_stages(build_network("vit_tiny_patch16_224", 2).backbone).indices == [2, 5, 8, 11]
+
+
+def test_the_weights_of_a_backbone_have_the_same_names() -> None:
+    names = [name for name in build_network(SMALL, 2).state_dict() if "head" not in name]
+    read = build_network(SMALL, 2, reads_stages=True).state_dict()
+    assert [name for name in read if "head" not in name] == names
+
+
+def test_openvino_computes_them_as_torch_does() -> None:
+    network = build_network(SMALL, 2, reads_stages=True).eval()
+    with torch.inference_mode():
+        expected = network.features(images(5))
+    with open_extractor(network, torch.device("cpu"), 1) as extract:
+        np.testing.assert_allclose(extract(images(5).numpy()), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "reason"),
+    [
+        ("balanced", ["network.features=stages"], "set network.freeze: backbone"),
+        ("embedding", ["network.features=stages", "network.freeze=backbone"], "kinds that tell"),
+    ],
+)
+def test_stages_are_refused_where_they_are_not_read(
+    name: str, overrides: list[str], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        load_config(TrainConfig, ROOT / "configs" / "train" / f"{name}.yaml", overrides)
+
+
+def test_a_backbone_without_stages_is_refused() -> None:
+    class Flat(nn.Module):
+        default_cfg = {"input_size": (3, 32, 32)}  # noqa: RUF012
+
+    with pytest.raises(AttributeError, match="forward_intermediates"):
+        read_stages(Flat())
