@@ -59,8 +59,8 @@ class FeatureCache:
         for column in ("box", "weight"):
             if rows[column].null_count < len(rows):
                 digest.update(repr((column, rows[column].to_pylist())).encode())
-        if config.network.features != "pooled":
-            digest.update(config.network.features.encode())
+        if config.network.reads_stages:
+            digest.update(b"stages")
         settings = (config.preprocess.model_dump_json(), split, num_views, rank, world)
         augment = (config.augment.model_dump_json(), config.seed) if num_views > 1 else ()
         digest.update(repr((*settings, *augment)).encode())

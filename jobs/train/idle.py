@@ -54,6 +54,11 @@ def _of_the_mode(config: TrainConfig) -> Iterator[str]:
                 f"network.num_views {views} does nothing with network.freeze: none, where every "
                 "epoch augments anew"
             )
+        if config.network.features == "stages":
+            yield (
+                "network.features: stages does nothing with network.freeze: none: a backbone that "
+                "is trained is read at its end"
+            )
         return
     if idle := [name for name in OF_FINE_TUNING if _is_changed(config, name)]:
         yield (

@@ -39,6 +39,11 @@ class NetworkConfig(Section):
     # stochastic depth: how often the last block is skipped; earlier ones less, in proportion
     drop_path: float = Field(0.0, ge=0, lt=1)
 
+    @property
+    def reads_stages(self) -> bool:
+        """Whether the head sees the maps inside the backbone, too."""
+        return self.features == "stages" and self.freeze == "backbone"
+
     @field_validator("weights_sha256")
     @classmethod
     def _is_sha256(cls, digest: str | None) -> str | None:
@@ -60,11 +65,6 @@ class NetworkConfig(Section):
                 f"network.head_epochs {self.head_epochs} unfreezes the backbone, which "
                 "network.freeze: backbone keeps frozen; set network.freeze: none or "
                 "network.head_epochs: 0"
-            )
-        if self.features == "stages" and self.freeze != "backbone":
-            raise ValueError(
-                "network.features: stages is what a frozen backbone is read by, and network.freeze "
-                f"is {self.freeze}; set network.freeze: backbone, or network.features: pooled"
             )
         return self
 

@@ -16,8 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-# Larger maps than a quarter of the image's side took half of the time of all, and nothing was better
-# for them. Feature pyramids leave them out, too (Lin et al. 2017, arXiv 1612.03144).
+# Larger maps than a quarter of the image's side took half of the time of all, and nothing was
+# better for them. Feature pyramids leave them out, too (Lin et al. 2017, arXiv 1612.03144).
 LARGEST_PART = 4
 MOST_STAGES = 6  # as many maps as networks of convolutions have sizes of them
 FEW_STAGES = 4  # taken from networks that have a map per block, as transformers

@@ -50,7 +50,7 @@ def train(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> T
     network = build_network(
         config.network.backbone,
         len(index.classes),
-        reads_stages=config.network.features == "stages",
+        reads_stages=config.network.reads_stages,
     )
     network = fit_to_kind(network, config, len(index.classes))
     network.load_state_dict(best["served"])

@@ -172,7 +172,7 @@ def prepare_network(config: TrainConfig, num_classes: int) -> Network:
         num_classes,
         wanted.dropout,
         wanted.drop_path,
-        reads_stages=wanted.features == "stages",
+        reads_stages=wanted.reads_stages,
     )
     load_weights(network, wanted.backbone, wanted.weights, wanted.weights_sha256)
     if config.workers.shard:

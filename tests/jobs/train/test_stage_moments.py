@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from jobs.config import load_config
 from jobs.train.config import TrainConfig
 from jobs.train.features import open_extractor
+from jobs.train.idle import idle_settings
 from jobs.train.network import ServedNetwork, build_network
 from jobs.train.stage_moments import read_stages
+from jobs.train.worker import prepare_network
 from models.errors import ConfigError
 from tests.jobs.train.test_network import SMALL, images
 from tests.jobs.train.test_train_config import ROOT
@@ -77,18 +79,21 @@ def test_openvino_computes_them_as_torch_does() -> None:
         np.testing.assert_allclose(extract(images(5).numpy()), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "overrides", "reason"),
-    [
-        ("balanced", ["network.features=stages"], "set network.freeze: backbone"),
-        ("embedding", ["network.features=stages", "network.freeze=backbone"], "kinds that tell"),
-    ],
-)
-def test_stages_are_refused_where_they_are_not_read(
-    name: str, overrides: list[str], reason: str
-) -> None:
-    with pytest.raises(ConfigError, match=reason):
-        load_config(TrainConfig, ROOT / "configs" / "train" / f"{name}.yaml", overrides)
+def test_an_embedding_is_not_learnt_of_them() -> None:
+    path = ROOT / "configs" / "train" / "embedding.yaml"
+    with pytest.raises(ConfigError, match=r"network\.features: stages is of the kinds that tell"):
+        load_config(TrainConfig, path, ["network.features=stages", "network.freeze=backbone"])
+
+
+def test_a_backbone_that_is_trained_is_read_at_its_end() -> None:
+    path = ROOT / "configs" / "train" / "fast.yaml"
+    overrides = ["network.backbone=resnet10t", "network.weights=none"]
+    frozen = load_config(TrainConfig, path, overrides)
+    trained = load_config(TrainConfig, path, [*overrides, "network.freeze=none"])
+    assert prepare_network(frozen, 2).head.in_features > 512
+    assert prepare_network(trained, 2).head.in_features == 512
+    assert not [note for note in idle_settings(frozen) if "network.features" in note]
+    assert [note for note in idle_settings(trained) if "network.features: stages" in note]
 
 
 def test_a_backbone_without_stages_is_refused() -> None:
