@@ -5,8 +5,8 @@ a thread that is not the main one, as those of Ray Train's workers, for smaller 
 kernel gives is zeroed page by page as it is first touched. The activations of a step are such
 blocks, made and dropped anew in each layer: EfficientNet-Lite0 at 224 x 224 in batches of 32 had
 7,600 to 13,400 page faults an image in the main thread and 21,900 in another one, and trained 20.3
-and 16.9 images/s; with what is freed kept, 25.1 and 23.3 (2 cores, glibc 2.36, medians of 2). At
-288 x 288 it was 11.1 instead of 6.8. The process's highest memory grows by 4 to 13 %.
+and 16.9 images/s; with what is freed kept, 25.1 and 23.1 (2 cores, glibc 2.36, medians of 2 to 4
+runs). At 288 x 288 it was 11.1 instead of 6.8. The process's highest memory grew by 6 to 18 %.
 
 Larger pages were no way out: with THP_MEM_ALLOC_ENABLE=1 torch was slower yet (16 images/s).
 """
