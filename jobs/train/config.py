@@ -134,6 +134,11 @@ class TrainConfig(Section):
                 "network.features: stages is of the kinds that tell classes apart: in a vector the "
                 "largest of its numbers would drown the others; set network.features: pooled"
             )
+        if self.embedding is not None and self.network.hidden_units:
+            raise ValueError(
+                "network.hidden_units is of the kinds that tell classes apart, and kind: embedding "
+                "projects the features by one layer; set network.hidden_units: 0"
+            )
         if self.embedding is not None and self.augment.is_mixing:
             raise ValueError(
                 "augment.mixup_alpha and augment.cutmix_alpha mix images, and kind: embedding "

@@ -1,16 +1,18 @@
 """Fit the head alone, on features that a frozen backbone gave once.
 
 The features are standardised with the training split's mean and deviation, which makes one learning
-rate right for any backbone; afterwards both are folded into the linear layer, so the network that
-is exported is no larger.
+rate right for any backbone; afterwards both are folded into the first linear layer, so the network
+that is exported is no larger.
 
 Shape legend: N images, C classes, D features.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -60,18 +62,18 @@ def fit_head(
     on_epoch: Callable[[EpochRecord], None],
     on_step: Callable[[float], None] | None = None,
 ) -> list[EpochRecord]:
-    """Fit `network.head` in place to the best epoch by `config.monitor`, and return the history.
-    `on_step` gets the loss of each step.
+    """Fit the head of `network` in place to the best epoch by `config.monitor`, and return the
+    history. `on_step` gets the loss of each step.
 
     Without validation images the last epoch is kept.
     """
     torch.manual_seed(config.seed)
     mean, std = train.moments()
     standard = Standardiser(mean, std.clamp_min(MIN_STD))
-    linear = nn.Linear(train.num_features, len(class_names))
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    model = nn.Sequential(nn.Dropout(config.network.dropout), linear)
+    hidden, last = copy.deepcopy(network.hidden).cpu(), copy.deepcopy(network.head).cpu()
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    model = nn.Sequential(nn.Dropout(config.network.dropout), hidden, last)
     draw = _drawer(train, len(class_names), config)
     steps = max(1, len(train) // HEAD_BATCH)
     group = {"params": model.parameters(), "weight_decay": config.optimiser.weight_decay}
@@ -82,7 +84,7 @@ def fit_head(
     objective = build_objective(config, _class_totals(train, len(class_names)))
     autocast = Autocast("cpu", enabled=False)
     history: list[EpochRecord] = []
-    best: tuple[Tensor, Tensor] | None = None
+    best: dict[str, Tensor] | None = None
     for epoch in range(config.epochs):
         model.train()
         with train.open_rows() as rows:
@@ -103,16 +105,17 @@ def fit_head(
                     on_step(float(loss))
         record = _record(model, standard, validation, class_names, epoch, losses)
         if best is None or is_better(record, history, config.monitor):
-            best = (linear.weight.detach().clone(), linear.bias.detach().clone())
+            best = copy.deepcopy(model.state_dict())
         history.append(record)
         on_epoch(record)
         if should_stop(history, config.monitor, config.early_stop_epochs):
             break
     assert best is not None
-    with torch.no_grad():
-        linear.weight.copy_(best[0])
-        linear.bias.copy_(best[1])
-    standard.fold(linear, network.head)
+    model.load_state_dict(best)
+    first = cast(nn.Linear, hidden[0]) if isinstance(hidden, nn.Sequential) else last
+    standard.fold(first, first)
+    network.hidden.load_state_dict(hidden.state_dict())
+    network.head.load_state_dict(last.state_dict())
     return history
 
 

@@ -73,6 +73,8 @@ def _identity(config: TrainConfig, index: Index) -> dict[str, object]:
         "images": digest_of_images(index),
         "backbone": config.network.backbone,
         "freeze": config.network.freeze,
+        "features": config.network.features,
+        "hidden_units": config.network.hidden_units,
         "preprocess": config.preprocess.model_dump(mode="json"),
         "weights": config.network.weights,
         "num_views": config.network.num_views,

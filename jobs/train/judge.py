@@ -81,12 +81,13 @@ def fit_on_validation(
     images = open_images(config, chosen, data_cpus())
     logits, truth = [], []
     try:
-        network.head.to(device)
+        for part in (network.hidden, network.head):
+            part.to(device)
         with open_extractor(network, device, torch.get_num_threads()) as extract:
             for batch in images.batches("validation", batch_size=BATCH, shuffle=False):
                 features = torch.from_numpy(extract(batch.images)).to(device)
                 with torch.inference_mode():
-                    logits.append(network.head(features).cpu().numpy())
+                    logits.append(network.logits(features).cpu().numpy())
                 truth.append(batch.labels)
                 advance(len(batch))
     finally:
@@ -110,7 +111,7 @@ def _logits_of_kept_features(
         except (DataError, NotFoundError):
             return None
         with torch.inference_mode():
-            logits = [network.head(values).numpy() for values, _ in features.blocks()]
+            logits = [network.logits(values).numpy() for values, _ in features.blocks()]
     return np.concatenate(logits), features.labels.numpy()
 
 

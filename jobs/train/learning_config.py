@@ -35,6 +35,7 @@ class NetworkConfig(Section):
     num_views: int = Field(1, ge=1, le=64)
     # gradual unfreezing: so many epochs train the head alone, the rest everything
     head_epochs: int = Field(0, ge=0)
+    hidden_units: int = Field(0, ge=0, le=65_536)  # of one more layer in the head; 0: none
     dropout: float = Field(0.2, ge=0, lt=1)
     # stochastic depth: how often the last block is skipped; earlier ones less, in proportion
     drop_path: float = Field(0.0, ge=0, lt=1)

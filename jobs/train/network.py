@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 class Network(nn.Module):
     """A timm backbone with pooled features and a linear head. With `stages` the features are those
-    of the last layer, D of them, followed by the `StageMoments` of the layers before it.
+    of the last layer, D of them, followed by the `StageMoments` of the layers before it; with
+    `hidden_units` the head has a layer of so many before its last.
     """
 
     mean: Tensor
@@ -38,13 +39,19 @@ class Network(nn.Module):
         num_classes: int,
         dropout: float,
         stages: StageMoments | None = None,
+        hidden_units: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.stages = stages
         self.num_pooled = num_features - (stages.num_features if stages else 0)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(num_features, num_classes)
+        self.hidden: nn.Module = nn.Identity()
+        if hidden_units:
+            self.hidden = nn.Sequential(
+                nn.Linear(num_features, hidden_units), nn.GELU(), nn.Dropout(dropout)
+            )
+        self.head = nn.Linear(hidden_units or num_features, num_classes)
         self.register_buffer("mean", torch.full((1, 3, 1, 1), 127.5))
         self.register_buffer("std", torch.full((1, 3, 1, 1), 127.5))
 
@@ -59,7 +66,11 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, C)."""
-        return cast(Tensor, self.head(self.dropout(self.features(images))))
+        return self.logits(self.dropout(self.features(images)))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return logits (N, C) of features (N, D)."""
+        return cast(Tensor, self.head(self.hidden(features)))
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Set mean and standard deviation per channel, in the 0 to 1 scale that weights are
@@ -82,7 +93,7 @@ class ServedNetwork(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return probabilities (N, C) and embeddings (N, D) of uint8 images (N, H, W, 3)."""
         features = self.network.features(images)
-        logits = self.network.head(features) / self.temperature
+        logits = self.network.logits(features) / self.temperature
         pooled = features[:, : self.network.num_pooled]
         return functional.softmax(logits, dim=1), functional.normalize(pooled, dim=1)
 
@@ -106,10 +117,11 @@ def build_network(
     drop_path: float = 0.0,
     *,
     reads_stages: bool = False,
+    hidden_units: int = 0,
 ) -> Network:
     """Build the network with random weights; `drop_path` is how often stochastic depth (Huang et
     al. 2016, arXiv 1603.09382) skips its last block. With `reads_stages` the head sees the moments
-    of all stages, too.
+    of its stages, too; with `hidden_units` it has a layer of so many in between.
 
     Raises `ConfigError` for a backbone that timm does not have, naming the nearest, that gives no
     pooled features or none of its stages, or whose blocks cannot be skipped where they should be.
@@ -133,7 +145,7 @@ def build_network(
     stages = _stages(body, backbone) if reads_stages else None
     if stages is not None:
         num_features += stages.num_features
-    network = Network(body, num_features, num_classes, dropout, stages)
+    network = Network(body, num_features, num_classes, dropout, stages, hidden_units)
     network.set_normalisation(body.default_cfg["mean"], body.default_cfg["std"])
     return network
 

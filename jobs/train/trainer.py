@@ -16,8 +16,14 @@ from jobs.train.config import TrainConfig
 from jobs.train.embedding_network import fit_to_kind
 from jobs.train.history import EpochRecord
 from jobs.train.identity import claim_run
-from jobs.train.network import Network, build_network
-from jobs.train.worker import find_device, open_checkpoints, prepare_network, run_worker
+from jobs.train.network import Network
+from jobs.train.worker import (
+    configured_network,
+    find_device,
+    open_checkpoints,
+    prepare_network,
+    run_worker,
+)
 
 
 @dataclass(frozen=True)
@@ -47,11 +53,7 @@ def train(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> T
         train_with_ray(config, index, run_id, watcher)
     best = checkpoints.load("best")
     assert best is not None
-    network = build_network(
-        config.network.backbone,
-        len(index.classes),
-        reads_stages=config.network.reads_stages,
-    )
+    network = configured_network(config.network, len(index.classes))
     network = fit_to_kind(network, config, len(index.classes))
     network.load_state_dict(best["served"])
     history = [EpochRecord(**record) for record in (checkpoints.load("last") or best)["history"]]

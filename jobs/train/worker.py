@@ -23,6 +23,7 @@ from jobs.train.config import TrainConfig
 from jobs.train.embedding_network import fit_to_kind
 from jobs.train.freed_memory import keeping_freed_memory
 from jobs.train.frozen import fit_frozen
+from jobs.train.learning_config import NetworkConfig
 from jobs.train.loop import fit
 from jobs.train.memory import cache_bytes, explained_shortage
 from jobs.train.metrics_log import MetricsLog
@@ -161,19 +162,25 @@ def check_tracking(config: TrainConfig) -> None:
         open_client(config)
 
 
+def configured_network(wanted: NetworkConfig, num_classes: int) -> Network:
+    """Build the configured network with random weights."""
+    return build_network(
+        wanted.backbone,
+        num_classes,
+        wanted.dropout,
+        wanted.drop_path,
+        reads_stages=wanted.reads_stages,
+        hidden_units=wanted.hidden_units,
+    )
+
+
 def prepare_network(config: TrainConfig, num_classes: int) -> Network:
     """Build the configured network with its pretrained weights; what has none follows the seed, the
     same in every worker.
     """
     torch.manual_seed(config.seed)
     wanted = config.network
-    network = build_network(
-        wanted.backbone,
-        num_classes,
-        wanted.dropout,
-        wanted.drop_path,
-        reads_stages=wanted.reads_stages,
-    )
+    network = configured_network(wanted, num_classes)
     load_weights(network, wanted.backbone, wanted.weights, wanted.weights_sha256)
     if config.workers.shard:
         check_divisible(network)

@@ -191,6 +191,39 @@ def test_the_head_is_fitted_by_the_same_recipe(tmp_path: Path, settings: dict[st
     assert not torch.equal(*heads)
 
 
+def test_a_hidden_layer_learns_what_no_line_can_part(tmp_path: Path) -> None:
+    found = []
+    for units in (0, 16):
+        (tmp_path / str(units)).mkdir()
+        values, labels = corners(600, 1)
+        train = write(tmp_path / str(units), "train", values, labels)
+        validation = write(tmp_path / str(units), "validation", *corners(200, 2))
+        network = Network(make_network().backbone, 2, 2, 0.0, hidden_units=units)
+        config = make_config(
+            epochs=40,
+            network={"hidden_units": units, "dropout": 0.0},
+            optimiser={"lr": 0.02, "weight_decay": 0.0},
+        )
+        fit_head(network, train, validation, config, NAMES, lambda _: None)
+        unseen, truth = corners(1000, 3)
+        with torch.inference_mode():
+            answers = network.eval().logits(unseen).argmax(dim=1)
+        found.append(float((answers == truth).float().mean()))
+    without, with_hidden = found
+    assert without < 0.75
+    assert with_hidden > 0.95
+
+
+def corners(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Points around the corners of a square, those across from each other of one class, on scales
+    that are far apart.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (count, 2), generator=generator) * 2 - 1
+    values = signs + 0.2 * torch.randn(count, 2, generator=generator)
+    return values * torch.tensor([0.01, 100.0]) + 3, (signs.prod(dim=1) > 0).long()
+
+
 def test_the_folded_layer_does_what_standardising_first_did() -> None:
     torch.manual_seed(0)
     features, _ = clouds((50, 50), 0)

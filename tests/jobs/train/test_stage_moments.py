@@ -85,6 +85,22 @@ def test_an_embedding_is_not_learnt_of_them() -> None:
         load_config(TrainConfig, path, ["network.features=stages", "network.freeze=backbone"])
 
 
+def test_a_head_with_a_hidden_layer_is_built_by_its_name_and_not_for_an_embedding() -> None:
+    path = ROOT / "configs" / "train" / "fast.yaml"
+    small = ["network.backbone=resnet10t", "network.weights=none"]
+    config = load_config(TrainConfig, path, [*small, "network.hidden_units=32"])
+    network = prepare_network(config, 3).eval()
+    assert network.head.in_features == 32
+    with torch.inference_mode():
+        probabilities, embedding = ServedNetwork(network)(images(2))
+        torch.testing.assert_close(probabilities, network(images(2)).softmax(dim=1))
+    assert embedding.shape == (2, 512)  # the last layer's features, not the hidden ones
+    with pytest.raises(ConfigError, match=r"network\.hidden_units is of the kinds that tell"):
+        load_config(
+            TrainConfig, ROOT / "configs" / "train" / "embedding.yaml", ["network.hidden_units=32"]
+        )
+
+
 def test_a_backbone_that_is_trained_is_read_at_its_end() -> None:
     path = ROOT / "configs" / "train" / "fast.yaml"
     overrides = ["network.backbone=resnet10t", "network.weights=none"]
