@@ -73,7 +73,7 @@ def _identity(config: TrainConfig, index: Index) -> dict[str, object]:
         "images": digest_of_images(index),
         "backbone": config.network.backbone,
         "freeze": config.network.freeze,
-        "features": config.network.features,
+        "reads_stages": config.network.reads_stages,
         "hidden_units": config.network.hidden_units,
         "preprocess": config.preprocess.model_dump(mode="json"),
         "weights": config.network.weights,

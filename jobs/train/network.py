@@ -4,7 +4,7 @@ It takes the border tensor, uint8 (N, H, W, 3), and normalises inside, so nothin
 can drift apart between training and serving. It knows nothing of files: `jobs.train.weights` fills
 it.
 
-Shape legend: N images, C classes, D features.
+Shape legend: N images, C classes, D features, the first P of them pooled from the last layer.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 class Network(nn.Module):
-    """A timm backbone with pooled features and a linear head. With `stages` the features are those
-    of the last layer, D of them, followed by the `StageMoments` of the layers before it; with
+    """A timm backbone with pooled features and a linear head. With `stages` those of the last
+    layer are followed by the `StageMoments` of the layers before it; with
     `hidden_units` the head has a layer of so many before its last.
     """
 
@@ -91,7 +91,7 @@ class ServedNetwork(nn.Module):
         self.temperature = temperature
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return probabilities (N, C) and embeddings (N, D) of uint8 images (N, H, W, 3)."""
+        """Return probabilities (N, C) and embeddings (N, P) of uint8 images (N, H, W, 3)."""
         features = self.network.features(images)
         logits = self.network.logits(features) / self.temperature
         pooled = features[:, : self.network.num_pooled]

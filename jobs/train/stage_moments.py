@@ -6,7 +6,7 @@ and contrast, which tell a cracked cell from a sound one, are gone by then, but 
 before it. A frozen backbone can be no better than what is read from it: Evci et al. 2022
 (arXiv 2201.03529) choose among the values of all layers for the same reason.
 
-Shape legend: N images, C channels of a map, D pooled features of the last layer.
+Shape legend: N images, C channels of a map, P pooled features of the last layer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FEW_STAGES = 4  # taken from networks that have a map per block, as transformers
 
 
 class StageMoments(nn.Module):
-    """Reads a timm backbone's pooled features (N, D) and, per stage, mean and deviation (N, 2C)."""
+    """Reads a timm backbone's pooled features (N, P) and, per stage, mean and deviation (N, 2C)."""
 
     def __init__(self, indices: tuple[int, ...], num_features: int) -> None:
         super().__init__()

@@ -4,8 +4,10 @@ gets instead.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -269,6 +271,44 @@ def test_images_that_are_kept_in_memory_are_not_read_again(
 
     kept = photos.config("kept", workers={"num_workers": 0}, epochs=2)
     assert len(trainer.train(kept, photos.index, "kept", Spoiler()).history) == 2
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_what_a_step_frees_is_kept_while_training_and_no_longer(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    photos = Photos.write(str(tmp_path))
+    shares: list[float] = []
+
+    class Measuring(Seen):
+        def epoch(self, record: EpochRecord) -> None:
+            super().epoch(record)
+            shares.append(share_of_faults())
+
+    before = share_of_faults()
+    config = photos.config("freed", workers={"num_workers": 0}, epochs=1)
+    trainer.train(config, photos.index, "freed", Measuring())
+    assert before > 0.6
+    assert shares[0] < 0.2
+    assert share_of_faults() > 0.6
+
+
+def share_of_faults() -> float:
+    """Return for how many of its pages a block that is filled and freed again and again asks the
+    kernel.
+    """
+    size, rounds = 80 << 20, 10
+
+    def fill() -> None:
+        torch.empty(size, dtype=torch.uint8).fill_(1)
+
+    for _ in range(3):
+        fill()
+    started = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        fill()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - started
+    return faults * resource.getpagesize() / (size * rounds)
 
 
 @pytest.mark.parametrize("freeze", ["none", "backbone"])

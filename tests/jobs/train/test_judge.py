@@ -117,6 +117,11 @@ def test_a_network_that_is_too_sure_is_cooled_and_stays_as_it_was(
     shutil.rmtree(tmp_path / "set")  # the features of a frozen backbone are not computed again
     again = calibrate(kept, index, sure, Console(file=io.StringIO()))
     assert again.value == pytest.approx(fitted.value, rel=1e-3)
+    inside = NetworkConfig(freeze="backbone", features="stages")
+    read = kept.model_copy(update={"network": inside})  # whose features are others
+    cache = FeatureCache(open_store(kept.runs).child("features"))
+    keys = {cache.key(config, sure, index, "train", 1, 0, 1) for config in (kept, read)}
+    assert len(keys) == 2
 
 
 def keep_features(config: TrainConfig, index: Index, network: Network) -> None:
