@@ -8,7 +8,6 @@ cache that any number of processes may share.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import logging
@@ -30,6 +29,7 @@ from models.errors import (
 from models.manifest import Artifact, Manifest, check_name, dump_manifest, parse_manifest
 from models.stopwatch import part
 from models.storage import Store, is_remote, open_store
+from models.storage_errors import is_disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ def _fetch(store: Store, artifact: Artifact, cache: Path) -> Path:
                 return target
             _download(store, artifact, folder, target)
     except OSError as error:
-        full = " (the disk is full)" if error.errno == errno.ENOSPC else ""
+        full = " (the disk is full)" if is_disk_full(error) else ""
         raise StorageError(
             f"cannot cache {store.uri}/{artifact.path} in {cache}: {error}{full}; free space, or "
             "set SIGHTLINE_CACHE "

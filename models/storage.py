@@ -15,7 +15,7 @@ import io
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -26,13 +26,8 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore import exceptions as upstream
 
-from models.errors import (
-    AccessError,
-    AlreadyExistsError,
-    ConfigError,
-    NotFoundError,
-    StorageError,
-)
+from models.errors import ConfigError, NotFoundError, StorageError
+from models.storage_errors import explained
 
 if TYPE_CHECKING:
     from obstore.store import BackoffConfig, ClientConfig, ObjectStore, RetryConfig
@@ -192,26 +187,8 @@ class Store:
     def _client(self, *, writing: bool = False) -> ObjectStore:
         return _open_client(self.uri, writing, self.is_patient, _environment_key())
 
-    @contextmanager
-    def _explained(self, verb: str, key: str) -> Iterator[None]:
-        """Turn the library's exceptions into ours, with the object's full URI and advice."""
-        thing = f"{self.uri.rstrip('/')}/{key}" if key else self.uri
-        try:
-            yield
-        except StorageError:
-            raise
-        except (upstream.AlreadyExistsError, upstream.PreconditionError, FileExistsError) as error:
-            raise AlreadyExistsError(f"cannot {verb} {thing}: it exists already") from error
-        except (FileNotFoundError, upstream.NotFoundError) as error:
-            raise NotFoundError(_missing(self.uri, thing, verb, str(error))) from error
-        except (
-            upstream.PermissionDeniedError,
-            upstream.UnauthenticatedError,
-            PermissionError,
-        ) as error:
-            raise AccessError(_refused(thing, verb)) from error
-        except (upstream.BaseError, OSError, ValueError) as error:
-            raise _sort_generic(self.uri, thing, verb, error) from error
+    def _explained(self, verb: str, key: str) -> AbstractContextManager[None]:
+        return explained(self.uri, verb, key)
 
 
 class _Chunks(io.RawIOBase):
@@ -332,45 +309,3 @@ def _open_client(uri: str, writing: bool, is_patient: bool, _environment: str) -
         retry = {"max_retries": NO_LIMIT, "retry_timeout": PATIENCE, "backoff": SLOW_BACKOFF}
     store: ObjectStore = from_url(uri, client_options=client, retry_config=retry)
     return store
-
-
-def _missing(uri: str, thing: str, verb: str, detail: str) -> str:
-    if "NoSuchBucket" in detail:
-        return (
-            f"cannot {verb} {thing}: the bucket {_bucket(uri)!r} does not exist at "
-            f"{_endpoint()}; check its name, AWS_REGION and AWS_ENDPOINT_URL"
-        )
-    return f"cannot {verb} {thing}: there is no such object"
-
-
-def _refused(thing: str, verb: str) -> str:
-    return (
-        f"cannot {verb} {thing}: the store refused the credentials; check AWS_ACCESS_KEY_ID, "
-        f"AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and that they may {verb} there"
-    )
-
-
-def _sort_generic(uri: str, thing: str, verb: str, error: Exception) -> StorageError:
-    """Name the cause that the library only gives as text."""
-    text = str(error)
-    if "NoSuchBucket" in text:
-        return NotFoundError(_missing(uri, thing, verb, text))
-    if any(word in text for word in ("403 Forbidden", "401 Unauthorized", "AccessDenied")):
-        return AccessError(_refused(thing, verb))
-    if any(
-        word in text
-        for word in ("169.254.169.254", "CredentialsProvider", "credential", "AccessKeyId")
-    ):
-        return AccessError(
-            f"cannot {verb} {thing}: no credentials found; set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY"
-        )
-    return StorageError(f"cannot {verb} {thing}: {text.splitlines()[0] if text else error!r}")
-
-
-def _bucket(uri: str) -> str:
-    return urlsplit(uri).netloc
-
-
-def _endpoint() -> str:
-    return os.environ.get("AWS_ENDPOINT_URL") or "the provider's default endpoint"

@@ -6,7 +6,6 @@ again.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -34,6 +33,7 @@ from jobs.lease import Lease
 from models.decoders import ImageLimits, read_size
 from models.errors import DataError, ImageError, NotFoundError, StorageError
 from models.storage import Store, is_remote
+from models.storage_errors import is_disk_full
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _store_shard(
             path.chmod(0o644)
             path.replace(Path(store.uri, name))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
+        if not is_disk_full(error):
             raise
         raise StorageError(
             f"the disk of {path.parent} is full; make room and run the same command again: what is "

@@ -13,7 +13,6 @@ Shape legend: N images, D features, V views (differently augmented copies) of ea
 
 from __future__ import annotations
 
-import errno
 import queue
 import tempfile
 import warnings
@@ -33,6 +32,7 @@ from jobs.data.streams import Batch
 from jobs.data.transforms import Augmentation
 from jobs.train.network import FeatureNetwork, Network
 from models.errors import StorageError
+from models.storage_errors import is_disk_full
 
 Extractor = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 CHUNK = 8  # images per OpenVINO request
@@ -106,7 +106,7 @@ def scratch_folder() -> Iterator[Path]:
         try:
             yield Path(folder)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_disk_full(error):
                 raise
             raise StorageError(
                 f"the disk of {folder} is full: the features of a frozen backbone take 5 to 9 kB "

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from models.label_log import open_log
 from models.label_revision import Author
 from tests.bundles import tiny_bundle
 from tests.conftest import S3Server
+from tests.disks import fill, small_disk
 from tests.faults.conftest import Figures
 from tests.faults.load import load
 from tests.faults.report import row
@@ -121,26 +119,3 @@ def test_a_full_disk_keeps_the_old_version_serving_and_says_so(
         time.sleep(3)
     figures.append(row("disk full in the cache", seen, recovered=whole - freed))
     assert figures[-1].failed == 0
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """Put a disk of 1 MiB in the place of a folder. Skips the test where nobody lets us."""
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        pytest.skip(f"no disk can be mounted on this machine: {result.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(path: Path) -> None:
-    """Write until the disk is full."""
-    with path.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            return

@@ -17,6 +17,7 @@ import models.storage
 from models.errors import AlreadyExistsError, ConfigError, NotFoundError, StorageError
 from models.storage import SLOW_BACKOFF, Store, open_store, read_uri, split_uri
 from tests.conftest import S3Server
+from tests.disks import fill, small_disk
 from tests.outages import Outage
 
 
@@ -136,6 +137,19 @@ def test_an_unreachable_endpoint_is_a_storage_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     with pytest.raises(StorageError, match="s3://bucket/key"):
         open_store("s3://bucket").read("key")
+
+
+@pytest.mark.parametrize("call", ["write", "create", "upload"])
+def test_a_full_disk_is_named(tmp_path: Path, call: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(9000))
+    with small_disk(tmp_path / "disk", "64k"):
+        fill(tmp_path / "disk" / "filler")
+        store = open_store(tmp_path / "disk")
+        data = file if call == "upload" else file.read_bytes()
+        with pytest.raises(StorageError, match=f"cannot .* {store.uri}/new: the disk is full"):
+            getattr(store, call)("new", data)
+        assert [entry.key for entry in store.list()] == ["filler"]
 
 
 def test_an_unknown_scheme_lists_the_known_ones() -> None:
