@@ -28,14 +28,14 @@ DEFAULT_MMAP_MAX, LARGEST_MMAP_THRESHOLD = 65_536, 32 << 20
 
 
 @contextmanager
-def keeping_freed_memory() -> Iterator[None]:
+def keeping_freed_memory(wanted: bool = True) -> Iterator[None]:
     """Keep what is freed within this process; at the end the kernel gets back what nobody uses.
 
     Of little use in a thread that is not the main one: there `tunables` of the process are needed.
     With another C library than glibc nothing happens.
     """
     library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
+    if not wanted or not hasattr(library, "mallopt"):
         yield
         return
     library.mallopt(M_MMAP_MAX, 0)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -109,8 +108,7 @@ def run_worker(
                 fit_frozen(config, index, images, checkpoints, network, run_id, place, audience)
             else:
                 share = Share(images, config, place, open_samples(config).child(run_id))
-                is_on_cpu = place.device.type == "cpu"
-                with keeping_freed_memory() if is_on_cpu else nullcontext():
+                with keeping_freed_memory(place.device.type == "cpu"):
                     _fine_tune(share, index, checkpoints, network, audience)
     finally:
         audience.close()

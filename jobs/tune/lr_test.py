@@ -29,6 +29,7 @@ from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
 from jobs.train.feature_cache import FeatureCache
 from jobs.train.features import Features, scratch_folder
+from jobs.train.freed_memory import keeping_freed_memory
 from jobs.train.frozen import fit_frozen
 from jobs.train.head import HEAD_BATCH, fit_head
 from jobs.train.loop import fit
@@ -114,7 +115,11 @@ def run_lr_test(
 def _test_network(config: TrainConfig, index: Index, rise: _Rise, advance: Step) -> None:
     place = Place(find_device(config))
     images = open_images(config, index, data_cpus())
-    with tempfile.TemporaryDirectory(prefix="sightline-lr-") as folder, rise.setting():
+    with (
+        tempfile.TemporaryDirectory(prefix="sightline-lr-") as folder,
+        keeping_freed_memory(place.device.type == "cpu"),
+        rise.setting(),
+    ):
         store = open_store(folder)
         fit(
             prepare_network(config, len(index.classes)),

@@ -22,12 +22,14 @@ from typing import Any, Protocol
 
 import ray
 from ray import cloudpickle, tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from cluster.environment import data_cpus
 from jobs.causes import find_cause
 from jobs.data.index import Index
 from jobs.train.config import TrainConfig
+from jobs.train.freed_memory import tunables
 from jobs.train.history import EpochRecord, score
 from jobs.tune.config import AshaConfig, TuneConfig
 from jobs.tune.quiet import logged, quiet
@@ -101,7 +103,8 @@ def _run(
         "name": config.name,
     }
     trainable = tune.with_parameters(_trial_main, payload=payload, index=index)
-    with quiet(), _folder(config, training) as folder:
+    environment = {} if workers.use_gpu or workers.most else tunables()
+    with quiet(), _environment(environment), _folder(config, training) as folder:
         tune.Tuner(
             tune.with_resources(trainable, resources),
             param_space={NUMBER: tune.grid_search([trial.number for trial in pending])},
@@ -287,6 +290,20 @@ def _failure(trial: Any) -> str:
         return "ended without a reason"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "ended without a reason"
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Start the processes of trials with these, too. Tune (Ray 2.60) has no argument for it, and
+    the job's own environment would be that of the tasks that read images as well.
+    """
+    before = dict(class_cache.DEFAULT_ENV_VARS)
+    class_cache.DEFAULT_ENV_VARS.update(variables)
+    try:
+        yield
+    finally:
+        class_cache.DEFAULT_ENV_VARS.clear()
+        class_cache.DEFAULT_ENV_VARS.update(before)
 
 
 @contextmanager

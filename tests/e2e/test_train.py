@@ -7,7 +7,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -41,6 +40,7 @@ from models.storage import open_store
 from models.validation_outputs import load_outputs
 from tests.conftest import S3Server
 from tests.faults.training.runs import Photos, Seen
+from tests.pages import share_of_faults
 from tests.photos import photo, write_photos
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
@@ -291,24 +291,6 @@ def test_what_a_step_frees_is_kept_while_training_and_no_longer(
     assert before > 0.6
     assert shares[0] < 0.2
     assert share_of_faults() > 0.6
-
-
-def share_of_faults() -> float:
-    """Return for how many of its pages a block that is filled and freed again and again asks the
-    kernel.
-    """
-    size, rounds = 80 << 20, 10
-
-    def fill() -> None:
-        torch.empty(size, dtype=torch.uint8).fill_(1)
-
-    for _ in range(3):
-        fill()
-    started = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(rounds):
-        fill()
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - started
-    return faults * resource.getpagesize() / (size * rounds)
 
 
 @pytest.mark.parametrize("freeze", ["none", "backbone"])

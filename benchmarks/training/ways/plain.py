@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +30,5 @@ def run(request: Request) -> dict[str, Any]:
             rows = order[first : first + request.batch_size]
             yield images[rows], labels[rows]
 
-    keeps = request.options.get("keeps_freed_memory", False)
-    with keeping_freed_memory() if keeps else nullcontext():
+    with keeping_freed_memory(request.options.get("keeps_freed_memory", False)):
         return run_epochs(request, network, batches)

@@ -4,6 +4,7 @@ they are killed.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -14,25 +15,29 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import yaml
+from ray.tune.execution import class_cache
 
 from cluster.session import Session
 from jobs.config import load_config
 from jobs.data.index import Index, build_index
 from jobs.train.config import TrainConfig
+from jobs.train.freed_memory import TUNABLES, tunables
 from jobs.train.history import EpochRecord
 from jobs.tune.__main__ import main
-from jobs.tune.config import AshaConfig, LrTestConfig
+from jobs.tune.config import AshaConfig, LrTestConfig, TuneConfig
 from jobs.tune.lr_test import run_lr_test
-from jobs.tune.records import make_record
+from jobs.tune.records import Record, make_record
 from jobs.tune.space import Trial
-from jobs.tune.sweep import _result, _scheduler
+from jobs.tune.sweep import _result, _scheduler, run_sweep
 from jobs.tune.trial import run_trial
 from models.bundle import open_bundle
 from models.errors import ConfigError
 from models.storage import open_store
+from tests.pages import share_of_faults
 from tests.photos import write_photos
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
@@ -224,7 +229,14 @@ def test_a_range_test_raises_the_rate_of_real_steps_until_the_loss_breaks(
     config = training_config(folder, network=network)
     test = LrTestConfig(start=1e-5, end=1e4, steps=45)
     counted: list[int] = []
-    found = run_lr_test(config, test, index, "range", counted.append)
+    shares: list[float] = []
+
+    def advance(count: int) -> None:
+        counted.append(count)
+        if len(counted) == 20:
+            shares.append(share_of_faults())
+
+    found = run_lr_test(config, test, index, "range", advance)
     assert len(found.rates) == len(found.losses) == sum(counted) < 45
     assert found.rates[0] == pytest.approx(1e-5)
     steps = [b / a for a, b in zip(found.rates, found.rates[1:], strict=False)]
@@ -233,6 +245,40 @@ def test_a_range_test_raises_the_rate_of_real_steps_until_the_loss_breaks(
     # As they began, the losses are of a network that knows nothing; the rate was then truly high.
     assert found.losses[0] == pytest.approx(0.69, abs=0.15)
     assert not (folder / "runs" / "range").exists()
+    # Where steps free much, it is kept for the next one; no longer than that.
+    if hasattr(ctypes.CDLL(None), "mallopt") and freeze == "none":
+        assert shares[0] < 0.2 < 0.6 < share_of_faults()
+
+
+def test_the_process_of_a_trial_keeps_what_its_thread_frees(
+    folder: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TUNABLES, raising=False)
+    network = {"backbone": "mobilenetv3_small_050", "weights": "none"}
+    workers = {"num_workers": 0, "cpus_per_worker": 1}
+    training = training_config(folder, network=network, epochs=1, workers=workers)
+    environments: list[str] = []
+
+    class Looking:
+        def started(self, number: int) -> None: ...
+
+        def epoch(self, number: int, record: EpochRecord) -> None:
+            environments.extend(
+                # glibc (2.36) cuts the text into its settings as it reads it.
+                Path(f"/proc/{process.pid}/environ").read_text().replace("\0", ":")
+                for process in psutil.process_iter(["name", "cmdline"])
+                if any(part.startswith("ray::ImplicitFunc") for part in process.info["cmdline"])
+            )
+
+        def ended(self, record: Record) -> None:
+            assert record.status == "finished", record.reason
+
+    config = TuneConfig.model_validate(yaml.safe_load((folder / "tune.yaml").read_text()))
+    run_sweep(config, [Trial(0, {}, training)], {}, index, Looking())
+    assert environments
+    settings = f"{TUNABLES}={tunables()[TUNABLES]}"
+    assert all(settings in environment for environment in environments)
+    assert TUNABLES not in class_cache.DEFAULT_ENV_VARS, "and nothing else of Tune's"
 
 
 def wait_until(condition: Any, process: subprocess.Popen[str]) -> None:
