@@ -113,14 +113,20 @@ def ray_session(s3_server: S3Server) -> Iterator[Session]:
 
     It comes after the S3 server, because workers see the environment that Ray was started with.
     """
-    with tempfile.TemporaryDirectory(prefix="sl-") as home, pytest.MonkeyPatch.context() as patch:
+    with tempfile.TemporaryDirectory(prefix="sl-") as home, opened_ray(Path(home)) as session:
+        yield session
+
+
+@contextmanager
+def opened_ray(home: Path) -> Iterator[Session]:
+    """Start a local Ray of its own, with its files below `home`."""
+    with pytest.MonkeyPatch.context() as patch:
         # Ray's workers import the packages under test from here, installed or not.
         root = str(Path(__file__).parent.parent)
         patch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
-        patch.setenv("SIGHTLINE_CACHE", str(Path(home) / "cache"))
+        patch.setenv("SIGHTLINE_CACHE", str(home / "cache"))
         patch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # not to be looked at
-        options = SessionOptions(home=Path(home), dashboard=True, connect=False)
-        with open_session(options) as session:
+        with open_session(SessionOptions(home=home, dashboard=True, connect=False)) as session:
             yield session
 
 

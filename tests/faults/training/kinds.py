@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,18 +114,21 @@ def take_node(site: Site, kind: Kind, plan: Plan) -> Done:
     """Tell Ray that the node of a worker is taken away, and take it when the run has left a
     checkpoint in mid-epoch for it.
     """
-    folder = site.folder(kind, plan.run)
+    folder, over = site.folder(kind, plan.run), threading.Event()
 
     def act(number: int) -> None:
         node = site.nodes.of_process(worker_of(folder, plan.ranks[number]))
         before = in_mid_epoch(folder)
         site.nodes.drain(node)
-        while not in_mid_epoch(folder) - before:
-            time.sleep(POLL_SECONDS)
+        while not (is_left := bool(in_mid_epoch(folder) - before)):
+            if over.wait(POLL_SECONDS):
+                break
         site.nodes.lose(node)
         site.nodes.add()
+        if not is_left:
+            raise RuntimeError("the run was over before it had left a checkpoint for the notice")
 
-    return _trained(site, kind, plan, act)
+    return _trained(site, kind, plan, act, over)
 
 
 def fail_bucket(site: Site, kind: Kind, plan: Plan) -> Done:
@@ -167,11 +171,21 @@ def train_alone(site: Site, kind: Kind, run: str) -> Sequence[EpochRecord]:
     return train(site.config(kind, run), site.photos(kind).index, run, Seen()).history
 
 
-def _trained(site: Site, kind: Kind, plan: Plan, act: Callable[[int], None]) -> Done:
-    """Train in this process, and do something at the steps."""
+def _trained(
+    site: Site,
+    kind: Kind,
+    plan: Plan,
+    act: Callable[[int], None],
+    over: threading.Event | None = None,
+) -> Done:
+    """Train in this process, and do something at the steps; `over` is set when it has ended."""
     folder, restarts = site.folder(kind, plan.run), not kind.is_in_bucket
     with at_steps(folder, plan.steps, act, restarts=restarts) as seen:
-        history = train_alone(site, kind, plan.run)
+        try:
+            history = train_alone(site, kind, plan.run)
+        finally:
+            if over is not None:
+                over.set()
     return history, seen
 
 

@@ -26,7 +26,7 @@ from tests.conftest import S3Server
 from tests.disks import enlarge, small_disk
 from tests.jobs.data.images import class_files, jpeg, write
 from tests.jobs.data.packs import SPEC, digests, pack, packed_index
-from tests.jobs.data.workers import kill_one_task
+from tests.raylet import READER, kill_one
 
 
 def pack_command(folder: Path, dest: Path) -> list[str]:
@@ -116,7 +116,7 @@ def test_killed_workers_of_ray_do_not_change_the_bytes(
     while process.poll() is None:
         time.sleep(0.1)
         if kills < 4:
-            kills += kill_one_task(ray_session)
+            kills += kill_one(ray_session, READER)
     with capsys.disabled():
         print(f"\n{kills} workers of jobs.data.pack killed, then the same bytes")
     assert kills

@@ -25,7 +25,7 @@ from models.preprocess import PreprocessSpec, prepare
 from models.storage import open_store
 from tests.conftest import S3Server
 from tests.jobs.data.images import class_files, write
-from tests.jobs.data.workers import kill_one_task
+from tests.raylet import READER, kill_one
 
 SPEC = PreprocessSpec(height=20, width=16)
 NUM_TRAIN = 100
@@ -432,7 +432,7 @@ def test_killed_data_workers_change_nothing(
                 for array in (batch.ids, batch.labels, batch.images):
                     found.update(array.tobytes())
                 if kills < num_kills and chance.random() < 0.3:
-                    kills += kill_one_task(ray_session)
+                    kills += kill_one(ray_session, READER)
             assert not images.broken
         return found.hexdigest(), kills
 

@@ -52,10 +52,9 @@ from tests.jobs.score.running import (
     wait_for_parts,
 )
 from tests.jobs.score.test_worker import job as job_of
+from tests.raylet import SCORER, session_workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-WORKER = "ray::_RayWorker"
 
 
 @pytest.fixture(autouse=True)
@@ -64,17 +63,7 @@ def on_ray(ray_session: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     yield
     end_started()
-    wait_for(lambda: not workers(ray_session), 30)
-
-
-def workers(session: Session) -> list[psutil.Process]:
-    """Return the processes that score, of our Ray and no other one."""
-    found = []
-    for process in psutil.process_iter(["name", "cmdline"]):
-        command = process.info["cmdline"] or []
-        if command and command[0].endswith("raylet") and str(session.folder) in " ".join(command):
-            found += process.children()
-    return [each for each in found if _name(each).startswith(WORKER)]
+    wait_for(lambda: not session_workers(ray_session, SCORER), 30)
 
 
 def wait_until_nothing_comes(output: Path, job: subprocess.Popen[str]) -> None:
@@ -85,13 +74,6 @@ def wait_until_nothing_comes(output: Path, job: subprocess.Popen[str]) -> None:
         if num_parts(output) != number:
             number, since = num_parts(output), time.monotonic()
         time.sleep(0.05)
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def without_times(output: Path) -> pa.Table:
@@ -259,7 +241,7 @@ def test_workers_that_are_killed_cost_nothing(
     job = start(many, output, *how, chunk=8)
     for wanted in (2, 60):
         wait_for_parts(output, wanted, job)
-        victim = workers(ray_session)[0]
+        victim = session_workers(ray_session, SCORER)[0]
         # What it was given is not finished any more: the others run until all wait for that.
         victim.suspend()
         wait_until_nothing_comes(output, job)
@@ -335,7 +317,7 @@ def test_a_run_that_is_ended_keeps_what_it_has_and_leaves_no_worker(
     _, err = job.communicate(timeout=60)
     assert job.returncode == 130, err
     assert "go on with --resume" in err
-    wait_for(lambda: not workers(ray_session), 30)
+    wait_for(lambda: not session_workers(ray_session, SCORER), 30)
     ended = shell.run(many, output, *how, "--resume")
     assert 0 < ended.line["num_resumed"] < 3000
     assert pq.read_table(output)["path"].to_pylist() == sorted(map(str, many.rglob("*.jpg")))
@@ -414,7 +396,9 @@ def test_memory_does_not_grow_with_the_number_of_images(
         job = start(folder, tmp_path / f"{count}.parquet", "--bundle", bundle, part=2000)
         peaks[count] = [0, 0]
         while job.poll() is None:
-            for place, process in enumerate([psutil.Process(job.pid), *workers(ray_session)][:2]):
+            for place, process in enumerate(
+                [psutil.Process(job.pid), *session_workers(ray_session, SCORER)][:2]
+            ):
                 with suppress(psutil.Error):
                     rss = process.memory_info().rss >> 20
                     peaks[count][place] = max(peaks[count][place], rss)

@@ -1,0 +1,1 @@
+"""Packing, scoring and reading, killed at random moments and compared with being left alone."""
