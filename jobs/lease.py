@@ -121,7 +121,7 @@ def _is_dead(store: Store, number: int) -> bool:
     here = _this_process()
     if first == {**first, **here}:  # this very process
         return _identity(store, number) not in _held
-    if all(first.get(name) == here[name] for name in ("host", "processes")):
+    if all(first.get(name) == here[name] for name in ("host", "boot", "processes")):
         return not _is_alive(int(first["pid"]), float(first["started"]))
     logger.warning(
         "another run (process %s on %s) holds %s; watching for %g s whether it is alive",
@@ -145,13 +145,16 @@ def _is_alive(pid: int, started: float) -> bool:
 
 
 def _this_process() -> dict[str, Any]:
-    try:
-        # Containers may share a host name; process numbers mean the same in one namespace only.
+    processes = boot = ""
+    # Machines and containers may share a host name. The number of a boot is of one machine alone,
+    # and process numbers mean the same in one namespace only.
+    with suppress(OSError):
         processes = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        processes = ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return {
         "host": socket.gethostname(),
+        "boot": boot,
         "processes": processes,
         "pid": os.getpid(),
         "started": psutil.Process().create_time(),

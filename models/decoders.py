@@ -56,6 +56,13 @@ class ImageLimits:
         if self.max_bytes <= 0 or self.max_pixels <= 0:
             raise ValueError(f"image limits must be positive, got {self}")
 
+    def check_bytes(self, size: int) -> None:
+        """Raise `ImageTooLargeError` for a file of too many bytes, before it is read."""
+        if size > self.max_bytes:
+            raise ImageTooLargeError(
+                f"the image has {size:,} bytes, more than the limit of {self.max_bytes:,}"
+            )
+
 
 DEFAULT_LIMITS = ImageLimits()
 
@@ -104,10 +111,7 @@ def decode(
     view = bytes(data) if not isinstance(data, bytes) else data
     if not view:
         raise ImageDecodeError("the image is empty: 0 bytes")
-    if len(view) > limits.max_bytes:
-        raise ImageTooLargeError(
-            f"the image has {len(view):,} bytes, more than the limit of {limits.max_bytes:,}"
-        )
+    limits.check_bytes(len(view))
     name = sniff(view)
     if name is None:
         raise ImageTypeError(

@@ -14,14 +14,14 @@ from __future__ import annotations
 import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import obstore
 from obstore import exceptions as upstream
@@ -30,6 +30,7 @@ from models.errors import ConfigError, NotFoundError, StorageError
 from models.storage_errors import explained
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import BackoffConfig, ClientConfig, ObjectStore, RetryConfig
 
 REMOTE_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
@@ -145,15 +146,14 @@ class Store:
         with self._explained("list", prefix):
             client = self._client()
             for page in obstore.list(client, prefix or None, chunk_size=LIST_CHUNK):
-                yield from (Entry(item["path"], item["size"]) for item in page)
+                yield from _entries(page)
 
     def list_children(self, prefix: str = "") -> Children:
         """Return the folder names and the objects directly below `prefix`, both sorted."""
         with self._explained("list", prefix):
             result = obstore.list_with_delimiter(self._client(), prefix or None)
         folders = sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in result["common_prefixes"])
-        files = [Entry(item["path"], item["size"]) for item in result["objects"]]
-        return folders, sorted(files, key=lambda entry: entry.key)
+        return folders, sorted(_entries(result["objects"]), key=lambda entry: entry.key)
 
     def child(self, key: str) -> Store:
         """Return the store one or more folders further down."""
@@ -239,6 +239,12 @@ class _Seekable(io.RawIOBase):
         return len(data)
 
 
+def _entries(found: Iterable[ObjectMeta]) -> Iterator[Entry]:
+    for item in found:
+        if item["path"]:  # else what a store's console puts in the place of an empty folder
+            yield Entry(item["path"], item["size"])
+
+
 def open_store(uri: str | Path, *, is_patient: bool = False) -> Store:
     """Return the store for a local path, `file://`, `s3://`, `gs://`, `az://` or `abfs://` URI.
 
@@ -307,5 +313,14 @@ def _open_client(uri: str, writing: bool, is_patient: bool, _environment: str) -
     retry: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
     if is_patient:
         retry = {"max_retries": NO_LIMIT, "retry_timeout": PATIENCE, "backoff": SLOW_BACKOFF}
-    store: ObjectStore = from_url(uri, client_options=client, retry_config=retry)
+    store: ObjectStore = from_url(_as_url(uri), client_options=client, retry_config=retry)
     return store
+
+
+def _as_url(uri: str) -> str:
+    """Return a URI with its prefix quoted: the library would cut it at `#` and `?`, and take `%20`
+    for a space, and so work in another folder.
+    """
+    scheme, _, rest = uri.partition("://")
+    bucket, slash, prefix = rest.partition("/")
+    return f"{scheme}://{bucket}{slash}{quote(prefix)}"

@@ -206,7 +206,9 @@ def _look(
     def examine(position: int, data: bytes | Exception) -> Examined:
         return examine_image(data, spec, limits, boxes[position])
 
-    results: list[Examined] = places.read_each(places.places_of(mine), examine, threads)
+    results: list[Examined] = places.read_each(
+        places.places_of(mine), examine, threads, limits=limits
+    )
     columns = zip(*results, strict=True)
     return {
         name: np.array(values, dtype=object)

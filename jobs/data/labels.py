@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -73,17 +73,24 @@ def number_labels(
     return labels, classes
 
 
-def _check_rules(config: DataConfig, found: Sequence[str]) -> None:
-    """Raise for a rule about a label that the source does not have: it is a typing error."""
+def find_wrong_rules(config: DataConfig, found: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with each rule about a label that is not among those of the source: it is
+    a typing error.
+    """
     rules = [("drop", name) for name in config.drop]
     rules += [("merge", old) for names in config.merge.values() for old in names]
     rules += [("rename", old) for old in config.rename]
     for rule, name in rules:
         if name not in found:
-            raise DataError(
+            yield (
                 f"data.{rule} names the label {name!r}, which {config.uri} has not"
                 f"{_hint(name, found)}"
             )
+
+
+def _check_rules(config: DataConfig, found: Sequence[str]) -> None:
+    for wrong in find_wrong_rules(config, found):
+        raise DataError(wrong)
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

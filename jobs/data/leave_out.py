@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from jobs.data.config import DataConfig
-from jobs.data.manifest import read_table, texts
+from jobs.data.manifest import read_table, refuse_twice, texts
 from models.errors import DataError
 from models.storage import open_store, split_uri
 
@@ -60,6 +60,7 @@ def load_leave_out(uri: str) -> LeaveOut:
                 f"data.leave_out {uri} has no column {column!r}; expected {', '.join(COLUMNS)}, as "
                 "findings.parquet of jobs.data.audit"
             )
+        refuse_twice(table, column, f"data.leave_out {uri}")
     paths, digests = texts(table, "path"), texts(table, "sha256")
     marked: dict[str, str] = {}
     contents: set[str] = set()

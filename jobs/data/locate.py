@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 
+from models.decoders import ImageLimits
 from models.storage import Store, is_remote, normalise_uri
 
 
@@ -28,25 +29,34 @@ def absolute(folder: str, path: str) -> str:
     return posixpath.normpath(posixpath.join(folder, path))
 
 
-def read_image(path: str) -> bytes:
-    """Return the bytes of one image by its full path; raises `StorageError` and its children."""
+def read_image(path: str, limits: ImageLimits | None = None) -> bytes:
+    """Return the bytes of one image by its full path; raises `StorageError` and its children, and
+    `ImageTooLargeError`, before anything is read, where `limits` says so.
+    """
     if not is_remote(path):
         # 0.02 ms per image; through the storage library's threads it is 0.15 ms, a tenth of the
         # time that decoding takes.
         try:
-            return _read_file(path)
+            return _read_file(path, limits)
         except OSError:
             pass  # read it again below, where errors become ours
     root, key = split_at_root(path)
-    return Store(root, is_patient=True).read(key)
+    store = Store(root, is_patient=True)
+    if limits is None:
+        return store.read(key)
+    size, data = store.read_within(key, limits.max_bytes)
+    limits.check_bytes(size)
+    return data
 
 
-def _read_file(path: str) -> bytes:
+def _read_file(path: str, limits: ImageLimits | None) -> bytes:
     """Return what a file holds; half the time of `Path.read_bytes`, of which most is its path."""
     # A pipe of that name must not be waited for.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         size = os.fstat(descriptor).st_size
+        if limits is not None:
+            limits.check_bytes(size)
         data = os.read(descriptor, size)
         if len(data) == size:  # one read gives 2 GiB at most, and some file systems less
             return data

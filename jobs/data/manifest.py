@@ -63,7 +63,7 @@ def _optional(config: DataConfig, table: pa.Table, name: str) -> str | None:
         return column
     if name not in table.column_names:
         return None
-    _refuse_twice(config, table, name)
+    refuse_twice(table, name, f"manifest {config.uri}")
     return name
 
 
@@ -91,7 +91,7 @@ def read_table(uri: str, name: str, data: bytes, what: str = "manifest") -> pa.T
         )
     try:
         return reader(data)
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:  # OSError: a page that is damaged
         first = str(error).splitlines()[0]
         raise DataError(f"{what} {uri} cannot be read as .{suffix}: {first}") from error
 
@@ -149,7 +149,7 @@ READERS: dict[str, Callable[[bytes], pa.Table]] = {
 
 
 def _require(config: DataConfig, table: pa.Table, column: str, setting: str) -> None:
-    _refuse_twice(config, table, column)
+    refuse_twice(table, column, f"manifest {config.uri}")
     if column not in table.column_names:
         raise DataError(
             f"manifest {config.uri} has no column {column!r}; it has "
@@ -157,9 +157,10 @@ def _require(config: DataConfig, table: pa.Table, column: str, setting: str) -> 
         )
 
 
-def _refuse_twice(config: DataConfig, table: pa.Table, column: str) -> None:
+def refuse_twice(table: pa.Table, column: str, what: str) -> None:
+    """Raise `DataError`, beginning with `what`, for a column that can mean two."""
     if table.column_names.count(column) > 1:
-        raise DataError(f"manifest {config.uri} has the column {column!r} more than once")
+        raise DataError(f"{what} has the column {column!r} more than once")
 
 
 def _refuse_type(

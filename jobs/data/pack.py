@@ -27,7 +27,7 @@ MAX_SHARD_MIB = 1024
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Pack one set from the command line; returns the exit status."""
-    given = parser().parse_args(arguments)
+    given = parser().parse_intermixed_args(arguments)
     console = make_console()
     set_up_logging()
     with readable_errors(console):
@@ -93,7 +93,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="MIB",
         help="size of a shard, 1 to 1024: each task has one in memory (default: 8 to 128)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the order (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=_whole, default=0, help="of the order (default: %(default)s)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the set in DEST")
     return parser
 
@@ -101,6 +103,12 @@ def parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text!r}")
     return int(text)
 
 

@@ -123,7 +123,9 @@ def _write_shard(
         except ImageError as error:
             return str(error)
 
-    taken: list[bytes | str] = places.read_each(places.places_of(mine), take, threads)
+    taken: list[bytes | str] = places.read_each(
+        places.places_of(mine), take, threads, limits=limits
+    )
     kept = [position for position, one in enumerate(taken) if isinstance(one, bytes)]
     images = [one for one in taken if isinstance(one, bytes)]
     columns = _columns(mine.take(pa.array(kept, pa.int64())), images, _schema(whole))

@@ -30,7 +30,11 @@ from models.errors import ConfigError, DataError, StorageError
 from models.storage import Store, is_remote, normalise_uri, open_store, read_uri
 
 # What only says how fast a source is read, or how much of it may be broken.
-NOT_PACKED = {"images_per_task", "read_threads", "prefetch_batches", "shuffle", "max_broken_share"}
+NOT_PACKED = {
+    *("images_per_task", "read_threads", "prefetch_batches", "shuffle", "cache_gib"),
+    "max_broken_share",
+}
+CLEARING = "clearing"  # noted while what was there before is removed
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def run_packing(config: DataConfig, options: PackOptions, console: Console) -> P
         if finished is not None:
             _clear_work(work)  # of a run that was killed before it did so
             return finished
-        plan = load_plan(work) if work.exists(PLAN) else None
+        is_noted = work.exists(PLAN) and not work.exists(CLEARING)
+        plan = load_plan(work) if is_noted else None
         if plan is not None and plan.fits(fingerprint, options):
             console.print(f"going on with the packing of {plan.source}", highlight=False)
         else:
@@ -86,7 +91,8 @@ def run_packing(config: DataConfig, options: PackOptions, console: Console) -> P
 
 def fingerprint_of(config: DataConfig, options: PackOptions) -> str:
     """Return a digest of all that decides what is packed, and how, but the images themselves."""
-    settings = config.model_dump(mode="json", exclude=NOT_PACKED)
+    # Without what is as it always is: else a new setting would be another set.
+    settings = config.model_dump(mode="json", exclude=NOT_PACKED, exclude_defaults=True)
     settings["uri"] = normalise_uri(config.uri)
     tables = [config.uri] if config.source == "manifest" else []
     tables += [config.leave_out] if config.leave_out is not None else []
@@ -163,15 +169,16 @@ def _look(store: Store, fingerprint: str, options: PackOptions) -> Packed | None
     folders, files = store.list_children()
     names = [entry.key for entry in files]
     has_set, has_plan = shards.COMMIT in names, work.exists(PLAN)
+    has_ours = has_set or has_plan or work.exists(CLEARING)
     foreign = [name for name in folders if name != shards.WORK]
-    foreign += [name for name in names if not (_is_ours(name) and (has_set or has_plan))]
+    foreign += [name for name in names if not (_is_ours(name) and has_ours)]
     if foreign:
         raise ConfigError(
             f"{store.uri} is not empty: it holds {foreign[0]!r}"
             f"{f' and {len(foreign) - 1:,} other entries' if len(foreign) > 1 else ''}; give an "
             "empty or new folder"
         )
-    if options.overwrite:
+    if options.overwrite or (work.exists(CLEARING) and not has_set):
         return None
     if has_set:
         data = store.read(shards.COMMIT)
@@ -197,17 +204,22 @@ def _is_ours(name: str) -> bool:
 
 
 def _clear(store: Store) -> None:
-    """Remove a set, its commit first: what is left of it is then no packed set."""
-    names = [entry.key for entry in store.list_children()[1]]
-    for name in sorted(filter(_is_ours, names), key=lambda name: name != shards.COMMIT):
+    """Remove a set, its commit first: what is left of it is then no packed set. A run that is
+    killed meanwhile leaves a note, so that the next one knows it for its own.
+    """
+    work = store.child(shards.WORK)
+    names = [entry.key for entry in store.list_children()[1] if _is_ours(entry.key)]
+    if names:
+        work.write(CLEARING, b"")
+    for name in sorted(names, key=lambda name: name != shards.COMMIT):
         store.delete(name)
-    _clear_work(store.child(shards.WORK))
+    _clear_work(work)
 
 
 def _clear_work(work: Store) -> None:
-    """Remove all notes but the lease, the plan first."""
+    """Remove all notes but the lease, the plan first, and last the one that this goes on."""
     names = [entry.key for entry in work.list_children()[1] if not entry.key.startswith("lock-")]
-    for name in sorted(names, key=lambda name: name != PLAN):
+    for name in sorted(names, key=lambda name: (name == CLEARING, name != PLAN)):
         work.delete(name)
 
 

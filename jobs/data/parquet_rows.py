@@ -93,5 +93,5 @@ def open_parquet(uri: str) -> Iterator[pyarrow.parquet.ParquetFile]:
             source = pa.OSFile(uri)
         with source, pyarrow.parquet.ParquetFile(source) as file:
             yield file
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:  # OSError: a page that is damaged
         raise DataError(f"{uri} cannot be read as Parquet: {str(error).splitlines()[0]}") from error

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from jobs.data.locate import choose_threads, read_image, split_at_root
 from jobs.data.parquet_rows import read_rows
-from models.errors import ImageDecodeError, NotFoundError, StorageError
+from models.decoders import ImageLimits
+from models.errors import ImageDecodeError, ImageError, NotFoundError, StorageError
 from models.storage import Store, is_remote
 
 # The columns that say where an image lies: of a file of its own only `path` is filled in.
@@ -56,26 +57,27 @@ def places_of(table: pa.Table) -> list[Place]:
         return [Place(path) for path in table["path"].to_pylist()]
     columns = [table[name].to_pylist() for name in SCHEMA.names]
     return [
-        Place(path) if container is None else Place(path, container, offset, size)
+        Place(path) if container is None else Place(path, container, offset, size or 0)
         for path, container, offset, size in zip(*columns, strict=True)
     ]
 
 
-def read_place(place: Place) -> bytes:
-    """Return the bytes of one image. Raises `StorageError` and its children, and
-    `ImageDecodeError` where the container ends before the image does.
+def read_place(place: Place, limits: ImageLimits | None = None) -> bytes:
+    """Return the bytes of one image. Raises `StorageError` and its children, `ImageDecodeError`
+    where the container ends before the image does, and `ImageTooLargeError` for a file beyond the
+    `limits`.
     """
     if place.container is None:
-        return read_image(place.path)
+        return read_image(place.path, limits)
     if place.offset < 0:
         return read_rows(place.container, [-1 - place.offset])[0]
     return _read_range(place.container, place.offset, place.size, place)
 
 
-def read_group(group: Sequence[Place]) -> list[bytes]:
+def read_group(group: Sequence[Place], limits: ImageLimits | None = None) -> list[bytes]:
     """Return the bytes of images that `group_reads` put together, by one request."""
     if len(group) == 1:
-        return [read_place(group[0])]
+        return [read_place(group[0], limits)]
     if group[0].offset < 0:
         return read_rows(str(group[0].container), [-1 - place.offset for place in group])
     start = group[0].offset
@@ -123,12 +125,15 @@ def _fits(first: Place, last: Place, place: Place) -> bool:
 Use = Callable[[int, "bytes | Exception"], Any]
 
 
-def read_each(places: Sequence[Place], use: Use, threads: int | None = None) -> list[Any]:
+def read_each(
+    places: Sequence[Place], use: Use, threads: int | None = None, *, limits: ImageLimits
+) -> list[Any]:
     """Call `use(position, bytes)` for every place on threads; return what it returned, in order.
 
-    An image that is missing or cut off arrives as its `NotFoundError` or `ImageDecodeError`; so
-    does one on a disk that cannot be read. A refused key or a dead bucket raises instead: that is
-    no fault of an image.
+    An image that is missing or cut off arrives as its `NotFoundError` or `ImageDecodeError`, one of
+    more bytes than the limit, which is not read at all, as its `ImageTooLargeError`; so does one on
+    a disk that cannot be read. A refused key or a dead bucket raises instead: that is no fault of
+    an image.
     """
     results: list[Any] = [None] * len(places)
     if not places:
@@ -138,7 +143,7 @@ def read_each(places: Sequence[Place], use: Use, threads: int | None = None) -> 
     def work() -> None:
         try:
             for group in waiting:
-                for position, data in _read_each(places, group):
+                for position, data in _read_each(places, group, limits):
                     results[position] = use(position, data)
         except BaseException:
             for _ in waiting:  # leave nothing for the other threads
@@ -175,14 +180,16 @@ def _announce(places: Sequence[Place]) -> None:
 
 
 def _read_each(
-    places: Sequence[Place], group: list[int]
+    places: Sequence[Place], group: list[int], limits: ImageLimits
 ) -> Iterator[tuple[int, bytes | Exception]]:
     try:
-        found = read_group([places[position] for position in group])
-    except (StorageError, ImageDecodeError) as error:
+        for position in group:
+            limits.check_bytes(places[position].size)  # 0 for a file of its own
+        found = read_group([places[position] for position in group], limits)
+    except (StorageError, ImageError) as error:
         if len(group) > 1:  # one of them may be at fault: the others are not
             for position in group:
-                yield from _read_each(places, [position])
+                yield from _read_each(places, [position], limits)
             return
         _raise_if_everybodys(error, places[group[0]])
         yield group[0], error
@@ -192,7 +199,7 @@ def _read_each(
 
 def _raise_if_everybodys(error: Exception, place: Place) -> None:
     where = place.container or place.path
-    is_images_own = isinstance(error, (NotFoundError, ImageDecodeError)) or not is_remote(where)
+    is_images_own = isinstance(error, (NotFoundError, ImageError)) or not is_remote(where)
     if not is_images_own:
         raise error
 

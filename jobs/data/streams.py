@@ -377,5 +377,5 @@ def _read_chunk(
             return str(error) or type(error).__name__
         return ""
 
-    reasons = places.read_each(places.places_of(mine), decode_into, threads)
+    reasons = places.read_each(places.places_of(mine), decode_into, threads, limits=limits)
     return {"id": rows, "image": images, "reason": np.array(reasons, dtype=object)}

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from jobs.data.locate import split_at_root
 from jobs.data.walk import is_hidden
-from models.errors import DataError
+from models.errors import DataError, StorageError
 from models.storage import Entry, Store, is_remote, normalise_uri, open_store, split_uri
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
@@ -84,8 +84,13 @@ def find_problem(shard: Entry, end: int) -> str:
 
 
 def open_stream(uri: str) -> BinaryIO:
-    """Return a tar file to be read from one end to the other; on a disk it can be sought in too."""
+    """Return a tar file to be read from one end to the other; on a disk it can be sought in too.
+    Raises `StorageError`.
+    """
     if not is_remote(uri):
-        return open(uri, "rb")
+        try:
+            return open(uri, "rb")
+        except OSError as error:
+            raise StorageError(f"cannot read {uri}: {error.strerror}") from error
     root, key = split_at_root(uri)
     return Store(root, is_patient=True).open_stream(key)

@@ -35,9 +35,9 @@ from jobs.data.tar_files import (
 )
 from jobs.data.walk import printable
 from models.decoders import IMAGE_SUFFIXES
-from models.errors import DataError, ImageTooLargeError
+from models.errors import DataError, ImageTooLargeError, StorageError
 from models.preprocess import PreprocessSpec
-from models.storage import Entry
+from models.storage import Entry, is_remote
 
 LABEL_MEMBERS = ("cls", "txt")  # in this order, behind a label in the JSON
 MAX_TEXT = 64 << 10  # bytes of a label or of JSON
@@ -126,33 +126,43 @@ class ShardReader:
 
     def read(self) -> pa.Table:
         """Return a listing of the images."""
-        sample: dict[str, Any] = {}
-        problem = ""
-        with (
-            open_stream(self._shard.key) as stream,
-            tarfile.open(fileobj=stream, mode="r|") as tar,
-        ):
-            try:
-                for member in tar:
-                    tar.members = []  # type: ignore[attr-defined]  # a kilobyte of each
-                    key, extension = split_name(member.name)
-                    if not member.isfile() or is_hidden_key(key):
-                        continue
-                    if sample and sample["key"] != key:
-                        self._finish(sample)
-                        sample = {}
-                    sample["key"] = key
-                    self._take(sample, member, extension, tar.extractfile(member))
-                if sample:
-                    self._finish(sample)
-                problem = find_problem(self._shard, tar.offset)
-            except tarfile.TarError as error:
-                # What was begun is left out: its label may lie behind the cut.
-                problem = f"the tar file is damaged or cut short at byte {tar.offset:,}: {error}"
+        offset = 0
+        try:
+            with (
+                open_stream(self._shard.key) as stream,
+                tarfile.open(fileobj=stream, mode="r|") as tar,
+            ):
+                try:
+                    self._read_members(tar)
+                finally:
+                    offset = tar.offset
+            problem = find_problem(self._shard, offset)
+        except tarfile.TarError as error:
+            # What was begun is left out: its label may lie behind the cut.
+            problem = f"the tar file is damaged or cut short at byte {offset:,}: {error}"
+        except StorageError as error:
+            if is_remote(self._shard.key):
+                raise  # no fault of the file
+            problem = str(error)
         if problem:
             self.problem = f"{problem}; what follows in it is lost"
         columns = {name: [row.get(name) for row in self._rows] for name in SCHEMA.names}
         return pa.Table.from_batches([complete(columns, len(self._rows))])
+
+    def _read_members(self, tar: tarfile.TarFile) -> None:
+        sample: dict[str, Any] = {}
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # a kilobyte of each
+            key, extension = split_name(member.name)
+            if not member.isfile() or is_hidden_key(key):
+                continue
+            if sample and sample["key"] != key:
+                self._finish(sample)
+                sample = {}
+            sample["key"] = key
+            self._take(sample, member, extension, tar.extractfile(member))
+        if sample:
+            self._finish(sample)
 
     def _take(
         self, sample: dict[str, Any], member: tarfile.TarInfo, extension: str, file: Any
@@ -167,19 +177,25 @@ class ShardReader:
                 self.ignored += 1
                 return
             self.ignored += "rank" in sample
-            is_small = member.size <= self._config.max_image_bytes
             sample |= {
                 "rank": rank,
                 "path": printable(f"{self._shard.key}/{member.name}"),
                 "container": self._shard.key,
                 "offset": member.offset_data,
                 "size": member.size,
-                "content": file.read() if is_small else _too_large(member, self._config),
+                "content": self._content(member, file),
             }
         elif extension in ("json", *LABEL_MEMBERS) and member.size <= MAX_TEXT:
             sample[extension] = file.read().decode("utf-8", "replace").strip()
         else:
             self.ignored += 1
+
+    def _content(self, member: tarfile.TarInfo, file: Any) -> bytes | ImageTooLargeError:
+        try:
+            self._config.limits.check_bytes(member.size)
+        except ImageTooLargeError as error:
+            return error
+        return bytes(file.read())
 
     def _finish(self, sample: dict[str, Any]) -> None:
         """Turn a sample into a row, if it is an image with a label."""
@@ -216,12 +232,11 @@ class ShardReader:
         parsers: dict[str, Callable[[str], Any]] = {"label": str, **PARSERS}
         for name, parse in parsers.items():
             column = getattr(self._config, f"{name}_column") or name
-            value = fields.get(column)
-            text = "" if value is None else value if isinstance(value, str) else _as_text(value)
-            if not text.strip():
+            text = as_text(fields.get(column))
+            if not text:
                 continue
             try:
-                given[name] = parse(text.strip())
+                given[name] = parse(text)
             except ValueError as error:
                 raise DataError(f"{where}: {column!r} says {text!r}; expected {error}") from None
         return given
@@ -231,11 +246,8 @@ class ShardReader:
         self._rows.append(row)
 
 
-def _too_large(member: tarfile.TarInfo, config: DataConfig) -> ImageTooLargeError:
-    return ImageTooLargeError(
-        f"the image has {member.size:,} bytes, more than the limit of {config.max_image_bytes:,}"
-    )
-
-
-def _as_text(value: object) -> str:
-    return orjson.dumps(value).decode()
+def as_text(value: object) -> str:
+    """Return what a field of JSON says, trimmed: "" for none."""
+    if value is None:
+        return ""
+    return value.strip() if isinstance(value, str) else orjson.dumps(value).decode()

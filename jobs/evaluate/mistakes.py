@@ -113,6 +113,6 @@ def _prepared(
             return None
 
     images: Sequence[npt.NDArray[np.uint8] | None] = places.read_each(
-        places.places_of(rows), ready, data.read_threads
+        places.places_of(rows), ready, data.read_threads, limits=data.limits
     )
     return images

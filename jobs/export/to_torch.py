@@ -4,14 +4,13 @@ weights as raw tensors, no pickle.
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from models.errors import BundleError
+from models.engines.pt2_archive import check_archive
 
 MAX_BATCH = 1024
 
@@ -31,28 +30,9 @@ def capture(model: nn.Module, *, height: int, width: int) -> ExportedProgram:
 def export_torch(program: ExportedProgram, path: Path) -> None:
     """Write `program` with its batch dimension still dynamic.
 
-    Raises `BundleError` if the archive would hold a pickle.
+    Raises `BundleError` if the archive would hold what no engine of ours loads.
     """
     # Example inputs are the one part that torch would store as a pickle, and nobody needs them.
     program.example_inputs = None
     torch.export.save(program, path)
-    pickles = find_pickles(path)
-    if pickles:
-        raise BundleError(
-            f"{path.name} holds pickles, which a bundle must not: {', '.join(pickles)}"
-        )
-
-
-def find_pickles(path: Path) -> list[str]:
-    """Return the members of an archive that begin like a pickle or are one inside another
-    archive.
-    """
-    found = []
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            with archive.open(member) as file:
-                head = file.read(4)
-            is_pickle = member.filename.endswith((".pkl", "data.pkl")) or head[:2] == b"\x80\x02"
-            if is_pickle or head == b"PK\x03\x04":
-                found.append(member.filename)
-    return found
+    check_archive(path)

@@ -28,10 +28,10 @@ from jobs.data.tar_files import (
     split_name,
 )
 from jobs.data.walk import printable, walk
-from jobs.data.webdataset import LABEL_MEMBERS, MAX_TEXT
+from jobs.data.webdataset import LABEL_MEMBERS, MAX_TEXT, as_text
 from jobs.score.items import BOX, ROWS_PER_CHUNK, Item, Source, parse_item_box
 from models.decoders import IMAGE_SUFFIXES
-from models.errors import DataError
+from models.errors import DataError, StorageError
 from models.storage import Entry, is_remote, open_store
 
 PEEKED = 1000  # entries that tell a folder of tar files from one of images
@@ -127,6 +127,10 @@ def _items(shard: Entry, label_column: str | None) -> Iterator[Item]:
             problem = find_problem(shard, tar.offset)
     except tarfile.TarError as error:
         problem = f"the tar file is damaged or cut short: {error}"
+    except StorageError as error:
+        if is_remote(shard.key):
+            raise  # no fault of the file
+        problem = str(error)
     yield from sample.items(label_column)
     if problem:
         told = f"{problem}; what follows in it is lost"
@@ -140,8 +144,9 @@ def _opened(stream: BinaryIO, uri: str) -> tarfile.TarFile:
 
 
 def _item(shard: str, member: tarfile.TarInfo) -> Item:
-    # Not by its name: a tar file may hold two files of one name.
-    key, path = f"{shard} {member.offset_data}", printable(f"{shard}/{member.name}")
+    path = printable(f"{shard}/{member.name}")
+    # A tar file may hold two files of one name, and may be written anew between two runs.
+    key = f"{shard} {member.offset_data} {member.size} {member.mtime} {path}"
     return Item(key, path, path, None, shard, member.offset_data, member.size)
 
 
@@ -163,8 +168,9 @@ class _Sample:
         if not self.images:
             return
         fields = self._fields()
-        labels = [fields.get(label_column), *(self.texts.get(name) for name in LABEL_MEMBERS)]
-        truth = next((str(label) for label in labels if label not in (None, "")), None)
+        given = as_text(fields.get(label_column))  # as training reads it
+        labels = [given, *(self.texts.get(name) for name in LABEL_MEMBERS)]
+        truth = next((label for label in labels if label), None)
         said = str(fields.get(BOX) or "")
         for image in self.images:
             told = replace(image, truth=truth if label_column else None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from jobs.score.exchange import Exchange, Missing
+from jobs.score.exchange import Exchange, Missing, Rejected
 from jobs.score.patience import Trouble
 from models.errors import ConfigError, EndpointError
 from models.kinds import find_kind
@@ -49,6 +49,10 @@ def open_endpoint(url: str, exchange: Exchange) -> Endpoint:
             return exchange.get(f"{url}/config")
         except Missing as missing:
             raise _explain(url, exchange, str(missing)) from None
+        except Rejected as rejected:
+            raise EndpointError(
+                f"{url}/config is refused: {rejected}. Expected the address of a Sightline model"
+            ) from None
 
     return _read_config(url, exchange.persist(ask))
 
@@ -95,9 +99,10 @@ def _explain(url: str, exchange: Exchange, missing: str) -> Exception:
     root = url.partition("/v2")[0]
     try:
         models = exchange.post(f"{root}/v2/repository/index", b"{}", "application/json")
-    except (Missing, EndpointError):
+        states = {str(entry["name"]): str(entry.get("state", "")) for entry in models}
+    except (Missing, Rejected, EndpointError, AttributeError, KeyError, TypeError):
+        # Something else may answer there, in whatever form.
         return EndpointError(f"{missing}. Expected the address of a model, as {root}{MODELS}caps")
-    states = {str(entry["name"]): str(entry.get("state", "")) for entry in models}
     asked = url.partition(MODELS)[2].partition("/")[0]
     if states.get(asked) == "LOADING":
         return Trouble(f"model {asked!r} at {root} is still loading")

@@ -17,7 +17,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from jobs.data.locate import absolute
-from jobs.data.manifest import READERS, parse_box, read_table, texts
+from jobs.data.manifest import READERS, parse_box, read_table, refuse_twice, texts
 from jobs.data.places import Place
 from jobs.data.split import SPLIT_ALIASES
 from jobs.data.walk import is_hidden, list_folders, printable, walk
@@ -159,6 +159,7 @@ class Manifest:
         self._table = read_table(uri, name, data)
         self._path_column = self._checked(path_column, "--path-column")
         self._label_column = label_column and self._checked(label_column, "--label-column")
+        refuse_twice(self._table, BOX, f"manifest {uri}")
 
     def items(self) -> Iterator[Item]:
         """Yield the rows."""
@@ -190,6 +191,7 @@ class Manifest:
                 f"manifest {self.uri} has no column {column!r}; it has "
                 f"{', '.join(map(repr, self._table.column_names))}; name one with {option}"
             )
+        refuse_twice(self._table, column, f"manifest {self.uri}")
         return column
 
 

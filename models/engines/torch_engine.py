@@ -2,7 +2,8 @@
 TensorRT.
 
 The file holds the graph as JSON and the weights as raw tensors; no Python of the bundle's author is
-run. On a GPU bfloat16 comes by autocast, so the one file serves both precisions.
+run, since `pt2_archive` refuses what could hold any. On a GPU bfloat16 comes by autocast, so the
+one file serves both precisions.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 
 from models.bundle import Bundle
 from models.engines.base import EngineOptions, Feeding, Images, Outputs, engine_artifact
-from models.errors import EngineError
+from models.engines.pt2_archive import check_archive
+from models.errors import BundleError, EngineError
 from models.kinds import find_kind
 from models.stopwatch import part
 
@@ -94,7 +96,10 @@ def open_engine(bundle: Bundle, precision: str, options: EngineOptions) -> Torch
     path = bundle.path(engine_artifact(bundle, "torch"))
     try:
         with part("read"):
+            check_archive(path)
             program = torch.export.load(path).module().to(options.device)
+    except BundleError as error:
+        raise EngineError(str(error)) from error
     except (
         Exception
     ) as error:  # the archive reader raises many types, and all mean that the file does not fit

@@ -15,7 +15,7 @@ import pytest
 
 import models.storage
 from models.errors import AlreadyExistsError, ConfigError, NotFoundError, StorageError
-from models.storage import SLOW_BACKOFF, Store, open_store, read_uri, split_uri
+from models.storage import SLOW_BACKOFF, Entry, Store, open_store, read_uri, split_uri
 from tests.conftest import S3Server
 from tests.disks import fill, small_disk
 from tests.outages import Outage
@@ -225,3 +225,30 @@ def test_an_object_streams_as_a_file(store: Store) -> None:
         assert file.read() == b""
     with pytest.raises(NotFoundError, match="nothing"):
         store.open_stream("nothing")
+
+
+@pytest.mark.parametrize("name", ["run#2", "what?", "50%25", "my%20set", "ü b+c"])
+def test_a_prefix_of_any_name_is_no_other_prefix(s3_server: S3Server, name: str) -> None:
+    """`packed#2` once meant `packed`, which packing with --overwrite then removed."""
+    bucket = s3_server.make_bucket(f"b-{uuid4().hex[:12]}")
+    whole = open_store(bucket)
+    whole.write("run/one.bin", b"1")
+    store = open_store(f"{bucket}/{name}")
+    assert list(store.list()) == []
+    store.write("two.bin", b"2")
+    assert store.list_children() == ([], [Entry("two.bin", 1)])
+    assert store.read("two.bin") == whole.read(f"{name}/two.bin") == b"2"
+    store.delete("two.bin")
+    assert [entry.key for entry in whole.list()] == ["run/one.bin"]
+
+
+def test_what_a_console_puts_into_an_empty_folder_is_no_object(s3_server: S3Server) -> None:
+    bucket = s3_server.make_bucket(f"b-{uuid4().hex[:12]}")
+    import boto3
+
+    boto3.client("s3", endpoint_url=s3_server.endpoint).put_object(
+        Bucket=bucket.removeprefix("s3://"), Key="new/", Body=b""
+    )
+    store = open_store(f"{bucket}/new")
+    assert list(store.list()) == []
+    assert store.list_children() == ([], [])

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +72,21 @@ def check_look_alikes(subject: Subject, found: LookAlikes) -> Iterator[Finding]:
             "beside each other only",
             other_path=None,
         )
+
+
+def spare_shared_files(subject: Subject, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Take back that an image is to be left out where another row names the same file and stays: a
+    file is left out by its path, with all its rows.
+    """
+    findings = list(findings)
+    marked = {one.row for one in findings if one.leave_out}
+    staying = {path for row, path in enumerate(subject.paths) if row not in marked}
+    for one in findings:
+        if one.leave_out and one.path in staying:
+            told = f"{one.detail}; another row names this very file, so it is not left out"
+            yield replace(one, leave_out=False, detail=told)
+        else:
+            yield one
 
 
 def _by_content(subject: Subject) -> dict[int, list[int]]:

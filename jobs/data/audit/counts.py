@@ -54,16 +54,19 @@ def check_classes(subject: Subject, config: DataConfig) -> Iterator[Finding]:
             yield Finding("unknown_label", f"{name!r} is not in data.classes", label=name)
 
 
-def check_broken(subject: Subject, config: DataConfig) -> Iterator[Finding]:
-    """Yield the broken images, and whether they are so many that training stops."""
+def check_broken(subject: Subject, config: DataConfig, num_unlisted: int = 0) -> Iterator[Finding]:
+    """Yield the broken images, and whether they are so many that training stops; it counts those
+    with them that the listing could not make rows of, `num_unlisted`.
+    """
     broken = [(row, why) for row, why in enumerate(subject.measures.reason) if why]
     for row, reason in broken:
         yield subject.finding("broken", row, reason, score=0.0)
-    share = len(broken) / max(1, len(subject))
+    num_broken, total = len(broken) + num_unlisted, len(subject) + num_unlisted
+    share = num_broken / max(1, total)
     if share > config.max_broken_share:
         yield Finding(
             "too_many_broken",
-            f"{len(broken):,} of {len(subject):,} images, {share:.1%}; data.max_broken_share is "
+            f"{num_broken:,} of {total:,} images, {share:.1%}; data.max_broken_share is "
             f"{config.max_broken_share:.1%}",
         )
 

@@ -52,6 +52,11 @@ KINDS: dict[str, Kind] = {
         "error",
         "Training stops here: add it to data.classes, or use data.rename or data.drop.",
     ),
+    "unknown_rule": Kind(
+        "Rule for a label that is not there",
+        "error",
+        "Training stops here: correct the name in data.drop, data.merge or data.rename.",
+    ),
     "empty_class": Kind("Class without an image", "error", "Add images, or remove the folder."),
     "no_training_image": Kind(
         "Class without a training image", "error", "Training refuses the set as it is."

@@ -94,7 +94,7 @@ def _look(
             return examined._replace(width=right - left, height=bottom - top)
         return examined
 
-    results: list[Examined] = places.read_each(places.places_of(mine), look, threads)
+    results: list[Examined] = places.read_each(places.places_of(mine), look, threads, limits=limits)
     return {
         "sha256": np.array([found.sha256 for found in results], dtype=object),
         "width": np.array([found.width for found in results], np.int32),

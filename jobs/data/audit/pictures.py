@@ -41,7 +41,9 @@ def draw_pictures(
         except ImageError:
             return None
 
-    drawn = places.read_each(places.places_of(table), draw, config.read_threads)
+    drawn = places.read_each(
+        places.places_of(table), draw, config.read_threads, limits=config.limits
+    )
     return {row: uri for row, uri in zip(rows, drawn, strict=True) if uri is not None}
 
 

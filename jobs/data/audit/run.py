@@ -6,7 +6,7 @@ It never dies of what it should report: a set that training refuses is a finding
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ from jobs.data.audit.page import render_page, shown_pictures
 from jobs.data.audit.pictures import draw_pictures
 from jobs.data.audit.report import Report
 from jobs.data.audit.subject import Subject, make_subject
-from jobs.data.labels import drop_labels
+from jobs.data.labels import drop_labels, find_wrong_rules
 from jobs.data.sources import Listing, list_source
 from models.bundle import open_bundle
 from models.errors import DataError
@@ -78,18 +78,18 @@ class Audit:
             self.findings.append(Finding("unlisted", str(error)))
             return self._report()
         self._note_listing(listing)
-        table = drop_labels(listing.table, self.job.data).sort_by("path")
+        table = drop_labels(listing.table, self.job.data, is_strict=False).sort_by("path")
         if not len(table):
             self.findings.append(Finding("one_class", "no image is left after data.drop"))
             return self._report()
         with self._timed("measure"):
-            subject = self.subject = self._measure(table)
+            subject = self.subject = self._measure(table, carves=listing.classes is None)
         with self._timed("judge"):
             self.findings += names.check_names(subject.names, synonyms)
             self.findings += names.check_orientation(subject.names, self.job.augment)
             self.findings += counts.check_counts(subject, self.job.audit, listing.empty)
             self.findings += counts.check_classes(subject, self.job.data)
-            self.findings += counts.check_broken(subject, self.job.data)
+            self.findings += counts.check_broken(subject, self.job.data, len(listing.broken))
             self.findings += counts.check_groups(subject)
             self.findings += traits.check_traits(subject, self.job.audit)
             look_alikes = self._compare(subject)
@@ -101,11 +101,15 @@ class Audit:
         self.notes += listing.warnings
         if listing.ignored:
             self.notes.append(f"{listing.ignored:,} files are not images by their names: ignored")
+        labels = listing.table["label"].unique().to_pylist()
+        self.findings += [
+            Finding("unknown_rule", wrong) for wrong in find_wrong_rules(self.job.data, labels)
+        ]
         self.findings += [
             Finding("broken", one.reason, path=one.path, score=0.0) for one in listing.broken
         ]
 
-    def _measure(self, table: pa.Table) -> Subject:
+    def _measure(self, table: pa.Table, *, carves: bool) -> Subject:
         with bar(self.console, "reading images", len(table)) as advance:
             done = 0
 
@@ -115,7 +119,7 @@ class Audit:
                 done = count
 
             measures = measure(table, self.job.data, self.job.preprocess, progress, data_cpus())
-        return make_subject(table, measures, self.job.data, self.job.audit.mark)
+        return make_subject(table, measures, self.job.data, self.job.audit.mark, carves=carves)
 
     def _compare(self, subject: Subject) -> LookAlikes:
         config = self.job.audit
@@ -168,12 +172,15 @@ class Audit:
 
     def _report(self) -> Report:
         skipped = set(self.job.audit.skip)
+        findings: Iterable[Finding] = self.findings
+        if self.subject is not None:
+            findings = copies.spare_shared_files(self.subject, findings)
         return Report(
             uri=self.job.data.uri,
             created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             num_images=0 if self.subject is None else len(self.subject),
             counts={} if self.subject is None else self.subject.counts(),
-            findings=in_order(one for one in self.findings if one.kind not in skipped),
+            findings=in_order(one for one in findings if one.kind not in skipped),
             notes=tuple(self.notes),
             model=self.model,
             model_accuracy=self.model_accuracy,

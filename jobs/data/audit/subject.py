@@ -113,9 +113,16 @@ class Subject:
 
 
 def make_subject(
-    table: pa.Table, measures: Measures, config: DataConfig, mark: Sequence[str] = ()
+    table: pa.Table,
+    measures: Measures,
+    config: DataConfig,
+    mark: Sequence[str] = (),
+    *,
+    carves: bool = True,
 ) -> Subject:
-    """Put a listing and its measures together; nothing about labels or splits is refused."""
+    """Put a listing and its measures together; nothing about labels or splits is refused. Without
+    `carves` what the source says of splits is all there is, as in training.
+    """
     encoded = table["label"].combine_chunks().dictionary_encode()
     named = [config.new_names.get(name, name) for name in encoded.dictionary.to_pylist()]
     names = tuple(dict.fromkeys([*(config.classes or ()), *sorted(set(named))]))
@@ -132,6 +139,7 @@ def make_subject(
         [given[row] for row in usable],
         [groups[row] for row in usable],
         config.split,
+        carves=carves,
     )
     for row, split in zip(usable, chosen, strict=True):
         splits[row] = split

@@ -13,7 +13,7 @@ from jobs.data.examine import examine_image
 from jobs.data.index import Index, build_index
 from jobs.data.places import Place, read_each
 from jobs.data.quarantine import keep_quarantine
-from models.decoders import ImageLimits
+from models.decoders import DEFAULT_LIMITS, ImageLimits
 from models.errors import AccessError, DataError, NotFoundError
 from models.preprocess import PreprocessSpec
 from models.storage import open_store
@@ -98,7 +98,7 @@ def test_files_that_a_manifest_names_but_are_missing_are_quarantined(
 
 def test_a_file_that_cannot_be_read_is_that_images_fault_alone(tmp_path: Path) -> None:
     """One among thousands once ended the run."""
-    (data,) = read_each([Place(str(tmp_path))], lambda _, data: data)
+    (data,) = read_each([Place(str(tmp_path))], lambda _, data: data, limits=DEFAULT_LIMITS)
     found = examine_image(data, SPEC, ImageLimits())
     assert found.sha256 == ""
     assert str(tmp_path) in found.reason

@@ -20,7 +20,8 @@ from jobs.data import pack_shards
 from jobs.data.config import DataConfig
 from jobs.data.index import build_index
 from jobs.data.pack import main
-from jobs.data.pack_plan import MIB, cut
+from jobs.data.pack_plan import MIB, PackOptions, cut
+from jobs.data.packing import fingerprint_of
 from jobs.data.shrink import shrink
 from jobs.data.streams import IndexedImages, StreamOptions
 from models.decoders import DEFAULT_LIMITS, read_size
@@ -227,5 +228,18 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
         main([str(tmp_path), str(tmp_path / "x"), "--max-side", "0"])
     assert ended.value.code == 2
     with pytest.raises(SystemExit) as ended:
-        main([str(tmp_path), str(tmp_path / "x"), "sorce=manifest"])
+        main([str(tmp_path), str(tmp_path / "x"), "--seed", "-1"])
+    assert ended.value.code == 2
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path), str(tmp_path / "x"), "--seed", "1", "sorce=manifest"])
     assert ended.value.code == 1
+
+
+def test_what_only_says_how_a_source_is_read_is_no_other_set() -> None:
+    options = PackOptions(uri="x")
+    plain = fingerprint_of(DataConfig(uri="set"), options)
+    settings = {"cache_gib": 2.0, "read_threads": 3, "images_per_task": 7, "shuffle": "runs"}
+    assert fingerprint_of(DataConfig.model_validate({"uri": "set", **settings}), options) == plain
+    assert fingerprint_of(DataConfig(uri="set", drop=["x"]), options) != plain
+    # Only what differs from the default is in it, so that a new setting makes no other set.
+    assert fingerprint_of(DataConfig(uri="set", max_image_bytes=32 << 20), options) == plain

@@ -21,7 +21,7 @@ from jobs.data.pack_plan import MIB, Plan
 from jobs.data.streams import IndexedImages, StreamOptions
 from jobs.lease import acquire
 from models.errors import ConfigError, DataError, StorageError
-from models.storage import open_store
+from models.storage import Store, open_store
 from tests.conftest import S3Server
 from tests.disks import enlarge, small_disk
 from tests.jobs.data.images import class_files, jpeg, write
@@ -153,6 +153,34 @@ def test_a_destination_that_is_taken_is_refused(
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write to"):
         pack(folder, tmp_path / "file")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("again", [True, False])
+def test_overwriting_that_is_cut_short_while_it_clears_goes_on(
+    ray_session: Session,
+    folder: Path,
+    packed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    again: bool,
+) -> None:
+    pack(folder, tmp_path, seed=7)
+    remove, removed = Store.delete, list[str]()
+
+    def remove_or_die(store: Store, key: str) -> None:
+        if len(removed) == 2:
+            raise StorageError("the bucket is gone")
+        removed.append(key)
+        remove(store, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "delete", remove_or_die)
+        with pytest.raises(StorageError, match="is gone"):
+            pack(folder, tmp_path, overwrite=True)
+    assert removed[0] == "pack.json"
+    pack(folder, tmp_path, overwrite=again)
+    assert digests(tmp_path) == digests(packed)
 
 
 @pytest.mark.ray

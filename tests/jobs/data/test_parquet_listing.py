@@ -16,10 +16,12 @@ from rich.console import Console
 from cluster.session import Session
 from jobs.data.config import DataConfig
 from jobs.data.index import Index, build_index
+from jobs.data.manifest import read_table
 from jobs.data.pack_plan import PackOptions
 from jobs.data.packing import run_packing
 from jobs.data.places import Place, read_each
 from jobs.data.streams import IndexedImages
+from models.decoders import DEFAULT_LIMITS
 from models.errors import DataError
 from models.preprocess import PreprocessSpec, prepare
 from models.storage import open_store
@@ -151,9 +153,37 @@ def test_many_threads_read_a_row_group_once(
 
     monkeypatch.setattr(pyarrow.parquet.ParquetFile, "read_row_group", count)
     places = [Place("x", str(tmp_path / "a.parquet"), -1 - row) for row in range(20)]
-    images = read_each(places, lambda _, data: data, threads=16)
+    images = read_each(places, lambda _, data: data, threads=16, limits=DEFAULT_LIMITS)
     assert images == [jpeg(n) for n in range(20)]
     assert sorted(fetched) == [0, 1]
     write_rows(tmp_path / "b.parquet", 100, 60)
     (tmp_path / "b.parquet").replace(tmp_path / "a.parquet")
-    assert read_each(places[:1], lambda _, data: data) == [jpeg(100)]
+    assert read_each(places[:1], lambda _, data: data, limits=DEFAULT_LIMITS) == [jpeg(100)]
+
+
+@pytest.mark.ray
+def test_a_damaged_row_group_is_the_fault_of_its_images(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"image": [jpeg(n) for n in range(40)], "label": ["a", "b"] * 20})
+    pyarrow.parquet.write_table(table, path, row_group_size=10)
+    column = pyarrow.parquet.ParquetFile(path).metadata.row_group(2).column(0)
+    data = bytearray(path.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(data)
+    index = index_of(tmp_path, max_broken_share=0.3)
+    assert index.num_images() == 30
+    assert len(index.quarantine) == 10
+    assert "cannot be read as Parquet" in index.quarantine[0].reason
+
+
+def test_a_manifest_with_a_damaged_page_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    table = pa.table({"path": [f"{n}.jpg" for n in range(2000)], "label": ["a", "b"] * 1000})
+    pyarrow.parquet.write_table(table, path)
+    data = bytearray(path.read_bytes())
+    data[20:2000] = b"\xff" * 1980
+    with pytest.raises(DataError, match=r"manifest list.parquet cannot be read as .parquet"):
+        read_table("list.parquet", "list.parquet", bytes(data))

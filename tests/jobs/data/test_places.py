@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from jobs.data import places
 from jobs.data.places import Place, group_reads, read_each, read_place
-from models.errors import ImageDecodeError, NotFoundError
+from models.decoders import DEFAULT_LIMITS, ImageLimits
+from models.errors import ImageDecodeError, ImageTooLargeError, NotFoundError
+from models.storage import open_store
+from tests.conftest import S3Server
 
 
 def test_many_threads_read_more_files_than_are_kept_open(tmp_path: Path) -> None:
@@ -51,7 +56,7 @@ def test_what_cannot_be_read_arrives_as_its_error(tmp_path: Path) -> None:
         Place("z", str(tmp_path / "gone"), 0, 4),
         Place(str(tmp_path / "gone.jpg")),
     ]
-    found = read_each(wanted, lambda _, data: data)
+    found = read_each(wanted, lambda _, data: data, limits=DEFAULT_LIMITS)
     assert found[0] == b"0123"
     assert isinstance(found[1], ImageDecodeError)
     assert "ends before the image 'y'" in str(found[1])
@@ -66,7 +71,9 @@ def test_an_error_of_the_caller_ends_the_reading(tmp_path: Path) -> None:
             raise RuntimeError("mine")
 
     with pytest.raises(RuntimeError, match="mine"):
-        read_each([Place("x", str(tmp_path / "a"), 0, 4)] * 1_000, fail, threads=4)
+        read_each(
+            [Place("x", str(tmp_path / "a"), 0, 4)] * 1_000, fail, threads=4, limits=DEFAULT_LIMITS
+        )
 
 
 def test_files_that_are_kept_open_are_few(tmp_path: Path) -> None:
@@ -79,3 +86,26 @@ def test_files_that_are_kept_open_are_few(tmp_path: Path) -> None:
         if os.path.exists(f"/proc/self/fd/{fd}")
     ]
     assert sum(str(tmp_path) in name for name in opened) <= places.MAX_OPEN
+
+
+@pytest.mark.parametrize("where", ["disk", "container", "bucket"])
+def test_what_is_larger_than_the_limit_is_not_read(
+    tmp_path: Path, request: pytest.FixtureRequest, where: str
+) -> None:
+    """A slide of some gigabytes among the images once took the memory of a task."""
+    with (tmp_path / "slide.tif").open("wb") as file:
+        file.truncate(8 << 30)
+    place = Place(str(tmp_path / "slide.tif"))
+    limits = ImageLimits(max_bytes=1000)
+    if where == "container":
+        place = Place("slide.tif", str(tmp_path / "slide.tif"), 0, 8 << 30)
+    elif where == "bucket":
+        server: S3Server = request.getfixturevalue("s3_server")
+        bucket = server.make_bucket(f"b-{uuid4().hex[:12]}")
+        open_store(bucket).write("slide.tif", bytes(1001))
+        place = Place(f"{bucket}/slide.tif")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (found,) = read_each([place], lambda _, data: data, limits=limits)
+    assert isinstance(found, ImageTooLargeError)
+    assert "more than the limit of 1,000" in str(found)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB

@@ -18,9 +18,10 @@ from jobs.data.index import Index, build_index
 from jobs.data.sources import Listing, list_source
 from jobs.data.split import split_of_name
 from jobs.data.streams import IndexedImages
+from jobs.data.webdataset import ShardReader
 from models.errors import DataError
 from models.preprocess import PreprocessSpec, prepare
-from models.storage import open_store
+from models.storage import Entry, open_store
 from tests.conftest import S3Server
 from tests.jobs.data.images import jpeg, write
 
@@ -237,3 +238,24 @@ def test_tars_in_a_bucket_are_read_as_those_on_a_disk(
     ]
     assert len(set(shuffled)) == len(shuffled) == 32
     assert not images.broken
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>" * 100])
+def test_a_file_that_is_no_tar_file_is_broken_and_the_others_are_read(
+    ray_session: Session, tmp_path: Path, content: bytes
+) -> None:
+    write(tmp_path, {"0.tar": tar(samples(0, 20)), "1.tar": content})
+    found = listing_of(tmp_path)
+    assert found.table.num_rows == 20
+    (broken,) = found.broken
+    assert broken.path == f"{tmp_path}/1.tar"
+    assert "damaged or cut short at byte 0" in broken.reason
+
+
+def test_a_tar_file_that_cannot_be_opened_is_broken(ray_session: Session, tmp_path: Path) -> None:
+    write(tmp_path, {"0.tar": tar(samples(0, 20))})
+    (tmp_path / "1.tar").symlink_to(tmp_path / "1.tar")  # a loop: root may read any other file
+    config = DataConfig(source="webdataset", uri=str(tmp_path))
+    read = ShardReader(Entry(f"{tmp_path}/1.tar", 10), config)
+    assert read.read().num_rows == 0
+    assert f"cannot read {tmp_path}/1.tar: Too many levels" in read.problem

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jobs.export.exporter import Draft, Provenance, export_draft
-from jobs.export.to_torch import find_pickles
 from jobs.train.network import Network, ServedNetwork, build_network
 from models.bundle import Bundle, open_bundle, publish
 from models.engines.base import EngineOptions
@@ -139,14 +138,6 @@ def test_a_temperature_is_in_every_artifact_and_changes_no_answer(tmp_path: Path
         np.testing.assert_allclose(found, torch.softmax(logits / 2.5, dim=1), atol=1e-3)
         assert np.abs(found - torch.softmax(logits, dim=1).numpy()).max() > 0.05
         assert (found.argmax(axis=1) == logits.argmax(dim=1).numpy()).all()
-
-
-def test_a_torch_file_of_a_bundle_holds_no_pickle(
-    exported: dict[str, Bundle], tmp_path: Path
-) -> None:
-    assert find_pickles(Path(exported["generic"].uri) / "model.pt2") == []
-    torch.save({"a": torch.ones(2)}, tmp_path / "pickled.pt")
-    assert find_pickles(tmp_path / "pickled.pt") != []
 
 
 class Unsteady(nn.Module):

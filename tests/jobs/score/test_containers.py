@@ -142,3 +142,31 @@ def test_compressed_tar_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "2.tar.gz").write_bytes(b"")
     with pytest.raises(DataError, match="is compressed"):
         items_of(tmp_path)
+
+
+def test_a_file_that_is_no_tar_file_or_cannot_be_opened_is_a_row(tmp_path: Path) -> None:
+    write(tmp_path, {"0.tar": tar_bytes(IMAGES), "1.tar": b""})
+    *sound, empty = items_of(tmp_path)
+    assert len(sound) == len(IMAGES)
+    assert "damaged or cut short: empty file" in empty.problem
+    (tmp_path / "1.tar").unlink()
+    source = open_source(str(tmp_path), path_column="path", label_column=None)
+    (tmp_path / "0.tar").unlink()
+    (gone,) = source.items()
+    assert gone.problem.startswith(f"cannot read {tmp_path}/0.tar: No such file")
+
+
+def test_the_truth_is_what_training_calls_the_label(tmp_path: Path) -> None:
+    said = [b'{"label": true}', b'{"label": " ok "}', b'{"label": 7}', b'{"label": ""}']
+    members = {f"{n}.jpg": jpeg(n) for n in range(4)} | {f"{n}.json": t for n, t in enumerate(said)}
+    (tmp_path / "1.tar").write_bytes(tar_bytes(dict(sorted(members.items()))))
+    source = open_source(str(tmp_path), path_column="path", label_column="label")
+    assert [item.truth for item in source.items()] == ["true", "ok", "7", None]
+
+
+def test_other_images_at_the_same_places_of_a_tar_file_are_others(tmp_path: Path) -> None:
+    (tmp_path / "1.tar").write_bytes(tar_bytes({"mon1.jpg": jpeg(1), "mon2.jpg": jpeg(2)}))
+    before = {item.key for item in items_of(tmp_path)}
+    assert {item.key for item in items_of(tmp_path)} == before
+    (tmp_path / "1.tar").write_bytes(tar_bytes({"tue1.jpg": jpeg(1), "tue2.jpg": jpeg(2)}))
+    assert not {item.key for item in items_of(tmp_path)} & before

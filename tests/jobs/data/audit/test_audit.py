@@ -26,6 +26,7 @@ from tests.bundles import tiny_bundle
 from tests.conftest import S3Server
 from tests.jobs.data.audit.planted import Planted, encoded, picture, planted_set
 from tests.jobs.data.images import BROKEN, write
+from tests.jobs.data.packs import pack
 
 pytestmark = pytest.mark.ray
 
@@ -165,6 +166,10 @@ def test_one_class_and_a_set_that_cannot_be_listed_are_findings(
     assert "one_class" in kinds(audit(tmp_path / "one", tmp_path / "out"))
     nothing = audit(tmp_path / "one", tmp_path / "out", None, "drop=[ok]")
     assert kinds(nothing) == {"one_class"}
+    wrong = audit(tmp_path / "one", tmp_path / "out", None, "merge={good: [okk]}", "drop=[bad]")
+    told = [one.detail for one in wrong.findings if one.kind == "unknown_rule"]
+    assert len(told) == 2, "and nothing of it ends the audit"
+    assert "data.merge names the label 'okk'" in told[1]
     listed = audit(tmp_path / "one", tmp_path / "out", None, "classes=[good, bad]")
     assert "unknown_label" in kinds(listed)
     write(tmp_path / "odd", {"test/ok/1.jpg": encoded(picture(1))})
@@ -242,3 +247,33 @@ def test_skipped_findings_are_not_reported(ray_session: Session, tmp_path: Path)
     settings: Any = ("skip=[few_images, label_conflict]",)
     report = audit(tmp_path / "set", tmp_path / "out", None, *settings)
     assert not kinds(report) & {"few_images", "label_conflict"}
+
+
+def test_images_that_the_listing_could_not_take_count_among_the_broken(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    write(tmp_path / "set", {f"{n % 2}/{n}.jpg": encoded(picture(n)) for n in range(12)})
+    for number in range(8):
+        (tmp_path / "set" / "0" / f"gone-{number}.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    report = audit(tmp_path / "set", tmp_path / "out")
+    (told,) = [one.detail for one in report.findings if one.kind == "too_many_broken"]
+    assert told.startswith("8 of 20 images, 40.0%")
+
+
+def test_a_packed_set_is_audited_in_the_splits_that_it_has(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    folders = ("train", "validation")
+    write(
+        tmp_path / "set",
+        {f"{folders[n % 4 == 0]}/{n // 4 % 2}/{n}.jpg": encoded(picture(n)) for n in range(80)},
+    )
+    pack(
+        tmp_path / "set", tmp_path / "packed", split={"train": 0.8, "validation": 0.2, "test": 0.0}
+    )
+    report = audit(tmp_path / "packed", tmp_path / "out", None, "source=packed")
+    index = build_index(DataConfig(source="packed", uri=str(tmp_path / "packed")), PreprocessSpec())
+    assert index.num_images("test") == 0
+    for split in ("train", "validation", "test"):
+        counted = sum(row[split] for row in report.counts.values())
+        assert counted == index.num_images(split), split

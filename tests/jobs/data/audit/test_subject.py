@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pyarrow as pa
 from PIL import Image
 
 from jobs.data.audit.appearance import FINGERPRINT
-from jobs.data.audit.copies import check_copies, check_look_alikes
+from jobs.data.audit.copies import check_copies, check_look_alikes, spare_shared_files
+from jobs.data.audit.findings import LEAVE_OUT
 from jobs.data.audit.lookalikes import Limits, LookAlikes, Pairs, find_look_alikes
 from jobs.data.audit.measure import Measures
 from jobs.data.audit.pictures import draw_pictures
@@ -92,3 +94,20 @@ def test_of_two_boxes_of_one_photo_each_has_its_own_picture(tmp_path: Path) -> N
         for row, uri in drawn.items()
     }
     assert colours == {0: 0, 1: 255}
+
+
+def test_a_file_that_two_rows_name_is_left_out_by_both_or_by_none() -> None:
+    """Leaving out the copy in train once left out the same file in test, too."""
+    subject = subject_of(["a", "a", "b", "b"], splits=["train", "test", "train", "train"])
+    subject = replace(subject, mark=frozenset(LEAVE_OUT))
+    subject.__dict__["paths"] = ["a.jpg", "a.jpg", "b.jpg", "c.jpg"]
+    found = list(spare_shared_files(subject, check_copies(subject)))
+    assert [(one.path, one.kind, one.leave_out) for one in found] == [
+        ("a.jpg", "copy_across_splits", False),
+        ("a.jpg", "copy_across_splits", False),
+        ("c.jpg", "copy", True),
+    ]
+    assert "another row names this very file" in found[0].detail
+    subject = replace(subject_of(["a", "a"], labels=[0, 1], path="a.jpg"), mark=subject.mark)
+    found = list(spare_shared_files(subject, check_copies(subject)))
+    assert [one.leave_out for one in found] == [True, True], "a conflict leaves out both"
