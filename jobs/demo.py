@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.session import SessionOptions, open_session
+from jobs.command import run_command
 from jobs.config import load_config
 from jobs.console import bar, make_console, readable_errors, set_up_logging
 from jobs.data.index import Index
@@ -196,4 +196,4 @@ def balanced_accuracy(answers: list[Answered]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.session import SessionOptions, open_session
+from jobs.command import run_command
 from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.local_serving import (
     LOCAL_CONFIG,
@@ -65,4 +65,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

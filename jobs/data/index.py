@@ -143,7 +143,8 @@ def _build(
     check_share(quarantine, total, config.max_broken_share, config.uri)
     if len(broken) == len(table):
         raise DataError(f"{config.uri} has no usable image among {len(table):,}")
-    usable = _assemble(table, labels, is_usable, config, carves=listing.classes is None)
+    strata = labels if matcher is None else _own_labels(table, config)
+    usable = _assemble(table, labels, strata, is_usable, config, carves=listing.classes is None)
     counts = _count(usable, len(classes))
     if matcher is None:
         _refuse_untrainable(config.uri, counts, classes)
@@ -219,6 +220,7 @@ def _look(
 def _assemble(
     table: pa.Table,
     labels: npt.NDArray[np.int32],
+    strata: npt.NDArray[np.int32],
     is_usable: pa.ChunkedArray,
     config: DataConfig,
     *,
@@ -226,11 +228,12 @@ def _assemble(
 ) -> pa.Table:
     kept = table.filter(is_usable)
     numbers = labels[is_usable.to_numpy()]
+    strata = strata[is_usable.to_numpy()]
     given = kept["split"].combine_chunks().dictionary_encode()
     names = [*given.dictionary.to_pylist(), None]
     splits = assign_splits(
         _values(kept["sha256"]),
-        numbers,
+        strata,
         [names[code] for code in given.indices.fill_null(len(names) - 1).to_pylist()],
         _values(kept["group"]),
         config.split,
@@ -239,6 +242,18 @@ def _assemble(
     computed = {"label": pa.array(numbers), "split": pa.array(splits, pa.string())}
     columns = [computed[name] if name in computed else kept[name] for name in SCHEMA.names]
     return pa.table(columns, schema=SCHEMA).combine_chunks()
+
+
+def _own_labels(table: pa.Table, config: DataConfig) -> npt.NDArray[np.int32]:
+    """Return numbers of the labels as training tells them apart, so that a set is split as it was
+    there, also where a label map has merged some since.
+    """
+    encoded = table["label"].combine_chunks().dictionary_encode()
+    named = [config.new_names.get(name, name) for name in encoded.dictionary.to_pylist()]
+    number = {name: place for place, name in enumerate(dict.fromkeys(named))}
+    to_class = np.array([number[name] for name in named], dtype=np.int32)
+    own: npt.NDArray[np.int32] = to_class[encoded.indices.to_numpy(zero_copy_only=False)]
+    return own
 
 
 def _values(column: pa.ChunkedArray) -> Iterator[str | None]:

@@ -9,12 +9,12 @@ was killed goes on where it was when the same command is given again.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.session import SessionOptions, open_session
+from jobs.command import run_command
 from jobs.config import load_section, quoted
 from jobs.console import make_console, print_result, readable_errors, set_up_logging
 from jobs.data.config import DataConfig
@@ -120,4 +120,4 @@ def _shard_mib(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

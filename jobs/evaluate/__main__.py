@@ -14,12 +14,12 @@ evaluation could be made, 3 when the model is worse than --min-accuracy or
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.session import SessionOptions, open_session
+from jobs.command import run_command
 from jobs.config import load_config, quoted
 from jobs.console import make_console, print_result, readable_errors, set_up_logging
 from jobs.data.config import DataConfig
@@ -165,4 +165,4 @@ def _share(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -18,6 +18,7 @@ from jobs.evaluate.judged import Flags, Floats, Numbers
 BINS = 15  # as in Guo et al.
 LEAST_IMAGES = 20
 CHANCES = 200
+ROWS_AT_ONCE = 8192
 # A temperature at an end of this range was not found: the loss falls on and on.
 COLDEST, HOTTEST = 0.05, 20.0
 
@@ -107,8 +108,11 @@ def undo_temperature(
     probabilities: npt.NDArray[np.float32], temperature: float
 ) -> npt.NDArray[np.float32]:
     """Return the probabilities (N, C) that a model would give with a temperature of 1."""
-    logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-30))
-    cold: npt.NDArray[np.float32] = softmax(logits * temperature, axis=1).astype(np.float32)
+    cold = np.empty_like(probabilities)
+    for start in range(0, len(probabilities), ROWS_AT_ONCE):  # float64 takes twice the memory
+        rows = slice(start, start + ROWS_AT_ONCE)
+        logits = np.log(np.maximum(probabilities[rows].astype(np.float64), 1e-30))
+        cold[rows] = softmax(logits * temperature, axis=1)
     return cold
 
 

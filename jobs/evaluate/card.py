@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs.evaluate.report import FEW, Report, overall
+from jobs.markdown import plain
 from models.manifest import Manifest
 
 SHOWN_LABELS = 200
@@ -35,7 +36,7 @@ def model_card(manifest: Manifest, report: Report, training: str = "", *, about:
         "## How sure it is",
         _calibration(report),
         *_slices(report),
-        *(["## Notes", *(f"- {_plain(note)}" for note in report.notes)] if report.notes else []),
+        *(["## Notes", *(f"- {plain(note)}" for note in report.notes)] if report.notes else []),
         training,
     ]
     return "\n\n".join(part for part in parts if part).rstrip() + "\n"
@@ -52,7 +53,7 @@ def _overall(report: Report) -> str:
 
 def _labels(report: Report) -> str:
     rows = [
-        f"| {_plain(one.name)} | {one.precision.text(2)} | {one.recall.text(2)} | "
+        f"| {plain(one.name)} | {one.precision.text(2)} | {one.recall.text(2)} | "
         f"{one.f1.text(2)} | {one.average_precision.text(2)} | {one.num_images}"
         f"{' (few)' if one.num_images < FEW else ''} |"
         for one in report.figures.labels[:SHOWN_LABELS]
@@ -93,16 +94,8 @@ def _slices(report: Report) -> list[str]:
     if not worse:
         return []
     rows = "\n".join(
-        f"- {one.trait} {_plain(one.name)}: accuracy {one.accuracy.text()} of {one.num_images} "
+        f"- {one.trait} {plain(one.name)}: accuracy {one.accuracy.text()} of {one.num_images} "
         "images"
         for one in worse
     )
     return ["## Where it is worse", rows]
-
-
-def _plain(value: str) -> str:
-    """Return a text of the set so that it is no Markdown and no HTML."""
-    escaped = "".join(
-        f"\\{letter}" if letter in r"\`*_[]<>|#!" else letter for letter in value.strip()
-    )
-    return " ".join(escaped.split())

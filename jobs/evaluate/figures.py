@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from jobs.evaluate.intervals import Estimate, percentile, share_interval
+from jobs.evaluate.intervals import Estimate, percentile, share_interval, wilson
 from jobs.evaluate.judged import Floats, Judged, Numbers
 from models.label_map import UNKNOWN
 
@@ -24,7 +24,8 @@ RESAMPLES = 1000
 # Average precision: images times labels times resamples, some 6 s of one core.
 RANKING_BUDGET = 300_000_000
 LEAST_RESAMPLES = 100
-AT_ONCE = 125
+AT_ONCE = 25
+ENDS = ("low", "high")
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,18 @@ def _label(
     precision = share_interval(right, answers, resampled.precision[:, at])
     recall = share_interval(right, images, resampled.recall[:, at])
     f1 = percentile(float(shares.f1[0, at]), resampled.f1[:, at])
-    if f1.value == 1.0:  # no resample differs; F1 is at least the harmonic mean of the lower ends
-        low = 2 / (1 / (precision.low or 1e-9) + 1 / (recall.low or 1e-9))
-        f1 = Estimate(1.0, low, 1.0)
+    if f1.value in (0.0, 1.0):  # no resample differs; F1 is the harmonic mean of the two
+        if f1.value:
+            f1 = Estimate(1.0, _harmonic(precision.low, recall.low), 1.0)
+        else:
+            f1 = Estimate(0.0, 0.0, _harmonic(precision.high, recall.high))
     return LabelFigures(name, precision, recall, f1, ranking, images, answers)
+
+
+def _harmonic(precision: float | None, recall: float | None) -> float:
+    """Return the harmonic mean of two ends; a precision of no answer at all may be anything."""
+    ends = (1.0 if precision is None else precision, 1.0 if recall is None else recall)
+    return 2 / sum(1 / max(end, 1e-9) for end in ends)
 
 
 def _mean_of(
@@ -184,9 +193,10 @@ def _mean_of(
         return found
 
     value = float(mean(getattr(shares, figure), shares.support)[0])
-    if value == 1.0:
-        lows = [getattr(each, figure).low for each in labels if each.num_images]
-        return Estimate(1.0, float(np.mean(lows)), 1.0)
+    if value in (0.0, 1.0):  # as of each label
+        found = [getattr(each, figure) for each in labels if each.num_images]
+        low, high = (float(np.mean([getattr(each, end) for each in found])) for end in ENDS)
+        return Estimate(value, low, high)
     return percentile(value, mean(getattr(resampled, figure), resampled.support))
 
 
@@ -209,25 +219,33 @@ def _average_precisions(
     count, size = len(judged), len(judged.labels)
     affordable = RANKING_BUDGET // (count * size)
     num = 0 if affordable < LEAST_RESAMPLES else min(resamples, affordable)
-    drawn = random.multinomial(count, np.full(count, 1 / count), num).T  # (N, R)
+    scores = [judged.probabilities[:, label].astype(np.float64) for label in range(size)]
+    are_positive = [judged.truth == label for label in range(size)]
+    values = [average_precision(*each) for each in zip(scores, are_positive, strict=True)]
+    resampled: list[list[Floats]] = [[] for _ in range(size)]
+    for start in range(0, num, AT_ONCE):  # all of them at once would take gigabytes
+        drawn = _draw(count, min(AT_ONCE, num - start), random)
+        for label in range(size):
+            if are_positive[label].any():
+                order, ends, places = _ranked(scores[label], are_positive[label])
+                resampled[label].append(_resampled_ap(drawn[order], ends, places))
     found = []
-    for label in range(size):
-        scores = judged.probabilities[:, label].astype(np.float64)
-        is_positive = judged.truth == label
-        value = average_precision(scores, is_positive)
-        if not num or not is_positive.any():
-            found.append(percentile(value, np.zeros(0)))
-            continue
-        order, ends, places = _ranked(scores, is_positive)
-        parts = [
-            _resampled_ap(drawn[order, start : start + AT_ONCE], ends, places)
-            for start in range(0, num, AT_ONCE)
-        ]
-        found.append(percentile(value, np.concatenate(parts)))
+    for value, is_positive, parts in zip(values, are_positive, resampled, strict=True):
+        estimate = percentile(value, np.concatenate([np.zeros(0), *parts]))
+        if value == 1.0 and parts:  # no resample differs
+            positives = int(is_positive.sum())
+            estimate = Estimate(1.0, wilson(positives, positives).low, 1.0)
+        found.append(estimate)
     return found, num
 
 
-def _resampled_ap(ranked: Numbers, ends: Numbers, places: Numbers) -> Floats:
+def _draw(count: int, num: int, random: np.random.Generator) -> npt.NDArray[np.int32]:
+    """Return how often each image is drawn in each resample, (N, R)."""
+    drawn = random.multinomial(count, np.full(count, 1 / count), num)
+    return np.ascontiguousarray(drawn.T, dtype=np.int32)
+
+
+def _resampled_ap(ranked: npt.NDArray[np.int32], ends: Numbers, places: Numbers) -> Floats:
     """Return the average precision of each resample (R,), from how often each image was drawn
     (N, R), in the order of their scores.
     """

@@ -165,7 +165,11 @@ def _slices(report: Report, rows: int) -> str:
 
 def _mistakes(report: Report) -> str:
     if not report.mistakes:
-        return "<p>No answer was wrong.</p>"
+        right = int(report.figures.confusion.diagonal().sum())
+        if right == report.figures.num_images:
+            return "<p>No answer was wrong.</p>"
+        wrong = report.figures.num_images - right
+        return f"<p>{wrong:,} answers were wrong; no pictures of them were asked for.</p>"
     has_heat = any(one.heat for one in report.mistakes)
     seen = (
         "Beside the image stands what the answer depended on: red is where hiding a part made it "

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
 
+from jobs.command import run_command
 from jobs.console import make_console, print_result, readable_errors, set_up_logging
 from jobs.interrupt import ended_by_sigterm
 from jobs.score.bundled import Running
@@ -31,7 +31,6 @@ from jobs.score.work import has_journal, work_store
 from jobs.submitted import refuse_lost_results, refuse_no_unicode
 from models.errors import ConfigError, SightlineError
 
-INTERRUPTED = 130
 DEFAULT_KEY = "SIGHTLINE_KEY"
 # What belongs to one of the two ways only, with what it is where it is not given.
 OF_URL: dict[str, Any] = {"concurrency": 4, "batch": 16, "patience": 60.0, "timeout": 60.0}
@@ -244,11 +243,4 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except SystemExit as end:
-        if end.code != INTERRUPTED:
-            raise
-        # Not as Python ends: it would wait for requests under way, up to --timeout.
-        sys.stdout.flush()
-        os._exit(INTERRUPTED)
+    run_command(main)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.session import SessionOptions, open_session
+from jobs.command import run_command
 from jobs.config import load_config
 from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.submitted import refuse_lost_results
@@ -48,4 +48,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -27,11 +27,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.jit._trace import TracerWarning
 
 from jobs.data.streams import Batch
 from jobs.data.transforms import Augmentation
 from jobs.train.network import FeatureNetwork, Network
-from models.errors import StorageError
+from models.errors import ConfigError, StorageError
 from models.storage_errors import is_disk_full
 
 Extractor = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
@@ -128,7 +129,14 @@ class FeatureWriter:
     def append(
         self, values: npt.NDArray[np.float32], labels: Tensor, weights: Tensor | None = None
     ) -> None:
-        """Add rows (B, D) with their labels (B,) and weights (B,), 1 if none are given."""
+        """Add rows (B, D) with their labels (B,) and weights (B,), 1 if none are given. Raises
+        `ConfigError` for another number of rows: a network that mixes the images of a batch.
+        """
+        if len(values) != len(labels):
+            raise ConfigError(
+                f"the backbone gave {len(values)} rows of features for {len(labels)} images, so it "
+                "cannot be exported for batches of any size; take another network.backbone"
+            )
         self._width = values.shape[1]
         self._file.write(np.ascontiguousarray(values, np.float32).data)
         self._labels.append(labels)
@@ -181,7 +189,7 @@ def open_extractor(network: Network, device: torch.device, num_threads: int) -> 
         nonlocal compiled
         if compiled is None:
             if device.type == "cpu":
-                compiled = _openvino_extractor(module, num_threads)
+                compiled = _openvino_extractor(module, num_threads, images.shape[1:3])
             else:
                 compiled = _torch_extractor(module.to(device), device)
         return compiled(images)
@@ -198,15 +206,20 @@ def _torch_extractor(module: FeatureNetwork, device: torch.device) -> Extractor:
     return extract
 
 
-def _openvino_extractor(module: FeatureNetwork, num_threads: int) -> Extractor:
+def _openvino_extractor(
+    module: FeatureNetwork, num_threads: int, size: tuple[int, ...]
+) -> Extractor:
     import openvino
 
-    example = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
+    # Of the size that comes: some networks take no other one, and others keep it in their graph.
+    example = torch.zeros(2, *size, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
         # OpenVINO traces with a torch API that torch would like to be rid of; three times as fast
         # as by torch.export.
         warnings.simplefilter("ignore", FutureWarning)
-        model = openvino.convert_model(module, example_input=example, input=[-1, -1, -1, 3])
+        # Of sizes that became constants, which they are here.
+        warnings.simplefilter("ignore", TracerWarning)
+        model = openvino.convert_model(module, example_input=example, input=[-1, *size, 3])
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",
         "NUM_STREAMS": num_threads,

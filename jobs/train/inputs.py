@@ -18,6 +18,8 @@ from torch import Tensor
 from jobs.data.transforms import Augmentation
 from jobs.train.config import TrainConfig
 from jobs.train.mixing import mix
+from jobs.train.network import Network
+from models.errors import ConfigError
 
 STEP = 32  # sizes of progressive resizing are multiples of it
 
@@ -56,6 +58,29 @@ def image_size(config: TrainConfig, epoch: int) -> tuple[int, int]:
     sizes = range(growth.start_size, shorter, STEP)
     shown = sizes[epoch * len(sizes) // growth.epochs]
     return _scaled(height, shown / shorter), _scaled(width, shown / shorter)
+
+
+def check_sizes(network: Network, config: TrainConfig) -> None:
+    """Raise `ConfigError` where the backbone cannot do with a size that the training shows it. The
+    network is in eval mode afterwards.
+    """
+    is_frozen = config.network.freeze == "backbone"  # and sees images at their full size only
+    epochs = range(config.epochs - 1 if is_frozen else 0, config.epochs)
+    sizes = dict.fromkeys(image_size(config, epoch) for epoch in epochs)
+    network.eval()
+    for height, width in sizes:
+        images = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+        try:
+            with torch.inference_mode():
+                network.features(images)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            made_for = getattr(network.backbone, "default_cfg", {}).get("input_size", ())[1:]
+            told = f"; it was made for {' x '.join(map(str, made_for))}" if made_for else ""
+            raise ConfigError(
+                f"network.backbone {config.network.backbone!r} takes no images of {height} x "
+                f"{width} pixels: {error}{told}. Set preprocess.height and preprocess.width, and "
+                "leave progressive out where only one size fits"
+            ) from error
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -47,6 +47,17 @@ def build_optimiser(network: Network, config: OptimiserConfig) -> Optimizer:
     )
 
 
+def decayed_apart(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return groups of all parameters of a module, with no decay on biases and norms."""
+    groups: dict[bool, list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        groups.setdefault(parameter.ndim > 1, []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if is_decayed else 0.0}
+        for is_decayed, parameters in groups.items()
+    ]
+
+
 def make_optimiser(groups: Iterable[dict[str, Any]], config: OptimiserConfig) -> Optimizer:
     """Return the configured optimiser for groups of parameters, each with its rate and decay.
 

@@ -24,7 +24,7 @@ from jobs.train.head import HEAD_BATCH, MIN_STD, Standardiser
 from jobs.train.history import EpochRecord, is_better, should_stop
 from jobs.train.metric_learning import weigh_classes
 from jobs.train.objectives import class_weights
-from jobs.train.optimisers import make_optimiser
+from jobs.train.optimisers import decayed_apart, make_optimiser
 from jobs.train.retrieval import Figures, retrieve_shared
 from jobs.train.schedules import build_schedule
 from jobs.train.steps import Autocast, train_step
@@ -77,8 +77,8 @@ def fit_projection(
     weights = class_weights(seen.tolist()) if config.balance == "weights" else None
     objective = weigh_classes(model.objective, weights)
     steps = max(1, len(_order(train, config, len(class_names), 0)) // HEAD_BATCH)
-    group = {"params": model.parameters(), "weight_decay": config.optimiser.weight_decay}
-    optimiser = make_optimiser([group], config.optimiser)
+    groups = decayed_apart(model, config.optimiser.weight_decay)
+    optimiser = make_optimiser(groups, config.optimiser)
     schedule = build_schedule(
         optimiser, config.optimiser, epochs=config.epochs, updates_per_epoch=steps
     )

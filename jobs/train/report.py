@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.data.split import SPLITS
+from jobs.markdown import plain
 from jobs.train.history import EpochRecord, best_epoch
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 CONFUSION = "confusion.png"
 CURVES = "curves.png"
 ENOUGH_SUPPORT = 20
+MOST_COUNTS = 30  # classes whose counts are written into the picture: each cell takes a millisecond
+MOST_NAMES = 60  # along an edge
 
 
 def evaluation_table(evaluation: Evaluation, title: str) -> Table:
@@ -65,12 +68,15 @@ def draw_confusion(evaluation: Evaluation, split: str, path: Path) -> None:
     names = [figures.name for figures in evaluation.classes]
     shares = [[n / max(1, sum(row)) for n in row] for row in evaluation.confusion]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for i, row in enumerate(evaluation.confusion):
+    for i, row in enumerate(evaluation.confusion if len(names) <= MOST_COUNTS else ()):
         for j, count in enumerate(row):
             colour = "white" if shares[i][j] > 0.5 else "black"
             axes.text(j, i, str(count), ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    places = range(0, len(names), -(-len(names) // MOST_NAMES))
+    shown = [names[place] for place in places]
+    # A name with two dollar signs is a name, and no formula.
+    axes.set_xticks(places, shown, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(places, shown, parse_math=False)
     axes.set_xlabel("answer")
     axes.set_ylabel("truth")
     axes.set_title(f"{evaluation.num_images} {split} images, top-1 {evaluation.accuracy:.3f}")
@@ -101,7 +107,7 @@ def draw_curves(history: Sequence[EpochRecord], monitor: str, path: Path) -> Non
 def training_section(index: Index) -> str:
     """Return what the card of a model says of its training: images, and pictures in the bundle."""
     counts = "\n".join(
-        f"| {name} | {' | '.join(str(row[split]) for split in SPLITS)} |"
+        f"| {plain(name)} | {' | '.join(str(row[split]) for split in SPLITS)} |"
         for name, row in index.counts.items()
     )
     return f"""## Images

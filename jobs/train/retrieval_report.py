@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from jobs.data.split import SPLITS
+from jobs.markdown import plain
 from jobs.train.report import CURVES
 from models.manifest import Manifest
 
@@ -87,7 +88,7 @@ def embedding_card(manifest: Manifest, index: Index, found: Found, config: Train
     """Return the card: what the model is, what it was trained on, and what its vectors find."""
     assert config.embedding is not None
     counts = "\n".join(
-        f"| {name} | {' | '.join(str(row[split]) for split in SPLITS)} |"
+        f"| {plain(name)} | {' | '.join(str(row[split]) for split in SPLITS)} |"
         for name, row in index.counts.items()
     )
     rows = "\n".join(
@@ -98,8 +99,9 @@ def embedding_card(manifest: Manifest, index: Index, found: Found, config: Train
         for searched, figures in ((name, model), (f"{name}, backbone's features", start))
     )
     spec = manifest.preprocess
+    names = ", ".join(map(plain, found.classes))
     held_out = (
-        f"Held-out classes, of which no image was trained on: {', '.join(found.classes)}."
+        f"Held-out classes, of which no image was trained on: {names}."
         if found.classes
         else "No class was held out: how well vectors tell apart what is new was not measured."
     )

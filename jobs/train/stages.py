@@ -28,6 +28,7 @@ from jobs.train.borders import StoppedError
 from jobs.train.config import TrainConfig
 from jobs.train.history import best_epoch, describe
 from jobs.train.idle import idle_settings
+from jobs.train.inputs import check_sizes
 from jobs.train.stop import StopRequest
 from jobs.train.trainer import Trained, train
 from jobs.train.worker import check_tracking, open_images, prepare_network
@@ -48,7 +49,7 @@ def opened_run(config: TrainConfig, console: Console) -> Iterator[tuple[str, Lea
     run_id = config.run or new_run_id()
     for note in idle_settings(config):
         console.print(f"[yellow]note:[/] {note}", highlight=False)
-    prepare_network(config, 2)
+    check_sizes(prepare_network(config, 2), config)
     check_tracking(config)
     if config.workers.most == 0 and config.network.freeze == "none":
         check_compiler(config.compile)

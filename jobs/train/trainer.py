@@ -56,5 +56,8 @@ def train(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> T
     network = configured_network(config.network, len(index.classes))
     network = fit_to_kind(network, config, len(index.classes))
     network.load_state_dict(best["served"])
-    history = [EpochRecord(**record) for record in (checkpoints.load("last") or best)["history"]]
+    # A head that was fitted anew, with other settings or in fewer epochs, is the best one only.
+    is_frozen = config.network.freeze == "backbone"
+    last = best if is_frozen else checkpoints.load("last") or best
+    history = [EpochRecord(**record) for record in last["history"]]
     return Trained(network.eval(), history)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from cluster.session import SessionOptions, open_session
+from jobs.command import run_command
 from jobs.config import load_config
 from jobs.console import make_console, readable_errors, set_up_logging
 from jobs.submitted import refuse_lost_results
@@ -101,4 +101,4 @@ def _sweep(config: TuneConfig, training: TrainConfig, console: Console) -> dict[
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

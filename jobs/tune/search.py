@@ -26,6 +26,7 @@ from jobs.lease import holding
 from jobs.train.config import TrainConfig
 from jobs.train.identity import digest_of_images
 from jobs.train.idle import idle_settings
+from jobs.train.inputs import check_sizes
 from jobs.train.network import build_network
 from jobs.train.pipeline import Outcome, run_training
 from jobs.train.worker import check_tracking, open_checkpoints, prepare_network
@@ -137,7 +138,7 @@ def _prepare(config: TuneConfig, training: TrainConfig, trials: Sequence[Trial] 
     """Check what can be checked before the images are read; return the folder of the search."""
     import timm
 
-    prepare_network(training, 2)
+    check_sizes(prepare_network(training, 2), training)
     check_tracking(training)
     if not training.workers.most and training.network.freeze == "none":
         check_compiler(training.compile)

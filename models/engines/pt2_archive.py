@@ -116,9 +116,9 @@ def _faults_of_graph(graph: Any) -> Iterator[str]:
 
 def _faults_of_object(found: dict[str, Any]) -> Iterator[str]:
     target = found.get("target")
-    if "inputs" in found and target is not None:  # a node
-        if not (isinstance(target, str) and OPERATOR.fullmatch(target)):
-            yield f"calls {target!r}, which is no operator of torch's own"
+    is_node = "inputs" in found and target is not None
+    if is_node and not (isinstance(target, str) and OPERATOR.fullmatch(target)):
+        yield f"calls {target!r}, which is no operator of torch's own"
     for key in found:
         if not NAME.fullmatch(key):
             yield f"has the name {key!r}"

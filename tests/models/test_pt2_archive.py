@@ -131,12 +131,11 @@ def test_a_pickle_in_a_torch_file_is_never_run(
         torch.export.load(changed)
     assert mark.exists(), "torch itself runs it"
     mark.unlink()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(EngineError, match="could run code"):
-        patch.setattr(Bundle, "path", lambda *_: changed)
-        patch.setattr(torch_engine, "engine_artifact", lambda *_: "model.pt2")
-        torch_engine.open_engine(
-            bundle, "fp32", EngineOptions(engines=("torch",), precision="fp32")
-        )
+    monkeypatch.setattr(Bundle, "path", lambda *_: changed)
+    monkeypatch.setattr(torch_engine, "engine_artifact", lambda *_: "model.pt2")
+    options = EngineOptions(engines=("torch",), precision="fp32")
+    with pytest.raises(EngineError, match="could run code"):
+        torch_engine.open_engine(bundle, "fp32", options)
     assert not mark.exists()
 
 

@@ -12,12 +12,12 @@ when it was interrupted.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.session import SessionOptions, open_session
+from jobs.command import run_command
 from jobs.config import load_config, quoted
 from jobs.console import make_console, print_result, readable_errors, set_up_logging
 from jobs.data.audit.config import AuditConfig, AuditJob
@@ -98,4 +98,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

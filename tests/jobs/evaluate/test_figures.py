@@ -129,3 +129,24 @@ def test_a_label_map_merges_probabilities_and_its_unknown_is_not_right() -> None
     figures = compute_figures(judged, resamples=100)
     assert figures.accuracy.value == pytest.approx(2 / 3)
     assert figures.confusion.tolist() == [[1, 0, 0], [0, 1, 1]]
+
+
+def test_none_of_five_is_not_certain_either() -> None:
+    logits = np.eye(3)[[1, 2, 0]].repeat(5, axis=0) * 9  # always the next one
+    figures = compute_figures(judge(logits, np.arange(3).repeat(5)), resamples=200)
+    label = figures.labels[0]
+    for one in (figures.balanced_accuracy, figures.macro_f1, figures.weighted_f1, label.f1):
+        assert one.value == one.low == 0.0
+        assert one.high is not None
+        assert 0.2 < one.high < 0.6
+
+
+def test_an_average_precision_of_1_is_as_sure_as_its_positives_are_many() -> None:
+    few, many = (
+        compute_figures(judge(np.eye(3).repeat(n, axis=0) * 9, np.arange(3).repeat(n)))
+        for n in (2, 200)
+    )
+    for figures, positives in ((few, 2), (many, 200)):
+        found = figures.labels[0].average_precision
+        assert (found.value, found.high) == (1.0, 1.0)
+        assert found.low == wilson(positives, positives).low

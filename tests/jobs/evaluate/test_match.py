@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from cluster.session import Session
 from jobs.data import sources
 from jobs.data.config import DataConfig
+from jobs.data.index import build_index
 from jobs.evaluate.match import LabelMatcher
 from models.errors import DataError
 from models.label_map import LabelMap, Reading, first_reading, identity_map
 from models.labels import OutputClass
+from models.preprocess import PreprocessSpec
+from tests.jobs.data.images import class_files, write
 
 CLASSES = tuple(OutputClass(id=name, name=name) for name in ("good", "dented", "torn"))
 
@@ -91,3 +96,31 @@ def test_only_the_split_that_is_judged_is_read_where_the_source_gives_all_of_the
     assert len(kept(splits, "all")) == 4
     assert len(kept([None, "test", "val", "test"], "test")) == 4
     assert len(kept(["train"] * 4, "test")) == 4
+
+
+@pytest.mark.ray
+def test_merged_labels_are_split_as_they_were_when_the_model_was_trained(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    """Split by the merged labels, images of training were judged."""
+    write(tmp_path, class_files({"good": 60, "dented": 30, "torn": 40}))
+    config, spec = DataConfig(uri=str(tmp_path)), PreprocessSpec(height=16, width=16)
+    trained = build_index(config, spec)
+    first = identity_map(CLASSES)
+    good, dented, torn = first.labels
+    merged = LabelMap(
+        fingerprint=first.fingerprint,
+        labels=(
+            good,
+            dented.model_copy(update={"outputs": ("dented", "torn")}),
+            torn.model_copy(update={"status": "retired", "merged_into": "dented"}),
+        ),
+    )
+    matcher = LabelMatcher("caps/3", Reading(merged, CLASSES, 1))
+    judged = build_index(config, spec, matcher=matcher)
+    assert judged.classes == ("good", "dented")
+    splits = [
+        dict(zip(index.table["path"].to_pylist(), index.table["split"].to_pylist(), strict=True))
+        for index in (trained, judged)
+    ]
+    assert splits[0] == splits[1]

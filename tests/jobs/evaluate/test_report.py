@@ -72,6 +72,15 @@ def test_nothing_of_the_set_gets_into_the_page_as_markup() -> None:
     assert "\\u202e" in page
 
 
+def test_the_page_says_when_pictures_were_not_asked_for() -> None:
+    report = replace(report_of(), mistakes=())
+    wrong = report.figures.num_images - int(report.figures.confusion.diagonal().sum())
+    assert wrong
+    assert f"{wrong} answers were wrong; no pictures of them were asked for" in render_page(report)
+    right = make_report(judge(np.eye(3).repeat(40, axis=0) * 9, np.arange(3).repeat(40)))
+    assert "No answer was wrong." in render_page(replace(right, mistakes=()))
+
+
 def test_the_page_needs_no_other_file_and_allows_no_request() -> None:
     page = render_page(report_of())
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)

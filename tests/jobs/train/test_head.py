@@ -259,3 +259,23 @@ def test_images_of_weight_0_teach_nothing(tmp_path: Path) -> None:
     with torch.inference_mode():
         answers = network.head(unseen).argmax(dim=1)
     assert float((answers == truth).float().mean()) > 0.9
+
+
+def test_features_that_never_moved_in_training_do_not_count_when_they_do(tmp_path: Path) -> None:
+    """Divided by the smallest deviation, they drowned all others in a hidden layer."""
+    values, labels = corners(300, 1)
+    still = torch.zeros(300, 4)
+    train = write(tmp_path, "train", torch.cat([values, still], dim=1), labels)
+    validation = FeatureWriter(tmp_path / "validation").close()
+    network = Network(make_network().backbone, 6, 2, 0.0, hidden_units=16)
+    config = make_config(
+        epochs=40,
+        network={"hidden_units": 16, "dropout": 0.0},
+        optimiser={"lr": 0.02, "weight_decay": 0.0},
+    )
+    fit_head(network, train, validation, config, NAMES, lambda _: None)
+    unseen, truth = corners(1000, 3)
+    moved = torch.rand(1000, 4, generator=torch.Generator().manual_seed(4)) * 0.05
+    with torch.inference_mode():
+        answers = network.eval().logits(torch.cat([unseen, moved], dim=1)).argmax(dim=1)
+    assert float((answers == truth).float().mean()) > 0.9

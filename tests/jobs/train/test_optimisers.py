@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from jobs.train.learning_config import OptimiserConfig
 from jobs.train.network import Network, build_network
-from jobs.train.optimisers import build_optimiser, number_layers
+from jobs.train.optimisers import build_optimiser, decayed_apart, number_layers
 from jobs.train.schedules import build_schedule, warmup_cosine
 from tests.jobs.train.test_loop import make_network
 
@@ -74,6 +75,9 @@ def test_biases_and_norms_are_not_decayed() -> None:
         for group in optimiser.param_groups:
             is_flat = {parameter.ndim <= 1 for parameter in group["params"]}
             assert is_flat == {group["weight_decay"] == 0.0}
+    head = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    decays = {group["weight_decay"]: len(group["params"]) for group in decayed_apart(head, 0.5)}
+    assert decays == {0.5: 2, 0.0: 4}
 
 
 @pytest.mark.parametrize("layer_decay", [1.0, 0.8])
