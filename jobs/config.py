@@ -169,6 +169,8 @@ def _explain(
     if details["type"] == "missing":
         return f"{place}: the setting {dotted} is missing and has no default"
     message = details["msg"].removeprefix("Value error, ")
+    if isinstance(details["input"], dict) and details["type"] == "value_error":
+        return f"{place}: {dotted + ': ' if dotted else ''}{message}"  # it names what it is about
     return f"{place}: {dotted or 'the config'} = {given}: {message}"
 
 

@@ -212,9 +212,12 @@ def _explain_missing(store: Store) -> str:
     parent, _, version = store.uri.rpartition("/")
     models, _, name = parent.rpartition("/")
     try:
-        versions = list_versions(models, name)
+        versions, own = list_versions(models, name), list_versions(parent, version)
     except StorageError:
-        versions = []
+        versions = own = []
+    if own:
+        newest = f"{store.uri}/{own[-1]}"
+        return f"no bundle at {store.uri}: it holds the versions of a model; give one, as {newest}"
     if not versions:
         return (
             f"no bundle at {store.uri}: there is no {MANIFEST}, nor any other version of {name!r} "

@@ -22,10 +22,19 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import LabelMapError
-from models.labels import Answer, OutputClass, Score, Scores, fingerprint, fold
+from models.labels import (
+    LONGEST_NAME,
+    UNKNOWN_NAME,
+    Answer,
+    OutputClass,
+    Score,
+    Scores,
+    find_name_fault,
+    fingerprint,
+    fold,
+)
 
 Status = Literal["active", "hidden", "retired"]
-LONGEST_NAME = 200
 UNKNOWN = -1  # the position of no label, in `Reading.winners`
 Probability = npt.NDArray[np.float32]
 
@@ -55,7 +64,7 @@ class LabelMap(_Frozen):
 
     fingerprint: str  # of the model's outputs, `models.labels.fingerprint`
     labels: tuple[Label, ...]
-    unknown: str = Field("unknown", min_length=1, max_length=LONGEST_NAME)
+    unknown: str = Field(UNKNOWN_NAME, min_length=1, max_length=LONGEST_NAME)
     threshold: float = Field(0.0, ge=0, le=1, description="below it the answer is `unknown`")
 
     @cached_property
@@ -148,8 +157,8 @@ def _misnamed(label_map: LabelMap) -> Iterator[str]:
     owner = {fold(label_map.unknown): "the answer for what is not known"}
     for label in label_map.living:
         for name in (label.name, *label.aliases):
-            if name != name.strip() or not name.isprintable():
-                yield f"{name!r} begins or ends with a space, or has characters that do not print"
+            if fault := find_name_fault(name):
+                yield f"{name!r} {fault}"
             other = owner.setdefault(fold(name), f"label {label.id!r}")
             if other != f"label {label.id!r}":
                 yield f"{name!r} is a name of label {label.id!r} and of {other}"

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import ManifestError
 
+LONGEST_NAME = 200  # characters
+UNKNOWN_NAME = "unknown"  # what an image is answered that is of no label, unless a map says else
 Scores = Literal["top", "all", "none"]
 
 
@@ -25,8 +27,8 @@ class OutputClass(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(min_length=1, max_length=200)
-    name: str = Field(min_length=1, max_length=200)
+    id: str = Field(min_length=1, max_length=LONGEST_NAME)
+    name: str = Field(min_length=1, max_length=LONGEST_NAME)
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,15 @@ def fold(name: str) -> str:
     trimmed).
     """
     return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
+def find_name_fault(name: str) -> str:
+    """Say why a name is none that people could read and write, or "" for one that is."""
+    if name != name.strip() or not name.isprintable():
+        return "begins or ends with a space, or has characters that do not print"
+    if len(name) > LONGEST_NAME:
+        return f"has {len(name)} characters, more than {LONGEST_NAME}"
+    return ""
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.config import quoted
 from jobs.data.config import DataConfig
 from models.errors import DataError
-from models.labels import fold
+from models.labels import LONGEST_NAME, UNKNOWN_NAME, find_name_fault, fold
 
 Labels = npt.NDArray[np.int32]
 
@@ -73,6 +74,22 @@ def number_labels(
     return labels, classes
 
 
+def refuse_unservable(uri: str, classes: Sequence[str]) -> None:
+    """Raise `DataError` for classes whose names no label map can have, which would show only when
+    the trained model is judged and published.
+    """
+    for name in classes:
+        fault = find_name_fault(name)
+        if fold(name) == UNKNOWN_NAME:
+            fault = "is what a served model answers where it does not know"
+        if fault:
+            shown = name if len(name) <= LONGEST_NAME else f"{name[:40]}..."
+            raise DataError(
+                f"{uri} has the label {shown!r}, which {fault}; give it another name with "
+                f"data.rename: {{{quoted(name)}: other}}, or leave its images out with data.drop"
+            )
+
+
 def find_wrong_rules(config: DataConfig, found: Sequence[str]) -> Iterator[str]:
     """Yield what is wrong with each rule about a label that is not among those of the source: it is
     a typing error.
@@ -105,11 +122,11 @@ def _refuse_lookalikes(uri: str, named: Sequence[str]) -> None:
         if other != name:
             # Two encodings of one accent are the same to see, so their code points are shown.
             is_same = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
-            show = ascii if is_same else repr
+            show = quoted if is_same else repr
             raise DataError(
                 f"{uri} has the labels {show(other)} and {show(name)}, which look like one label; "
-                f"if they are, set data.rename: {{{show(name)}: {show(other)}}}, else give one of "
-                "them a distinct name there"
+                f"if they are, set data.rename: {{{quoted(name)}: {quoted(other)}}}, else give one "
+                "of them a distinct name there"
             )
 
 

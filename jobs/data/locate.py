@@ -38,7 +38,7 @@ def read_image(path: str, limits: ImageLimits | None = None) -> bytes:
         # time that decoding takes.
         try:
             return _read_file(path, limits)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a path with a null character
             pass  # read it again below, where errors become ours
     root, key = split_at_root(path)
     store = Store(root, is_patient=True)

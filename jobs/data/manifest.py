@@ -7,9 +7,12 @@ out. The file is read whole: it holds names, not pixels.
 
 from __future__ import annotations
 
+import codecs
 import io
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -23,7 +26,7 @@ from jobs.data.sources import Listing, ListingBuilder, Row
 from jobs.data.split import SPLIT_ALIASES, SPLITS
 from models.decoders import MAX_SIDE
 from models.errors import DataError
-from models.storage import open_store, split_uri
+from models.storage import is_remote, normalise_uri, open_store, split_uri
 
 DELIMITERS = (",", ";", "\t")
 
@@ -31,6 +34,11 @@ DELIMITERS = (",", ";", "\t")
 def list_manifest(config: DataConfig) -> Listing:
     """Read the manifest and return its rows with full paths."""
     folder, name = split_uri(config.uri)
+    if not is_remote(config.uri) and Path(normalise_uri(config.uri)).is_dir():
+        raise DataError(
+            f"manifest {config.uri} is a folder; name the file in it, or set data.source: folder "
+            "for a folder of images"
+        )
     table = read_table(config.uri, name, open_store(folder).read(name))
     _require(config, table, config.path_column, "path_column")
     _require(config, table, config.label_column, "label_column")
@@ -52,7 +60,18 @@ def list_manifest(config: DataConfig) -> Listing:
     for row, (path, label) in enumerate(zip(paths, labels, strict=True)):
         cells = {name: values[row] for name, values in given.items()}
         builder.add(Row(absolute(folder, path), label, **cells))
-    return Listing(builder.build())
+    return Listing(builder.build(), warnings=tuple(_warn_of_repeats(paths, given.get("box"))))
+
+
+def _warn_of_repeats(paths: Sequence[str], boxes: Sequence[Any] | None) -> Iterator[str]:
+    seen = Counter(zip(paths, boxes or [None] * len(paths), strict=True))
+    repeats = sum(count - 1 for count in seen.values())
+    if repeats:
+        (path, _), _ = seen.most_common(1)[0]
+        yield (
+            f"{repeats:,} rows name a file that another row names, for example {path}: each counts "
+            "as an image of its own"
+        )
 
 
 def _optional(config: DataConfig, table: pa.Table, name: str) -> str | None:
@@ -93,7 +112,9 @@ def read_table(uri: str, name: str, data: bytes, what: str = "manifest") -> pa.T
         return reader(data)
     except (pa.ArrowException, ValueError, OSError) as error:  # OSError: a page that is damaged
         first = str(error).splitlines()[0]
-        raise DataError(f"{what} {uri} cannot be read as .{suffix}: {first}") from error
+        is_encoding = isinstance(error, UnicodeDecodeError) or "UTF8" in first
+        advice = "; save it as UTF-8" if is_encoding else ""
+        raise DataError(f"{what} {uri} cannot be read as .{suffix}: {first}{advice}") from error
 
 
 def _read_csv(data: bytes) -> pa.Table:
@@ -112,7 +133,7 @@ def _read_csv(data: bytes) -> pa.Table:
 
 def _read_json_lines(data: bytes) -> pa.Table:
     rows: list[dict[str, object]] = []
-    for number, line in enumerate(data.splitlines(), start=1):
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -121,12 +142,23 @@ def _read_json_lines(data: bytes) -> pa.Table:
             raise ValueError(f"line {number} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise ValueError(f"line {number} is not a JSON object but {type(row).__name__}")
+        for name, value in row.items():
+            is_numbers = isinstance(value, list) and all(map(_is_number, value))  # as of a box
+            if isinstance(value, (dict, list)) and not is_numbers:
+                raise ValueError(
+                    f"line {number}: {name!r} is {orjson.dumps(value).decode()}; expected text, a "
+                    "number, true or false"
+                )
         rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {
         name: pa.array([_scalar(row.get(name)) for row in rows], pa.string()) for name in names
     }
     return pa.table(columns)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _scalar(value: object) -> str | None:
@@ -193,7 +225,10 @@ def texts(table: pa.Table, column: str) -> list[str]:
     values = table[column]
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    return ["" if value is None else str(value).strip() for value in values.to_pylist()]
+    return [
+        "" if value is None or value != value else str(value).strip()  # NaN is no value, either
+        for value in values.to_pylist()
+    ]
 
 
 def _refuse_blank(config: DataConfig, column: str, values: list[str]) -> None:

@@ -120,8 +120,9 @@ def list_source(
     }
     listing = readers[config.source](config)
     if listing.table.num_rows == 0:
+        told = "; ".join([f"{listing.ignored:,} other files", *listing.warnings])
         raise DataError(
-            f"{config.uri} holds no image ({listing.ignored:,} other files); expected "
+            f"{config.uri} holds no image that has a label ({told}); expected "
             "<root>/<class>/<image> for a folder, one row per image for a manifest"
         )
     return listing

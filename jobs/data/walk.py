@@ -42,6 +42,8 @@ def list_folders(root: str, *parts: str) -> list[str]:
     above = [_identity(_join(root, parts[:depth])) for depth in range(len(parts) + 1)]
     found = _list(folder)
     if found is None or None in above:
+        if os.path.isfile(folder):
+            raise NotFoundError(f"{printable(folder)} is a file; expected a folder")
         raise NotFoundError(
             f"folder {printable(folder)} does not exist; check the path, or create it"
         )

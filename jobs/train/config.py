@@ -69,7 +69,7 @@ class TrainConfig(Section):
     store: str = ".sightline/models"  # bundles are published here
     runs: str = ".sightline/runs"  # checkpoints, quarantine, curves
     run: str | None = None  # name a run to be able to resume it; a new name is made otherwise
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     data: DataConfig
     preprocess: PreprocessSpec = PreprocessSpec()
     network: NetworkConfig = NetworkConfig()

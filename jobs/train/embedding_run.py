@@ -17,6 +17,7 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -94,6 +95,7 @@ def _run(config: TrainConfig, run_id: str, lease: Lease, console: Console) -> Em
         names = ", ".join(held_out.classes)
         console.print(f"held out, never trained on: {names}", highlight=False, markup=False)
     split = evaluation_split(config, index)
+    _check_pairs(index, split, held_out, console)
     with timed(seconds, "train"):
         trained = train_in_sight(config, index, run_id, lease, console)
     with tempfile.TemporaryDirectory(prefix="sightline-draft-") as folder:
@@ -116,6 +118,33 @@ def _run(config: TrainConfig, run_id: str, lease: Lease, console: Console) -> Em
             published = _publish(config, index, trained, draft, found)
     console.print(f"published {published.uri}")
     return EmbeddingOutcome(published, index, held_out, split, found, trained.history, seconds)
+
+
+def _check_pairs(index: Index, split: str, held_out: Index | None, console: Console) -> None:
+    """Raise `DataError` where nothing can be measured after the training: no image has another one
+    of its class to find.
+    """
+    for images, of in ((index, split), *([] if held_out is None else [(held_out, HELD_OUT)])):
+        if not _has_pair(images, of):
+            raise _lonely(images.num_images(of), len(images.classes), of)
+    if index.num_images("validation") and not _has_pair(index, "validation"):
+        console.print(
+            "[yellow]note:[/] no class has two validation images, so epochs cannot be compared, "
+            "and the last one is kept",
+            highlight=False,
+        )
+
+
+def _has_pair(index: Index, split: str) -> bool:
+    labels = index.table.filter(pc.equal(index.table["split"], split))["label"].to_numpy()
+    return bool((np.bincount(labels) > 1).any()) if len(labels) else False
+
+
+def _lonely(num_images: int, num_classes: int, split: str) -> DataError:
+    return DataError(
+        f"no class has two {split} images, so none can find another: {num_images} images of "
+        f"{num_classes} classes; add images, or change data.split"
+    )
 
 
 def _export(
@@ -159,10 +188,7 @@ def _judge(
     trained = retrieve(torch.cat([vectors for vectors, *_ in parts]), labels)
     start = retrieve(torch.cat([features for _, features, _ in parts]), labels)
     if trained is None or start is None:
-        raise DataError(
-            f"no class has two {split} images, so none can find another: {len(labels)} images of "
-            f"{len(images.classes)} classes; add images, or change data.split"
-        )
+        raise _lonely(len(labels), len(images.classes), split)
     return trained, start
 
 

@@ -17,6 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from jobs.train.borders import NotFiniteError
 from jobs.train.config import TrainConfig
 from jobs.train.features import Features
 from jobs.train.history import EpochRecord, is_better, should_stop
@@ -104,6 +105,7 @@ def fit_head(
                 losses.append(loss)
                 if on_step is not None:
                     on_step(float(loss))
+        check_finite(losses, epoch, config)
         record = _record(model, standard, validation, class_names, epoch, losses)
         if best is None or is_better(record, history, config.monitor):
             best = copy.deepcopy(model.state_dict())
@@ -118,6 +120,16 @@ def fit_head(
     network.hidden.load_state_dict(hidden.state_dict())
     network.head.load_state_dict(last.state_dict())
     return history
+
+
+def check_finite(losses: list[Tensor], epoch: int, config: TrainConfig) -> None:
+    """Raise `NotFiniteError` where the loss of a step of this epoch is no number any more."""
+    for step, loss in enumerate(losses, start=1):
+        if not torch.isfinite(loss):
+            raise NotFiniteError(
+                f"the loss is {float(loss)} in epoch {epoch + 1}, step {step}; lower optimiser.lr "
+                f"(now {config.optimiser.lr})"
+            )
 
 
 def _record(

@@ -13,7 +13,7 @@ SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 class Section(BaseModel):
     """One section of a training's file: it cannot be changed, and knows its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class NetworkConfig(Section):

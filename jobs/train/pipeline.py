@@ -17,6 +17,7 @@ from rich.console import Console
 from cluster.environment import data_cpus
 from jobs.console import bar
 from jobs.data.index import Index
+from jobs.data.labels import refuse_unservable
 from jobs.data.tables import read_index
 from jobs.evaluate.calibration import Temperature
 from jobs.evaluate.outputs import Outputs, collect
@@ -87,6 +88,7 @@ def _run(config: TrainConfig, run_id: str, lease: Lease, console: Console) -> Ou
     with timed(seconds, "index"):
         index = read_index(config.data, config.preprocess, console, cpu_limit=data_cpus())
         report_broken(config, index.quarantine, run_id, "quarantine.jsonl", console)
+    refuse_unservable(config.data.uri, index.classes)
     split = evaluation_split(config, index)
     with timed(seconds, "train"):
         trained = train_in_sight(config, index, run_id, lease, console)

@@ -20,7 +20,7 @@ from jobs.data.order import balanced, shuffled, weighted
 from jobs.train.config import TrainConfig
 from jobs.train.embedding_network import EmbeddingNetwork, project
 from jobs.train.features import Features
-from jobs.train.head import HEAD_BATCH, MIN_STD, Standardiser
+from jobs.train.head import HEAD_BATCH, MIN_STD, Standardiser, check_finite
 from jobs.train.history import EpochRecord, is_better, should_stop
 from jobs.train.metric_learning import weigh_classes
 from jobs.train.objectives import class_weights
@@ -102,6 +102,7 @@ def fit_projection(
                 )
                 for ids in _batches(order, steps, config.images_per_class or 1)
             ]
+        check_finite(losses, epoch, config)
         figures = _figures(model, validation)
         record = EpochRecord(epoch, float(torch.stack(losses).mean()), figures)
         if best is None or is_better(record, history, config.monitor):

@@ -129,10 +129,12 @@ def _worker_main(payload: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     board = payload["board"]
-    with _failing_for_good(board):
+    if ray.get(board.failure.remote()) is not None:
+        return  # it would come again with every attempt that Ray Train makes
+    context = ray_train.get_context()
+    with _failing_for_good(board, is_alone=context.get_world_size() == 1):
         config = TrainConfig.model_validate(payload["config"])
         index: Index = ray.get(payload["index"])
-        context = ray_train.get_context()
         place = Place(get_device(), context.get_world_rank(), context.get_world_size())
         network = prepare_network(config, len(index.classes))
         drains = _Drains()
@@ -159,20 +161,18 @@ def _reporter(board: Any) -> Any:
 
 
 @contextmanager
-def _failing_for_good(board: Any) -> Iterator[None]:
-    """Keep on the board what was raised on purpose: it would come again with every attempt that Ray
-    Train makes, and those end here at once.
+def _failing_for_good(board: Any, *, is_alone: bool) -> Iterator[None]:
+    """Keep on the board what was raised on purpose, for whoever started the workers. Ray Train is
+    told only where there are others, who wait for this one: it then ends them, and tries again.
     """
     import ray
 
-    failure = ray.get(board.failure.remote())
-    if failure is not None:
-        raise failure
     try:
         yield
     except SightlineError as error:
         ray.get(board.fail.remote(find_cause(error) or error))
-        raise
+        if not is_alone:
+            raise
 
 
 class _Drains:

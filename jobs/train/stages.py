@@ -110,6 +110,9 @@ def train_in_sight(
                 raise StoppedError("stopped behind the last step because of SIGTERM")
         except StoppedError as error:
             raise StoppedError(f"{error}; to go on, run again with run={run_id}") from error
+        except KeyboardInterrupt:
+            console.print(f"to go on, run again with run={run_id}", highlight=False)
+            raise
     kept = trained.history[best_epoch(trained.history, config.monitor)]
     console.print(f"kept {describe(kept)}", highlight=False)
     return trained

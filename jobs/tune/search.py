@@ -21,6 +21,7 @@ from rich.console import Console
 from cluster.environment import data_cpus
 from jobs.console import Advance, bar
 from jobs.data.index import Index
+from jobs.data.labels import refuse_unservable
 from jobs.data.tables import read_index
 from jobs.lease import holding
 from jobs.train.config import TrainConfig
@@ -99,6 +100,8 @@ def sweep(
     store = _prepare(config, training, trials)
     with holding(training.runs, config.name, "name") as lease:
         index = read_index(training.data, training.preprocess, console, cpu_limit=data_cpus())
+        if training.embedding is None:
+            refuse_unservable(training.data.uri, index.classes)
         if not index.num_images("validation"):
             raise DataError(
                 f"{training.data.uri} has no validation images to compare trials by; set "

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
+from ray.util.state import list_actors
 from rich.console import Console
 
 from cluster.session import Session
@@ -28,7 +29,7 @@ from jobs.evaluate.config import EvaluateJob
 from jobs.evaluate.outputs import collect
 from jobs.evaluate.run import evaluate_set, open_subject
 from jobs.train import stages, trainer
-from jobs.train.borders import Place, StoppedError, Watcher
+from jobs.train.borders import Place, Status, StoppedError, Watcher
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.pipeline import Outcome, run_training
@@ -271,6 +272,50 @@ def test_images_that_are_kept_in_memory_are_not_read_again(
 
     kept = photos.config("kept", workers={"num_workers": 0}, epochs=2)
     assert len(trainer.train(kept, photos.index, "kept", Spoiler()).history) == 2
+
+
+def test_a_run_that_one_worker_of_ray_train_does_ends_at_once_when_it_is_interrupted(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    """Ray Train once started further groups of workers, each of which raised the same again."""
+    photos = Photos.write(str(tmp_path))
+
+    class Interrupting(Seen):
+        def show(self, status: Status) -> None:
+            raise KeyboardInterrupt
+
+    def num_workers() -> int:
+        """Count those of all trainings that this Ray has seen."""
+        filters = [("class_name", "=", "RayTrainWorker")]
+        return len(list_actors(ray_session.dashboard_url, filters=filters, limit=1000))
+
+    workers = {"num_workers": 1, "cpus_per_worker": 1}
+    config = photos.config("one", workers=workers, epochs=200)
+    before = num_workers()
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(config, photos.index, "one", Interrupting())
+    time.sleep(5)
+    assert num_workers() == before + 1
+    whole = photos.config("one", workers={"num_workers": 0}, epochs=3)
+    assert len(trainer.train(whole, photos.index, "one", Seen()).history) == 3
+
+
+def test_a_frozen_run_that_is_done_again_has_the_history_of_what_it_publishes(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    photos = Photos.write(str(tmp_path))
+    network = {"backbone": "mobilenetv3_small_050", "weights": "none", "freeze": "backbone"}
+    for epochs in (4, 2):
+        config = photos.config(
+            "again",
+            workers={"num_workers": 0},
+            network=network,
+            epochs=epochs,
+            optimiser={"lr": 0.01 * epochs},
+            tracking={"sample_ids": False},
+        )
+        trained = trainer.train(config, photos.index, "again", Seen())
+        assert len(trained.history) == epochs
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")

@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.config import load_config
+from jobs.train.config import TrainConfig
 from jobs.yaml12 import Loader
 from models.errors import ConfigError
 
@@ -192,3 +193,23 @@ def test_yaml_is_read_as_version_1_2_has_it(text: str, expected: object) -> None
 
 def test_pyyaml_itself_stays_as_it_is_for_others() -> None:
     assert yaml.safe_load("yes") is True
+
+
+def test_settings_that_contradict_each_other_are_told_without_the_whole_config(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config(TrainConfig, None, ["name=x", "data.uri=y", "run=../x", "kind=embedding"])
+    assert "'data'" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "-.inf"])
+def test_a_rate_that_is_no_number_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="finite number"):
+        load_config(TrainConfig, None, ["name=x", "data.uri=y", f"optimiser.lr={value}"])
+
+
+def test_a_seed_that_no_generator_takes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        load_config(TrainConfig, None, ["name=x", "data.uri=y", f"seed={2**32}"])

@@ -27,6 +27,7 @@ from models.bundle import (
 from models.errors import BundleError, DigestError, ManifestError, NotFoundError, StorageError
 from models.manifest import Manifest
 from models.storage import open_store
+from tests.bundles import tiny_bundle
 from tests.conftest import S3Server
 
 CLASSES = [{"id": "good", "name": "good"}, {"id": "bad", "name": "bad"}]
@@ -234,3 +235,12 @@ def test_an_unreadable_manifest_is_named(tmp_path: Path) -> None:
     path.write_text('{"format_version": 1,')
     with pytest.raises(ManifestError, match=r"manifest\.json: not valid JSON"):
         open_bundle(path.parent)
+
+
+def test_the_folder_of_a_model_names_its_newest_version(tmp_path: Path) -> None:
+    for _ in range(2):
+        tiny_bundle(tmp_path)
+    with pytest.raises(
+        NotFoundError, match=rf"versions of a model; give one, as {tmp_path}/tiny/2"
+    ):
+        open_bundle(f"{tmp_path}/tiny")

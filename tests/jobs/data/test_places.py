@@ -13,7 +13,7 @@ import pytest
 from jobs.data import places
 from jobs.data.places import Place, group_reads, read_each, read_place
 from models.decoders import DEFAULT_LIMITS, ImageLimits
-from models.errors import ImageDecodeError, ImageTooLargeError, NotFoundError
+from models.errors import ImageDecodeError, ImageTooLargeError, NotFoundError, StorageError
 from models.storage import open_store
 from tests.conftest import S3Server
 
@@ -109,3 +109,8 @@ def test_what_is_larger_than_the_limit_is_not_read(
     assert isinstance(found, ImageTooLargeError)
     assert "more than the limit of 1,000" in str(found)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
+
+
+def test_a_path_with_a_null_character_is_that_images_fault_alone() -> None:
+    (found,) = read_each([Place("/a\0b.jpg")], lambda _, data: data, limits=DEFAULT_LIMITS)
+    assert isinstance(found, StorageError)

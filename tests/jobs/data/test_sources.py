@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import yaml
 
+from jobs.config import load_section
 from jobs.data.config import DataConfig
-from jobs.data.labels import drop_labels, number_labels, refuse_empty
+from jobs.data.labels import drop_labels, number_labels, refuse_empty, refuse_unservable
 from jobs.data.manifest import parse_box
 from jobs.data.sources import Listing, list_source
 from models.errors import AccessError, DataError, NotFoundError
@@ -142,7 +146,7 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     write(tmp_path, {"readme.txt": b""})
-    assert "holds no image (1 other files)" in refusal(folder(tmp_path))
+    assert "holds no image that has a label (1 other files)" in refusal(folder(tmp_path))
 
 
 def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
@@ -284,6 +288,8 @@ def test_json_lines_give_rows_and_numbers_become_labels(tmp_path: Path) -> None:
         ('{"path": "a", "label": "b"}\n[1]\n', "line 2 is not a JSON object but list"),
         ('{"path": "a.jpg", "label": null}\n', "blank in 1 of 1 rows"),
         ('{"path": "a.jpg", "class": "b"}\n', "no column 'label'; it has 'path', 'class'"),
+        ('{"path": "a.jpg", "label": ["b"]}\n', """line 1: 'label' is ["b"]; expected text"""),
+        ('{"path": {"x": 1}, "label": "b"}\n', """line 1: 'path' is {"x":1}; expected text"""),
     ],
 )
 def test_broken_json_lines_are_refused_with_their_line(
@@ -379,11 +385,18 @@ def test_a_refused_key_is_an_access_error(refusing_s3: S3Server) -> None:
         list_source(folder("s3://sources-refused"))
 
 
-def test_two_encodings_of_one_accent_are_told_by_their_code_points(tmp_path: Path) -> None:
+def test_two_encodings_of_one_accent_are_told_so_that_the_advice_can_be_followed(
+    tmp_path: Path,
+) -> None:
     write(tmp_path, class_files({"caf\u00e9": 2, "cafe\u0301": 2, "bad": 2}))
     config = DataConfig(uri=str(tmp_path))
-    with pytest.raises(DataError, match=r"'cafe\\u0301' and 'caf\\xe9', which look like one"):
+    with pytest.raises(DataError, match=r"which look like one") as refused:
         number_labels(list_source(config).table, config)
+    (advice,) = re.findall(r"set data.rename: (\{.*?\})", str(refused.value))
+    config = load_section(DataConfig, None, "data", [f"uri={tmp_path}", f"rename={advice}"])
+    assert number_labels(list_source(config).table, config)[1] == ("bad", "caf\u00e9") or (
+        number_labels(list_source(config).table, config)[1] == ("bad", "cafe\u0301")
+    )
 
 
 @pytest.mark.parametrize(
@@ -465,3 +478,72 @@ def test_a_stranger_is_refused_with_the_nearest_class(tmp_path: Path) -> None:
 def test_a_label_has_one_rule_only() -> None:
     with pytest.raises(ValueError, match="'OK' has more than one rule"):
         DataConfig(uri="x", drop=["OK"], rename={"OK": "good"})
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("unknown", "is what a served model answers where it does not know"),
+        ("Unknown ", "begins or ends with a space"),
+        ("new\nline", "has characters that do not print"),
+        ("nbsp\u00a0x", "has characters that do not print"),
+        ("x" * 201, "has 201 characters, more than 200"),
+    ],
+)
+def test_a_name_that_no_model_can_serve_is_refused_before_it_is_trained(
+    name: str, why: str
+) -> None:
+    refuse_unservable("s3://set", ["good", "defective", "not known"])
+    with pytest.raises(DataError) as refused:
+        refuse_unservable("s3://set", ["good", name])
+    assert why in str(refused.value) or "is what a served model" in str(refused.value)
+    (advice,) = re.findall(r"data.rename: (\{.*?\}), or leave", str(refused.value))
+    assert yaml.safe_load(advice) == {name: "other"}
+
+
+def test_images_beside_the_class_folders_are_told_where_there_are_no_others(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jpg": IMAGE, "b.jpg": IMAGE})
+    told = refusal(folder(tmp_path))
+    assert "holds no image that has a label" in told
+    assert "2 images lie outside of a class folder" in told
+
+
+def test_what_is_there_but_is_something_else_is_called_so(tmp_path: Path) -> None:
+    write(tmp_path, {"ok/a.jpg": IMAGE})
+    with pytest.raises(NotFoundError, match=r"a.jpg is a file; expected a folder"):
+        list_source(folder(tmp_path / "ok" / "a.jpg"))
+    assert "is a folder; name the file in it, or set data.source: folder" in refusal(
+        manifest(tmp_path / "ok")
+    )
+
+
+def test_rows_that_name_a_file_again_are_told(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, "path,label\na.jpg,ok\nb.jpg,bad\na.jpg,ok\na.jpg,ok\n")
+    (warning,) = list_source(manifest(path)).warnings
+    assert warning.startswith("2 rows name a file that another row names, for example a.jpg")
+    path = csv_file(tmp_path, "path,label,box\na.jpg,ok,0 0 1 1\na.jpg,ok,0 0 2 2\n")
+    assert not list_source(manifest(path)).warnings, "two boxes of a photo are two images"
+
+
+def test_not_a_number_is_a_blank(tmp_path: Path) -> None:
+    table = pa.table({"path": ["a.jpg", "b.jpg"], "label": [1.0, math.nan]})
+    pyarrow.parquet.write_table(table, tmp_path / "list.parquet")
+    assert "column 'label' is blank in 1 of 2 rows" in refusal(manifest(tmp_path / "list.parquet"))
+    groups = pa.table({"path": ["a.jpg", "b.jpg"], "label": ["x", "y"], "group": [2.0, math.nan]})
+    pyarrow.parquet.write_table(groups, tmp_path / "list.parquet")
+    table = list_source(manifest(tmp_path / "list.parquet")).table
+    assert table["group"].to_pylist() == ["2.0", None]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_csv_in_another_encoding_is_refused_with_what_to_do(
+    tmp_path: Path, encoding: str
+) -> None:
+    path = csv_file(tmp_path, "path,label\na.jpg,gr\u00f6\u00dfe\n", encoding)
+    assert refusal(manifest(path)).endswith("; save it as UTF-8")
+
+
+def test_json_lines_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_text('{"path": "a.jpg", "label": "x"}\n', encoding="utf-8-sig")
+    assert [row[1] for row in rows(list_source(manifest(path)))] == ["x"]

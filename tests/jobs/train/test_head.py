@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from jobs.train.borders import NotFiniteError
 from jobs.train.feature_cache import FeatureCache
 from jobs.train.features import Features, FeatureWriter, scratch_folder
 from jobs.train.head import Standardiser, fit_head
@@ -279,3 +280,11 @@ def test_features_that_never_moved_in_training_do_not_count_when_they_do(tmp_pat
     with torch.inference_mode():
         answers = network.eval().logits(torch.cat([unseen, moved], dim=1)).argmax(dim=1)
     assert float((answers == truth).float().mean()) > 0.9
+
+
+def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
+    train = write(tmp_path, "train", *clouds((30, 30), 1))
+    validation = FeatureWriter(tmp_path / "validation").close()
+    config = make_config(epochs=5, optimiser={"kind": "sgd", "lr": 1e38})
+    with pytest.raises(NotFiniteError, match=r"in epoch \d, step \d+; lower optimiser.lr \(now 1e"):
+        fit_head(make_network(), train, validation, config, NAMES, lambda _: None)
