@@ -81,7 +81,7 @@ def test_folders_that_lead_back_are_no_classes(folder: Path) -> None:
     assert list_folders(str(folder), "ok") == ["deep"]
     with pytest.raises(NotFoundError, match="does not exist"):
         list_folders(str(folder / "nowhere"))
-    with pytest.raises(NotFoundError, match="does not exist"):
+    with pytest.raises(NotFoundError, match="is a file"):
         list_folders(str(folder / "ok" / "notes.txt"))
 
 
