@@ -17,7 +17,6 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -35,7 +34,7 @@ from jobs.train.config import TrainConfig
 from jobs.train.embedding_network import EmbeddingNetwork, ServedEmbedding
 from jobs.train.features import Extractor, open_extractor
 from jobs.train.history import EpochRecord
-from jobs.train.hold_out import HELD_OUT, hold_out
+from jobs.train.hold_out import HELD_OUT, has_pair, hold_out, lonely, refuse_lonely
 from jobs.train.retrieval import Retrieval, retrieve
 from jobs.train.retrieval_report import CARD, Found, embedding_card, retrieval_table
 from jobs.train.stages import (
@@ -50,7 +49,6 @@ from jobs.train.stages import (
 from jobs.train.trainer import Trained
 from jobs.train.worker import open_images, prepare_network
 from models.bundle import Published, publish
-from models.errors import DataError
 from models.manifest import Tolerance
 from models.predictor import Predictor, open_predictor
 
@@ -121,30 +119,18 @@ def _run(config: TrainConfig, run_id: str, lease: Lease, console: Console) -> Em
 
 
 def _check_pairs(index: Index, split: str, held_out: Index | None, console: Console) -> None:
-    """Raise `DataError` where nothing can be measured after the training: no image has another one
-    of its class to find.
+    """Raise `DataError` where nothing could be measured after the training, and say where the best
+    epoch cannot be told.
     """
-    for images, of in ((index, split), *([] if held_out is None else [(held_out, HELD_OUT)])):
-        if not _has_pair(images, of):
-            raise _lonely(images.num_images(of), len(images.classes), of)
-    if index.num_images("validation") and not _has_pair(index, "validation"):
+    refuse_lonely(index, split)
+    if held_out is not None:
+        refuse_lonely(held_out, HELD_OUT)
+    if index.num_images("validation") and not has_pair(index, "validation"):
         console.print(
             "[yellow]note:[/] no class has two validation images, so epochs cannot be compared, "
             "and the last one is kept",
             highlight=False,
         )
-
-
-def _has_pair(index: Index, split: str) -> bool:
-    labels = index.table.filter(pc.equal(index.table["split"], split))["label"].to_numpy()
-    return bool((np.bincount(labels) > 1).any()) if len(labels) else False
-
-
-def _lonely(num_images: int, num_classes: int, split: str) -> DataError:
-    return DataError(
-        f"no class has two {split} images, so none can find another: {num_images} images of "
-        f"{num_classes} classes; add images, or change data.split"
-    )
 
 
 def _export(
@@ -188,7 +174,7 @@ def _judge(
     trained = retrieve(torch.cat([vectors for vectors, *_ in parts]), labels)
     start = retrieve(torch.cat([features for _, features, _ in parts]), labels)
     if trained is None or start is None:
-        raise _lonely(len(labels), len(images.classes), split)
+        raise lonely(len(labels), len(images.classes), split)
     return trained, start
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.data.index import Index
 from jobs.data.split import position
@@ -84,3 +85,23 @@ def _only(index: Index, classes: tuple[str, ...]) -> Index:
     column = table.column_names.index("label")
     table = table.set_column(column, field, pa.array(labels[labels >= 0], field.type))
     return replace(index, table=table.combine_chunks(), classes=classes)
+
+
+def refuse_lonely(index: Index, split: str) -> None:
+    """Raise `DataError` where no image of a split has another one of its class to find."""
+    if not has_pair(index, split):
+        raise lonely(index.num_images(split), len(index.classes), split)
+
+
+def has_pair(index: Index, split: str) -> bool:
+    """Say whether a class has two images in a split."""
+    labels = index.table.filter(pc.equal(index.table["split"], split))["label"].to_numpy()
+    return len(labels) > 0 and bool((np.bincount(labels) > 1).any())
+
+
+def lonely(num_images: int, num_classes: int, split: str) -> DataError:
+    """Return the error of a split in which nothing can be found."""
+    return DataError(
+        f"no class has two {split} images, so none can find another: {num_images} images of "
+        f"{num_classes} classes; add images, or change data.split"
+    )

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.data.index import SCHEMA, Index
-from jobs.train.hold_out import hold_out
+from jobs.train.hold_out import has_pair, hold_out, refuse_lonely
 from models.errors import ConfigError, DataError
 
 NAMES = ("bolt", "cap", "nut", "ring", "washer")
@@ -78,3 +78,15 @@ def test_a_name_that_is_no_class_is_refused_with_the_nearest() -> None:
 def test_one_class_alone_on_either_side_is_refused(wanted: tuple[str, ...] | float) -> None:
     with pytest.raises(DataError, match="at least 2 are needed on either side"):
         hold_out(make_index(), wanted, seed=0)
+
+
+def test_a_split_without_two_images_of_a_class_is_refused() -> None:
+    index = make_index()
+    refuse_lonely(index, "test")
+    table = index.table.take([3, 4, 13, 14, 23, 24])  # a validation and a test image of each
+    lonely = Index(table, index.classes)
+    assert has_pair(index, "validation")
+    assert not has_pair(lonely, "validation")
+    assert not has_pair(Index(table.slice(0, 0), index.classes), "validation")
+    with pytest.raises(DataError, match=r"no class has two test images, .*: 3 images of 5 classes"):
+        refuse_lonely(lonely, "test")
