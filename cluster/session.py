@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -122,6 +123,7 @@ def _started(options: SessionOptions) -> Iterator[Session]:
 
         _read_environment_again()
         cpus = logical_cpus(options.num_cpus)
+        node = ""
         try:
             context = ray.init(
                 address="local",
@@ -133,6 +135,7 @@ def _started(options: SessionOptions) -> Iterator[Session]:
                 _temp_dir=str(folder),
             )
             url = f"http://{context.dashboard_url}" if options.dashboard else ""
+            node = ray.get_runtime_context().get_node_id()
             with _ending_in_order():
                 yield Session(True, float(cpus), url, folder)
         finally:
@@ -140,7 +143,19 @@ def _started(options: SessionOptions) -> Iterator[Session]:
                 ray.shutdown()
             finally:  # a second Ctrl-C
                 end_marked(mark)
+                _remove_haproxys_files(node)
     _read_environment_again()
+
+
+def _remove_haproxys_files(node: str) -> None:
+    """Remove what Serve (Ray 2.60) leaves of the HAProxy of a node that is gone: its configuration,
+    sockets and logs, in a folder of its own for each node that there ever was.
+    """
+    if node and "ray.serve" in sys.modules:
+        from ray.serve._private.constants import RAY_SERVE_HAPROXY_CONFIG_FILE_LOC
+
+        folder = Path(RAY_SERVE_HAPROXY_CONFIG_FILE_LOC).parent / node
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from cluster.environment import free_port, session_environment
-from cluster.session import NoRayError, check_answering, open_session
+from cluster.session import (
+    NoRayError,
+    _remove_haproxys_files,
+    check_answering,
+    open_session,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,3 +70,19 @@ def test_requests_to_this_machine_go_past_the_proxies_of_a_company(
 @pytest.mark.parametrize("address", ["auto", "ray://head:10001", "local"])
 def test_other_forms_of_address_are_left_to_ray(address: str) -> None:
     check_answering(address)
+
+
+def test_what_serve_leaves_of_haproxy_goes_with_its_node_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray.serve
+    from ray.serve._private import constants
+
+    assert ray.serve
+    monkeypatch.setattr(constants, "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", f"{tmp_path}/haproxy.cfg")
+    for node in ("mine", "another"):
+        (tmp_path / node).mkdir()
+        (tmp_path / node / "haproxy.cfg").touch()
+    _remove_haproxys_files("")
+    _remove_haproxys_files("mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["another"]
