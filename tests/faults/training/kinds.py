@@ -160,9 +160,9 @@ KINDS = {
     "node": Kind(kill_node),
     "driver": Kind(kill_driver),
     "bucket": Kind(fail_bucket, is_in_bucket=True),
-    # longer, so that it still trains when Ray Train tells its workers
+    # longer, so that it still trains when its workers are told, by Ray Train and once a second
     "preemption": Kind(take_node, epochs=16, epochs_drawn=10, leaves_its_step=True),
-    "sigterm": Kind(ask_driver_to_end, leaves_its_step=True),
+    "sigterm": Kind(ask_driver_to_end, epochs=8, epochs_drawn=5, leaves_its_step=True),
 }
 
 
