@@ -57,9 +57,10 @@ def list_manifest(config: DataConfig) -> Listing:
         if (column := _optional(config, table, name)) is not None
     }
     builder = ListingBuilder()
+    paths = [absolute(folder, path) for path in paths]
     for row, (path, label) in enumerate(zip(paths, labels, strict=True)):
         cells = {name: values[row] for name, values in given.items()}
-        builder.add(Row(absolute(folder, path), label, **cells))
+        builder.add(Row(path, label, **cells))
     return Listing(builder.build(), warnings=tuple(_warn_of_repeats(paths, given.get("box"))))
 
 
