@@ -58,7 +58,9 @@ def show(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[str
     revision = _revision(log, given.revision, console)
     print_map(revision, console)
     label_map = revision.map.model_dump(mode="json")
-    return {"model": log.model, "revision": revision.number, "map": label_map}
+    line = {"model": log.model, "revision": revision.number, "map": label_map}
+    # What a change of this is made on: a newer one may be none that this model can use.
+    return line if given.revision is not None else {**line, "base": log.head()}
 
 
 def history(log: LabelLog, given: argparse.Namespace, console: Console) -> dict[str, Any]:

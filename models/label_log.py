@@ -107,16 +107,19 @@ class LabelLog:
             except LabelMapError as error:
                 yield number, error
 
-    def draft(self, change: Change, author: Author, base: int | None = None) -> Revision:
+    def draft(
+        self, change: Change, author: Author, base: int | None = None, head: int | None = None
+    ) -> Revision:
         """Return the revision that a change would make, which is not stored yet.
 
-        `base` is the revision that the author has seen, the newest if None. Raises `StaleBaseError`
+        `base` is the revision that the author has seen, the newest if None; `head` the newest, if
+        it was looked for already. Raises `StaleBaseError`
         for an older one, what `apply_edits` raises, and `LabelMapError` for a whole map without a
         base: it could undo what somebody else has just done.
         """
         if not author.name.strip():
             raise LabelMapError("a revision needs an author: who changes the labels?")
-        before, head = self._base(base)
+        before, head = self._base(base, head)
         return Revision(
             model=self.model,
             number=head + 1,
@@ -139,13 +142,16 @@ class LabelLog:
         `RequestKeyError` where the request key was another write's.
         """
         for _ in range(MAX_RACES):
-            sent = self._sent(author, change)
+            # What was not sent before up to this number is made on it: a try that is stored
+            # meanwhile takes the next number away.
+            head = self.head()
+            sent = self._sent(author, change, head)
             if sent is not None:
                 return sent
             try:
-                return self.append(self.draft(change, author, base))
+                return self.append(self.draft(change, author, base, head))
             except StaleBaseError:
-                sent = self._sent(author, change)  # by another try, since we looked
+                sent = self._sent(author, change, self.head())  # by another try, since we looked
                 if sent is not None:
                     return sent
                 if base is not None:
@@ -180,8 +186,8 @@ class LabelLog:
             "writes"
         )
 
-    def _base(self, base: int | None) -> tuple[Revision, int]:
-        head = self.head()
+    def _base(self, base: int | None, head: int | None) -> tuple[Revision, int]:
+        head = self.head() if head is None else head
         if base is not None and base != head:
             raise self._stale(base)
         return self.newest_sound(head)[0], head
@@ -198,11 +204,10 @@ class LabelLog:
             raise LabelMapError("the map is that of the newest revision already")
         return label_map
 
-    def _sent(self, author: Author, change: Change) -> Revision | None:
-        """Return the stored revision of the same request, if it was sent before."""
+    def _sent(self, author: Author, change: Change, head: int) -> Revision | None:
+        """Return the stored revision of the same request, if it was sent before, up to `head`."""
         if not author.request_key:
             return None
-        head = self.head()
         oldest = datetime.now(UTC) - RETRIES_AGE
         for number in range(head, max(0, head - RETRIES_SEEN), -1):
             try:

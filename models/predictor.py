@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,18 @@ class Prediction:
 
     probabilities: Floats | None  # (N, C), rows sum to 1
     embedding: Floats  # (N, D), rows of unit length
+
+    def checked(self) -> Self:
+        """Return this. Raises `EngineError` for outputs that are no finite numbers, as an overflow
+        of half precision gives: no label may be read from them.
+        """
+        for name, values in (("probabilities", self.probabilities), ("embedding", self.embedding)):
+            if values is not None and not np.isfinite(values).all():
+                raise EngineError(
+                    f"the engine gave {name} that are no finite numbers for this image; serve with "
+                    "precision fp32, or with another engine"
+                )
+        return self
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,10 @@ class Directory:
 
     async def _entry(self, application: str, details: dict[str, Any]) -> Entry:
         deployment = details["deployments"].get(DEPLOYMENT, {})
+        if details["status"] == "RUNNING" and deployment.get("target_num_replicas") == 0:
+            # It sleeps, and wakes when it is asked.
+            model = self._known(application, details)
+            return Entry(application, model["name"], model["version"], "READY", "")
         if not _num_running(details):
             state = "LOADING" if details["status"] in LOADING else "UNAVAILABLE"
             reason = " ".join(
@@ -75,6 +79,15 @@ class Directory:
             return Entry(application, application, "", state, reason)
         model = await self._describe(application, details["last_deployed_time_s"])
         return Entry(application, model["name"], model["version"], "READY", "")
+
+    def _known(self, application: str, details: dict[str, Any]) -> dict[str, str]:
+        """Return what is known of a model that has no replica to ask."""
+        deployed, model = self._described.get(application, (None, {}))
+        if deployed == details["last_deployed_time_s"]:
+            return model
+        route = details["route_prefix"] or ""
+        name, _, version = route.removeprefix(MODELS).partition("/versions/")
+        return {"name": name if route.startswith(MODELS) else application, "version": version}
 
     async def _describe(self, application: str, deployed: float) -> dict[str, str]:
         """Ask a replica which model it holds; the answer holds until the next deployment."""

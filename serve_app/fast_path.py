@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from ray.serve._private.common import RequestMetadata, RequestProtocol
@@ -31,6 +32,7 @@ from serve_app.watch import NS_PER_MS, SCORING
 logger = logging.getLogger(OURS)
 
 TIMEOUT_HEADER = SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER.encode()
+DECODED = (TIMEOUT_HEADER, b"x-request-id")
 # The two facts of a request by which Serve counts it; the same for all of ours.
 METADATA = RequestMetadata(
     request_id="",
@@ -56,8 +58,23 @@ class FastPath:
         """Answer a scoring request, and hand on any other."""
         entrance = self._entrance
         if entrance is None or not entrance.takes(scope):
+            if scope["type"] == "http":
+                scope["headers"] = _that_decode(scope["headers"])
             return await self._app(scope, receive, send)
         return await entrance.answer(scope, receive, send)
+
+
+def _that_decode(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return headers without an id or a time limit that is no UTF-8: Serve would answer 500."""
+    return [(name, value) for name, value in headers if name not in DECODED or _is_text(value)]
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Entrance:

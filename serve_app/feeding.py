@@ -20,6 +20,7 @@ from typing import Protocol
 
 import numpy as np
 
+from models.errors import EngineError
 from models.predictor import Prediction, Predictor
 from models.preprocess import Image
 from serve_app.statistics import Statistics
@@ -78,7 +79,7 @@ class StreamFeeder:
         """Run an image that was asked for, and whose decoding began, at those nanoseconds."""
         ready = time.perf_counter_ns()
         started = ready if started is None else started
-        prediction = self._predictor.predict(image[None])
+        prediction = self._predictor.predict(image[None]).checked()
         done = time.perf_counter_ns()
         self._statistics.add_run(1, started - asked, ready - started, done - ready)
         return prediction
@@ -161,8 +162,12 @@ class BatchFeeder:
                         entry.answer.set_exception(error)
                 continue
             for position, entry in enumerate(batch):
-                if not entry.answer.done():
-                    entry.answer.set_result(_row(whole, position))
+                if entry.answer.done():
+                    continue
+                try:
+                    entry.answer.set_result(_row(whole, position).checked())
+                except EngineError as error:  # of this image only
+                    entry.answer.set_exception(error)
 
     async def _next_batch(self) -> Sequence[_Waiting]:
         batch = [await self._queue.get()]

@@ -176,7 +176,10 @@ class Keys:
         logger.info("keys: %s", ", ".join(key.name for key in self._keys) or "none")
 
     def _close_if_keyed(self) -> None:
-        self._is_closed = self._is_closed or any(INFER in key.scopes for key in self._keys)
+        # A file without a key was emptied, or is still to be filled: whoever gave one meant keys.
+        is_empty = self._file is not None and not self._keys
+        is_keyed = any(INFER in key.scopes for key in self._keys)
+        self._is_closed = self._is_closed or is_keyed or is_empty
 
 
 def open_keys(file: str | None) -> Keys:

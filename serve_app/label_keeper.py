@@ -27,6 +27,9 @@ from serve_app.logs import OURS
 logger = logging.getLogger(OURS)
 
 AT_ONCE = float("-inf")
+LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+# (when, reading) by rising revision; the last one whose time has come counts.
+Schedule = tuple[tuple[float, Reading], ...]
 PATIENCE_SECONDS = 5.0  # of a request that waits for a revision
 
 
@@ -107,8 +110,7 @@ class LabelKeeper:
         self.num_failures = 0
         self._unreachable, self._broken = "", ""
         self._write_problem: str | None = None  # "" where the store was tried and is sound
-        # (when, reading) by rising revision; the last one whose time has come counts.
-        self._schedule: tuple[tuple[float, Reading], ...] = ((AT_ONCE, first_reading(log.classes)),)
+        self._schedule: Schedule = ((AT_ONCE, first_reading(log.classes)),)
         self._refreshing = threading.Lock()
         self._ended = threading.Event()
         # Looks that requests ask for: a thread of their own, so that a slow store blocks nobody
@@ -129,8 +131,21 @@ class LabelKeeper:
             return schedule[0][1]
         now = time.time()
         # The first has counted before, whatever a clock that is set back says.
-        due = (reading for when, reading in reversed(schedule) if when <= now)
-        return next(due, schedule[0][1])
+        due = max((n for n, (when, _) in enumerate(schedule) if when <= now), default=0)
+        if due:
+            self._forget_before(schedule, due)
+        return schedule[due][1]
+
+    def _forget_before(self, schedule: Schedule, due: int) -> None:
+        """Let a revision whose time has come be the first, so that it counts from now on. While new
+        ones are taken up, that is left to the next who asks.
+        """
+        if self._refreshing.acquire(blocking=False):
+            try:
+                if self._schedule is schedule:
+                    self._schedule = schedule[due:]
+            finally:
+                self._refreshing.release()
 
     async def at_least(self, revision: int) -> Reading:
         """Return a reading of that revision or a later one; looks into the log if need be.
@@ -269,4 +284,6 @@ class LabelKeeper:
 
 
 def _when(revision: Revision) -> float:
-    return AT_ONCE if revision.effective_at is None else revision.effective_at.timestamp()
+    # A last day of all days, in a zone behind, has no time in ours.
+    when = revision.effective_at
+    return AT_ONCE if when is None else min(when.timestamp(), LATEST)

@@ -70,23 +70,23 @@ class _LabelCalls:
 
     async def get_labels(self, request: Request) -> Reply:
         check_query(request.query, ())
-        try:
-            revision, problem = await self._in_thread(self._newest)
-        except RequestError as error:  # a store that does not answer: what this replica has
-            revision, problem = None, str(error)
         reading = self._keeper.current()
-        label_map = reading.label_map if revision is None else revision.map
+        try:
+            head, revision, problem = await self._in_thread(self._newest)
+        except RequestError as error:  # a store that does not answer: what this replica has
+            head, revision, problem = reading.revision, None, str(error)
         number = reading.revision if revision is None else revision.number
-        about = {} if revision is None else _about(revision)
+        # A change is made on the newest revision, also where that has no map for this model.
         body = {
             "model": self._model.manifest.name,
-            "revision": number,
-            "in_effect": reading.revision,
-            **about,
+            "revision": head,
+            "map_revision": number,
+            "in_effect": self._keeper.current().revision,
+            **({} if revision is None else _about(revision)),
             "problem": problem,
-            "map": label_map.model_dump(),
+            "map": (reading.label_map if revision is None else revision.map).model_dump(),
         }
-        return json_reply(body, headers={"ETag": f'"{number}"'})
+        return json_reply(body, headers={"ETag": f'"{head}"'})
 
     async def put_labels(self, request: Request) -> Reply:
         key = self._keys.require(request.headers, ADMIN)
@@ -126,7 +126,7 @@ class _LabelCalls:
         since = whole_number(request.query, "since")
 
         def read() -> tuple[Revision, Revision]:
-            after = self._log.read(to) if to is not None else self._newest()[0]
+            after = self._log.read(to) if to is not None else self._newest()[1]
             before = max(0, after.number - 1) if since is None else since
             return self._log.read(before), after
 
@@ -170,7 +170,8 @@ class _LabelCalls:
     def _reading(self, revision: Revision) -> Reading:
         return Reading(revision.map, self._log.classes, revision.number)
 
-    def _newest(self) -> tuple[Revision, str]:
+    def _newest(self) -> tuple[int, Revision, str]:
+        """Return the newest number, the newest revision that can be used, and why it is another."""
         seen = self._keeper.newest  # before the log is asked, which may be further by then
         try:
             head = self._log.head()
@@ -181,7 +182,7 @@ class _LabelCalls:
                 f"{self._log.store.uri} is at revision {head}, but {seen} was seen there: it was "
                 "emptied, or another store stands in its place"
             )
-        return self._log.newest_sound(head)
+        return head, *self._log.newest_sound(head)
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         """Do what reads or writes the store, off the event loop and not for ever."""

@@ -22,7 +22,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 
-from cluster.environment import data_cpus
+from cluster.environment import data_cpus, usable_cores
 from jobs.console import Advance, bar
 from jobs.data.index import Index
 from jobs.data.streams import IndexedImages
@@ -49,6 +49,7 @@ from jobs.train.stages import (
 from jobs.train.trainer import Trained
 from jobs.train.worker import open_images, prepare_network
 from models.bundle import Published, publish
+from models.engines.base import EngineOptions
 from models.manifest import Tolerance
 from models.predictor import Predictor, open_predictor
 
@@ -165,7 +166,7 @@ def _judge(
     before = prepare_network(config, 2)
     total = images.num_images(split)
     with ExitStack() as stack:
-        predictor = open_predictor(draft.bundle)
+        predictor = open_predictor(draft.bundle, EngineOptions(threads=usable_cores()))
         stack.callback(predictor.close)
         extract = stack.enter_context(open_extractor(before, device, torch.get_num_threads()))
         advance = stack.enter_context(bar(console, f"{split} images", total))

@@ -30,6 +30,7 @@ from jobs.train.history import best_epoch, describe
 from jobs.train.idle import idle_settings
 from jobs.train.inputs import check_sizes
 from jobs.train.stop import StopRequest
+from jobs.train.threads import use_all_cores
 from jobs.train.trainer import Trained, train
 from jobs.train.worker import check_tracking, open_images, prepare_network
 from jobs.train.wrapping import check_compiler
@@ -47,6 +48,7 @@ def opened_run(config: TrainConfig, console: Console) -> Iterator[tuple[str, Lea
     is alive.
     """
     run_id = config.run or new_run_id()
+    use_all_cores()
     for note in idle_settings(config):
         console.print(f"[yellow]note:[/] {note}", highlight=False)
     check_sizes(prepare_network(config, 2), config)

@@ -30,6 +30,7 @@ from jobs.train.idle import idle_settings
 from jobs.train.inputs import check_sizes
 from jobs.train.network import build_network
 from jobs.train.pipeline import Outcome, run_training
+from jobs.train.threads import use_all_cores
 from jobs.train.worker import check_tracking, open_checkpoints, prepare_network
 from jobs.train.wrapping import check_compiler
 from jobs.tune import pictures
@@ -141,6 +142,7 @@ def _prepare(config: TuneConfig, training: TrainConfig, trials: Sequence[Trial] 
     """Check what can be checked before the images are read; return the folder of the search."""
     import timm
 
+    use_all_cores()
     check_sizes(prepare_network(training, 2), training)
     check_tracking(training)
     if not training.workers.most and training.network.freeze == "none":

@@ -53,7 +53,9 @@ class EngineOptions(BaseModel):
 
     @property
     def num_threads(self) -> int:
-        """CPU threads to use: as configured, else the cores that this process may run on."""
+        """CPU threads to use: as configured, else the cores that this process may run on. What time
+        of them a container may use is the caller's to know.
+        """
         return self.threads or len(os.sched_getaffinity(0))
 
 

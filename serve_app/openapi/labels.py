@@ -68,7 +68,11 @@ def label_operations(model: ServedModel, root: str) -> dict[str, dict[str, Any]]
         "notes": [],
         "replicas": {"asked": 2, "confirmed": 2},
     }
-    now = {"model": name, "revision": 8, "in_effect": 8, **about, "problem": "", "map": label_map}
+    now = {
+        **{"model": name, "revision": 8, "map_revision": 8, "in_effect": 8},
+        **about,
+        **{"problem": "", "map": label_map},
+    }
     curl = f"curl '{{server}}{root}/labels"
     send = f"curl -H 'X-API-Key: KEY' -H 'Content-Type: {JSON}'"
     return {
@@ -232,7 +236,11 @@ def label_schemas() -> dict[str, Schema]:
     labels = closed(
         {
             "model": TEXT,
-            "revision": {**NUMBER, "description": "the newest sound one"},
+            "revision": {**NUMBER, "description": "the newest, on which a change is made"},
+            "map_revision": {
+                **NUMBER,
+                "description": "that of `map`: an older one where the newest cannot be used here",
+            },
             "in_effect": {**NUMBER, "description": "what this replica reads with now"},
             **author,
             "problem": TEXT,

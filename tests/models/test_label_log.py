@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -276,3 +278,26 @@ def test_a_writer_killed_at_any_point_leaves_a_log_that_opens(tmp_path: Path) ->
         acknowledged = head
     log.write([SetThreshold(threshold=0.5)], ANN)
     assert log.head() == acknowledged + 1
+
+
+def test_a_write_sent_again_while_the_first_is_stored_is_one_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first try was stored between the look for it and the draft of the second, which then said
+    that it changes nothing.
+    """
+    log = log_in(tmp_path)
+    author = dataclasses.replace(ANN, request_key="5f2c")
+    edits = [Rename(label="a", name="navy")]
+    look, stored = LabelLog._sent, list[Revision]()
+
+    def look_and_be_overtaken(*arguments: Any) -> Revision | None:
+        found = look(*arguments)
+        if not stored:
+            stored.append(log.append(log.draft(edits, author)))
+        return found
+
+    monkeypatch.setattr(LabelLog, "_sent", look_and_be_overtaken)
+    again = log.write(edits, author)
+    assert again == stored[0]
+    assert log.head() == 1

@@ -146,3 +146,15 @@ def test_the_command_makes_a_key_and_its_line(capsys: pytest.CaptureFixture[str]
     assert Keys(out).require(bearer(key), ADMIN) == "line-4"
     with pytest.raises(SystemExit):
         main(["line 4"])
+
+
+@pytest.mark.parametrize("text", ["", "# to be filled\n"])
+def test_a_server_that_starts_with_a_file_without_a_key_is_closed(file: Path, text: str) -> None:
+    """A replica that started after a failed rotation once let everybody score."""
+    replace(file, text)
+    keys = Keys(file=file)
+    assert refusal(keys, {}, INFER) == (401, "unauthenticated")
+    replace(file, f"{LINE_ROW}\n")
+    keys._looked_at = float("-inf")
+    assert keys.require(bearer(LINE), INFER) == "line-4"
+    assert Keys().require({}, INFER) == "", "without a file it is open"

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +237,32 @@ def test_a_clock_that_is_set_back_takes_no_labels_away(
     before = time.time() - 3600
     monkeypatch.setattr("serve_app.label_keeper.time.time", lambda: before)
     assert classify(client)["label_revision"] == number
+
+
+def test_a_revision_that_was_fetched_before_its_time_stays_when_the_clock_is_set_back(
+    log: LabelLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was forgotten only when the next one was taken up."""
+    at = datetime(2100, 1, 1, tzinfo=UTC)
+    number = write(log, Rename(label="good", name="due"), at=at)
+    keeper = LabelKeeper(log, 3600)
+    assert keeper.current().revision == 0
+    now = [at.timestamp() + 1]
+    monkeypatch.setattr("serve_app.label_keeper.time.time", lambda: now[0])
+    assert keeper.current().revision == number
+    now[0] -= 3600
+    assert keeper.current().revision == number
+    assert keeper.status()["waiting"] == []
+    keeper.close()
+
+
+def test_a_revision_of_the_last_day_of_all_is_told_like_any_other(log: LabelLog) -> None:
+    zone = timezone(timedelta(hours=-5))
+    write(log, Rename(label="good", name="due"), at=datetime(9999, 12, 31, 23, tzinfo=zone))
+    keeper = LabelKeeper(log, 3600)
+    (waiting,) = keeper.status()["waiting"]
+    assert waiting["effective_at"].year == 9999
+    keeper.close()
 
 
 def test_a_hole_in_the_log_is_told_and_passed_over(log: LabelLog, tmp_path: Path) -> None:

@@ -94,6 +94,26 @@ def test_a_write_is_stored_told_and_answered_with_at_once(
     assert (stored.author, stored.key, stored.reason) == ("office", "office", "a test")
 
 
+def test_a_change_can_be_made_where_the_newest_revision_is_of_no_use(
+    client: TestClient, log: LabelLog
+) -> None:
+    """The number of an older one was told as the newest, and every change with that base refused:
+    after a retrained version with another class, the page could change nothing any more.
+    """
+    put(client, {"op": "rename", "label": "good", "name": "fine"})
+    log.store.write("000002.json", b"damaged")
+    shown = done(client.get("/labels"))
+    assert (shown["revision"], shown["map_revision"]) == (2, 1)
+    assert client.get("/labels").headers["etag"] == '"2"'
+    assert "000002.json" in shown["problem"]
+    body = {
+        "edits": [{"op": "rename", "label": "fine", "name": "sound"}],
+        "base": shown["revision"],
+    }
+    written = done(client.put("/labels", json=body))
+    assert (written["revision"], written["base"]) == (3, 2)
+
+
 def test_the_labels_are_shown_with_their_revision(client: TestClient) -> None:
     first = client.get("/labels")
     assert first.headers["etag"] == '"0"'

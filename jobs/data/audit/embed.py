@@ -20,6 +20,7 @@ from jobs.data.audit.subject import Subject
 from jobs.data.index import SCHEMA, Index
 from jobs.data.streams import IndexedImages, StreamOptions
 from models.bundle import open_bundle
+from models.engines.base import EngineOptions
 from models.errors import ConfigError
 from models.predictor import open_predictor
 from models.preprocess import PreprocessSpec
@@ -51,7 +52,7 @@ def open_embedder(bundle: str | None, job: AuditJob) -> Iterator[Embedder]:
     Raises `NoModelError` when there is neither.
     """
     if bundle is not None:
-        predictor = open_predictor(open_bundle(bundle))
+        predictor = open_predictor(open_bundle(bundle), EngineOptions(threads=usable_cores()))
         try:
             yield Embedder(
                 predictor.manifest.label,

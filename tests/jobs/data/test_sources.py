@@ -520,7 +520,9 @@ def test_what_is_there_but_is_something_else_is_called_so(tmp_path: Path) -> Non
 def test_rows_that_name_a_file_again_are_told(tmp_path: Path) -> None:
     path = csv_file(tmp_path, "path,label\na.jpg,ok\nb.jpg,bad\n./a.jpg,ok\na.jpg,ok\n")
     (warning,) = list_source(manifest(path)).warnings
-    assert warning.startswith(f"2 rows name a file that another row names, for example {tmp_path}/a.jpg")
+    assert warning.startswith(
+        f"2 rows name a file that another row names, for example {tmp_path}/a.jpg"
+    )
     path = csv_file(tmp_path, "path,label,box\na.jpg,ok,0 0 1 1\na.jpg,ok,0 0 2 2\n")
     assert not list_source(manifest(path)).warnings, "two boxes of a photo are two images"
 
