@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cluster.environment import usable_cores
 from jobs.data.config import DataConfig
 from jobs.data.leave_out import root_of
 from jobs.data.quarantine import Broken
@@ -194,6 +195,7 @@ def _mistakes(
     positions = worst(judged, settings.mistakes)
     if not len(positions):
         return []
+    options = options or EngineOptions(threads=usable_cores())
     predictor = open_predictor(bundle, options)
     try:
         found = describe(

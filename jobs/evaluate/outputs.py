@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cluster.environment import usable_cores
 from jobs.console import Advance
 from jobs.data.streams import IndexedImages
 from models.bundle import Bundle
@@ -53,6 +54,7 @@ def collect(
     """
     if not images.num_images(split):
         raise DataError(f"there is no image in the split {split!r} to judge a model by")
+    options = options or EngineOptions(threads=usable_cores())
     predictor = open_predictor(bundle, options)
     try:
         return _collect(predictor, images, split, advance)

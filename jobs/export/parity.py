@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from cluster.environment import usable_cores
 from models.bundle import Bundle
 from models.engines.base import ENGINES, EngineOptions, find_engine
 from models.errors import EngineError, ProofError
@@ -78,7 +79,7 @@ def check_parity(draft: Bundle) -> list[Parity]:
 
 
 def _check(draft: Bundle, name: str, precision: str) -> Parity:
-    options = EngineOptions(engines=(name,))
+    options = EngineOptions(engines=(name,), threads=usable_cores())
     try:
         engine = find_engine(name).open_engine(draft, precision, options)
     except EngineError as error:
