@@ -30,8 +30,8 @@ LONGEST_TEMP_DIR = 40
 FREE_PORTS = range(20_000, 30_000)
 
 
-# What every node needs before Ray starts so that Serve is fast; the manifests in kubernetes/ say
-# the same. Each is explained by a measurement in ARCHITECTURE.md.
+# What every node needs before Ray starts so that Serve is fast and comes up on a busy machine; the
+# manifests in kubernetes/ say the same. What is measured stands in ARCHITECTURE.md.
 SERVING = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -59,6 +59,18 @@ SERVING = {
     # second unless there are more than this; then only as often as said here.
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
     "LOG_NAME_UPDATE_INTERVAL_S": "2",
+    # A proxy that is not ready after the third look is killed, and with the default of 5 s on a
+    # busy machine it never was.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+}
+
+# What every node that streams images needs, and the manifests of such clusters say too: objects
+# that nobody needs any more, such as decoded images, are freed one by one and soon. By default a
+# hundred at a time or after a second: with batches of 29 MiB the shared memory of a stream was
+# 758 MiB instead of 101 (one run each), its speed the same.
+STREAMING = {
+    "RAY_free_objects_period_milliseconds": "50",
+    "RAY_free_objects_batch_size": "1",
 }
 
 
@@ -66,7 +78,7 @@ def serving_environment() -> dict[str, str]:
     """Return the variables of `SERVING` and those that depend on this machine."""
     return {
         **SERVING,
-        "RAY_SERVE_HAPROXY_NBTHREAD": "1" if usable_cores() <= 4 else "4",
+        "RAY_SERVE_HAPROXY_NBTHREAD": haproxy_threads(usable_cores()),
         **resilience_environment(),
         # Two sessions on one machine would collide on the default ports: of HAProxy's own pages,
         # and of the proxy that stands in for replicas that are gone.
@@ -75,6 +87,11 @@ def serving_environment() -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
     }
+
+
+def haproxy_threads(cores: float) -> str:
+    """Return how many threads HAProxy has on a node: one where cores are few."""
+    return "1" if cores <= 4 else "4"
 
 
 def session_environment(token: str, mark: str) -> dict[str, str]:
@@ -89,17 +106,10 @@ def session_environment(token: str, mark: str) -> dict[str, str]:
         "RAY_TRAIN_V2_ENABLED": "1",
         # Some S3-compatible stores corrupt or refuse the checksums that newer clients add.
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        # Objects that nobody needs any more, such as decoded images, are freed one by one and soon;
-        # by default a hundred at a time or after a second: with batches of 29 MiB the shared memory
-        # of a stream was 758 MiB instead of 101 (one run each), its speed the same.
-        "RAY_free_objects_period_milliseconds": "50",
-        "RAY_free_objects_batch_size": "1",
         # A replica of a cluster waits half a minute for requests on their way from other nodes;
         # here there are none, and stopping took 33 s for it instead of 5.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-        # A proxy that is not ready after the third look is killed, and with the default of 5 s on a
-        # busy machine it never was.
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+        **STREAMING,
         **serving_environment(),
     }
     unset = {k: v for k, v in wanted.items() if k not in os.environ}

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from cluster.environment import SERVING
+from cluster.environment import SERVING, STREAMING, haproxy_threads
 from cluster.resilience import MAX_CONNECTIONS, resilience_environment
 from serve_app.app import seconds_to_leave
 from serve_app.config import ServeOptions
@@ -65,6 +65,12 @@ def pods(manifest: Manifest) -> Iterator[Manifest]:
     yield from (group["template"]["spec"] for group in groups(manifest))
     if "submitterPodTemplate" in manifest["spec"]:
         yield manifest["spec"]["submitterPodTemplate"]["spec"]
+
+
+def settings_of(role: str) -> dict[str, str]:
+    """The variables that every Ray container of a role gets."""
+    (found,) = [item["data"] for item in build(BASE / role) if item["kind"] == "ConfigMap"]
+    return dict(found)
 
 
 def crd(manifest: Manifest) -> Path:
@@ -364,7 +370,7 @@ def test_every_ray_container_has_settings_credentials_and_bounds(role: str) -> N
 
 @pytest.mark.parametrize("role", ["cluster", "serve"])
 def test_serving_roles_run_haproxy_and_leave_time_to_drain(role: str) -> None:
-    (settings,) = [item["data"] for item in build(BASE / role) if item["kind"] == "ConfigMap"]
+    settings = settings_of(role)
 
     assert settings.items() >= SERVING.items()
     # A local session may hold fewer connections, by its limit of open files.
@@ -376,8 +382,15 @@ def test_serving_roles_run_haproxy_and_leave_time_to_drain(role: str) -> None:
         # 35 s is the least that Serve gives a replica to finish in HAProxy mode.
         assert group["template"]["spec"]["terminationGracePeriodSeconds"] > drain + 35
         (container,) = group["template"]["spec"]["containers"]
+        cores = float(container["resources"]["limits"]["cpu"])
+        assert settings["RAY_SERVE_HAPROXY_NBTHREAD"] == haproxy_threads(cores)
         assert {"name": "serve", "containerPort": 8000} in container["ports"]
         assert {"name": "grpc", "containerPort": 9000} in container["ports"]
+
+
+@pytest.mark.parametrize("role", ["cluster", "train"])
+def test_roles_that_stream_images_free_them_as_a_local_session_does(role: str) -> None:
+    assert settings_of(role).items() >= STREAMING.items()
 
 
 @every_role
@@ -412,7 +425,7 @@ def test_an_overlay_with_prefix_registry_and_namespace_reaches_every_reference(
 
 def test_the_submitter_has_every_variable_that_the_entrypoint_uses() -> None:
     manifest = ray_object("train")
-    (settings,) = [item["data"] for item in build(BASE / "train") if item["kind"] == "ConfigMap"]
+    settings = settings_of("train")
     words = manifest["spec"]["entrypoint"].split("${")
     used = {word.partition("}")[0] for word in words[1:]}
 
