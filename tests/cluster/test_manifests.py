@@ -354,6 +354,18 @@ def test_the_head_takes_no_work_and_only_it_may_talk_to_kubernetes(role: str) ->
 
 
 @every_role
+def test_no_autoscaler_of_nodes_moves_a_head_or_a_training_worker(role: str) -> None:
+    head, *workers = groups(ray_object(role))
+    stay = [head, *workers] if role == "train" else [head]
+
+    for group in stay:
+        assert group["template"]["metadata"]["annotations"] == {
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            "karpenter.sh/do-not-disrupt": "true",
+        }
+
+
+@every_role
 def test_every_ray_container_has_settings_credentials_and_bounds(role: str) -> None:
     (settings,) = named(build(BASE / role), "ConfigMap")
 
