@@ -15,6 +15,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from cluster.environment import SERVING, STREAMING, haproxy_threads
 from cluster.resilience import MAX_CONNECTIONS, resilience_environment
+from jobs.train.config import RUN_NAME
 from serve_app.app import seconds_to_leave
 from serve_app.config import ServeOptions
 from tests.cluster.crd_schema import find_errors
@@ -443,3 +444,9 @@ def test_the_submitter_has_every_variable_that_the_entrypoint_uses() -> None:
 
     assert used
     assert used <= set(settings)
+
+
+def test_a_training_that_is_submitted_again_goes_on_by_its_name() -> None:
+    """Without `run=` it had a new name each time, and passed its checkpoints by."""
+    assert "run=${SIGHTLINE_RUN}" in ray_object("train")["spec"]["entrypoint"].split()
+    assert RUN_NAME.fullmatch(settings_of("train")["SIGHTLINE_RUN"])
