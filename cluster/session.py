@@ -86,6 +86,7 @@ def check_answering(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "/" in host or not port.isdigit():
         return
+    host = host.removeprefix("[").removesuffix("]")  # of IPv6, which sockets take without them
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as error:

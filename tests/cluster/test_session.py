@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -65,6 +66,18 @@ def test_requests_to_this_machine_go_past_the_proxies_of_a_company(
     for host in ("localhost:8000", "127.0.0.1:8265", "store.factory"):
         assert urllib.request.proxy_bypass(host)
     assert not urllib.request.proxy_bypass("elsewhere")
+
+
+def test_the_brackets_of_an_ipv6_address_are_no_part_of_its_host() -> None:
+    try:
+        listening = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6: {error}")
+    with listening:
+        address = f"[::1]:{listening.getsockname()[1]}"
+        check_answering(address)
+    with pytest.raises(NoRayError, match="refused"):
+        check_answering(address)
 
 
 @pytest.mark.parametrize("address", ["auto", "ray://head:10001", "local"])
