@@ -379,6 +379,9 @@ def test_every_ray_container_has_settings_credentials_and_bounds(role: str) -> N
         ]
         resources = container["resources"]
         assert resources["limits"]["memory"] == resources["requests"]["memory"]
+        # A pod beyond a limit of disk is evicted, with all that it has spilled.
+        assert "ephemeral-storage" in resources["requests"]
+        assert "ephemeral-storage" not in resources["limits"]
 
 
 @pytest.mark.parametrize("role", ["cluster", "serve"])
