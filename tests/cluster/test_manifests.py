@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
-from ray.serve.schema import ServeDeploySchema
+from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
 from cluster.environment import SERVING, STREAMING, haproxy_threads
 from cluster.resilience import MAX_CONNECTIONS, resilience_environment
 from jobs.train.config import RUN_NAME
 from serve_app.app import seconds_to_leave
 from serve_app.config import ServeOptions
+from serve_app.directory import DEPLOYMENT
 from tests.cluster.crd_schema import find_errors
 from tests.cluster.operator_rules import cluster_spec, find_violations
 
@@ -316,6 +317,8 @@ def test_the_service_serves_what_ray_serve_understands() -> None:
     assert set(config) <= set(ServeDeploySchema.model_fields)
     for application, parsed in zip(config["applications"], schema.applications, strict=True):
         assert set(application) <= set(type(parsed).model_fields)
+        for deployment in application.get("deployments", []):
+            assert set(deployment) <= set(DeploymentSchema.model_fields)
     assert set(config["http_options"]) <= set(type(schema.http_options).model_fields)
     # HAProxy reaches replicas on other nodes only when Serve listens on every interface.
     assert schema.http_options.host == "0.0.0.0"
@@ -324,6 +327,19 @@ def test_the_service_serves_what_ray_serve_understands() -> None:
     assert schema.grpc_options.port == 9000
     routes = {application.route_prefix for application in schema.applications}
     assert routes == {"/", "/v2/models/elpv"}
+
+
+def test_replicas_of_a_model_are_on_nodes_of_their_own_from_the_start() -> None:
+    manifest = ray_object("serve")
+    config = yaml.safe_load(manifest["spec"]["serveConfigV2"])
+    models = [each for each in config["applications"] if each["route_prefix"] != "/"]
+    (group,) = cluster_spec(manifest)["workerGroupSpecs"]
+
+    for model in models:
+        assert model["deployments"] == [{"name": DEPLOYMENT, "max_replicas_per_node": 1}]
+        assert model["args"]["replicas"] <= group["minReplicas"] == group["replicas"]
+        # One more for an update, whose new replica stands beside the old ones.
+        assert model["args"]["replicas"] < group["maxReplicas"]
 
 
 @every_role
