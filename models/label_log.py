@@ -37,6 +37,7 @@ from models.storage import Store, is_remote, open_store
 _KEY = re.compile(r"^(\d{6,})\.json$")
 # How far back a write that is sent again is looked for: so many revisions, of so long.
 RETRIES_SEEN, RETRIES_AGE = 100, timedelta(days=1)
+NEAR = 20  # revisions below the newest that are asked for one by one
 PROBE = ".create-probe"  # one name, so that writers who may not delete leave one object at most
 MAX_RACES = 100  # tries of a write that names no base, while others write
 
@@ -85,12 +86,22 @@ class LabelLog:
             raise LabelMapError(f"{thing}: {error}") from error
         return revision
 
+    def downwards(self, head: int, until: int = -1) -> Iterator[int]:
+        """Yield the numbers from `head` down to that above `until`. Those far below come from a
+        listing, so that a stray file with a huge number costs no million requests.
+        """
+        border = max(head - NEAR, until)
+        yield from range(head, border, -1)
+        if border > until:
+            numbers = {0, *self._numbers()}
+            yield from sorted((n for n in numbers if until < n <= border), reverse=True)
+
     def newest_sound(self, head: int) -> tuple[Revision, str]:
         """Return the newest revision up to `head` that can be used, and why newer ones cannot (""
         if it is the newest). Raises `StorageError` where the store does not answer.
         """
         problem = ""
-        for number in range(head, -1, -1):
+        for number in self.downwards(head):
             try:
                 return self.read(number), problem
             except (LabelMapError, NotFoundError) as error:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 
 from models.bundle import Bundle
 from models.manifest import Manifest
+from serve_app.errors import RequestError
 from serve_app.replies import Reply
 from serve_app.request import Request
 from serve_app.routing import Handler, Routes
 
 BELOW = "/documents"
+THREADS, STORE_SECONDS = 2, 20.0  # for a store to give a document
 REPORT, CARD = "report.html", "model_card.md"
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -59,13 +62,15 @@ def document_names(manifest: Manifest) -> list[str]:
 
 def document_routes(bundle: Bundle) -> Routes:
     """Return a route for each document of a bundle. It is fetched when it is first asked for."""
+    # Threads of their own: a store that hangs takes none from what scores.
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="documents")
     return {
-        f"{BELOW}/{name}": {"GET": _document(bundle, name)}
+        f"{BELOW}/{name}": {"GET": _document(bundle, name, threads)}
         for name in document_names(bundle.manifest)
     }
 
 
-def _document(bundle: Bundle, name: str) -> Handler:
+def _document(bundle: Bundle, name: str, threads: ThreadPoolExecutor) -> Handler:
     tag = f'"{bundle.manifest.artifact(name).sha256[:32]}"'
     content_type = CONTENT_TYPES[PurePath(name).suffix]
     headers = {**HEADERS, "ETag": tag}
@@ -74,7 +79,15 @@ def _document(bundle: Bundle, name: str) -> Handler:
         if request.headers.get("if-none-match") == tag:
             return Reply(b"", 304, content_type, headers)
         # Off the event loop: it may have to come from a bucket, and its digest is checked.
-        body = await asyncio.to_thread(lambda: bundle.path(name).read_bytes())
+        reading = asyncio.get_running_loop().run_in_executor(
+            threads, lambda: bundle.path(name).read_bytes()
+        )
+        try:
+            body = await asyncio.wait_for(reading, STORE_SECONDS)
+        except TimeoutError as error:
+            raise RequestError(
+                503, "deadline", f"the bundle store has not answered for {STORE_SECONDS:g} s"
+            ) from error
         return Reply(body, content_type=content_type, headers=headers)
 
     return answer

@@ -249,7 +249,7 @@ class LabelKeeper:
         """
         broken = ""
         fresh: list[tuple[float, Reading]] = []
-        for number in range(head, self._head, -1):
+        for number in self.log.downwards(head, self._head):
             try:
                 revision = self.log.read(number)
                 entry = (_when(revision), Reading(revision.map, self.log.classes, number))

@@ -301,3 +301,20 @@ def test_a_write_sent_again_while_the_first_is_stored_is_one_write(
     again = log.write(edits, author)
     assert again == stored[0]
     assert log.head() == 1
+
+
+def test_a_stray_file_of_a_huge_number_costs_no_million_reads(tmp_path: Path) -> None:
+    log = log_in(tmp_path)
+    for number in range(30):
+        rename(log, f"name {number}")
+    log.store.write("20260101.json", b"a file of somebody")
+    head = log.head()
+    assert head == 20260101
+    numbers = list(log.downwards(head))
+    assert numbers == [*range(head, head - 20, -1), *range(30, -1, -1)]
+    assert list(log.downwards(head, 28)) == [*range(head, head - 20, -1), 30, 29]
+    assert list(log.downwards(30, 27)) == [30, 29, 28]
+    assert list(log.downwards(3)) == [3, 2, 1, 0]
+    sound, problem = log.newest_sound(head)
+    assert sound.number == 30
+    assert "20260101.json" in problem

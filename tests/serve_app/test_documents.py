@@ -4,13 +4,15 @@ keeps a report's script from whatever the server's page knows.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
-from models.bundle import open_bundle
+from models.bundle import Bundle, open_bundle
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
 from serve_app.documents import document_names
@@ -106,3 +108,20 @@ def test_the_documents_stand_among_the_described_calls(model: ServedModel) -> No
         "/documents/model_card.md",
         "/documents/confusion.png",
     }
+
+
+def test_a_store_that_hangs_is_given_up_and_keeps_no_thread_from_scoring(
+    client: TestClient, model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def hang(name: str) -> Path:
+        asked.append(threading.current_thread().name)
+        time.sleep(1)
+        raise FileNotFoundError
+
+    monkeypatch.setattr("serve_app.documents.STORE_SECONDS", 0.1)
+    monkeypatch.setattr(Bundle, "path", lambda _, name: hang(name))
+    refusal = refused(client.get("/documents/confusion.png"), 503, "deadline")
+    assert "the bundle store has not answered for 0.1 s" in refusal
+    assert asked[0].startswith("documents"), "not of those that everything else has"
