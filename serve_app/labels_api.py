@@ -41,6 +41,10 @@ from serve_app.routing import Routes
 
 STORE_THREADS = 4
 STORE_SECONDS = 20.0  # for the store to answer a call
+IN_DOUBT = (
+    "; the change may be stored all the same: look at the revisions before you send it again, or "
+    "send it with the same request_key"
+)
 DEFAULT_LISTED, MAX_LISTED = 50, 1000
 REVISIONS = "/labels/revisions"
 
@@ -135,7 +139,8 @@ class _LabelCalls:
         return json_reply({**body, "changes": _changes(before, after)})
 
     async def _answer(self, write: Write) -> Reply:
-        body = await self._in_thread(lambda: self._carry_out(write))
+        doubt = "" if write.is_dry_run else IN_DOUBT
+        body = await self._in_thread(lambda: self._carry_out(write), doubt)
         if not write.is_dry_run:
             told = await self._peers.refresh_labels(body["revision"])
             body["replicas"] = {"asked": told.asked, "confirmed": told.confirmed}
@@ -148,7 +153,12 @@ class _LabelCalls:
         else:
             self._keeper.check_writes()
             made = self._log.write(write.change, write.author, write.base)
-        before, _ = self._log.newest_sound(made.parent)
+        try:
+            before, _ = self._log.newest_sound(made.parent)
+        except StorageError as error:
+            if write.is_dry_run:
+                raise
+            return self._stored(made, [f"what it changed cannot be told now: {error}"])
         body: dict[str, Any] = {
             "model": self._model.manifest.name,
             "revision": made.parent if write.is_dry_run else made.number,
@@ -160,6 +170,17 @@ class _LabelCalls:
         if write.is_dry_run:
             body["what_if"] = self._what_if(before, made)
         return body
+
+    def _stored(self, made: Revision, told: list[str]) -> dict[str, Any]:
+        """Return the answer about a revision that is stored, whatever else fails."""
+        return {
+            "model": self._model.manifest.name,
+            "revision": made.number,
+            "base": made.parent,
+            "dry_run": False,
+            "changes": [],
+            "notes": told,
+        }
 
     def _what_if(self, before: Revision, after: Revision) -> WhatIf | None:
         outputs = load_outputs(self._model.predictor.bundle)
@@ -184,8 +205,10 @@ class _LabelCalls:
             )
         return head, *self._log.newest_sound(head)
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        """Do what reads or writes the store, off the event loop and not for ever."""
+    async def _in_thread(self, work: Callable[[], Result], doubt: str = "") -> Result:
+        """Do what reads or writes the store, off the event loop and not for ever; `doubt` is what
+        to say besides where it takes too long.
+        """
         working = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
             return await asyncio.wait_for(working, STORE_SECONDS)
@@ -193,7 +216,9 @@ class _LabelCalls:
             raise _refusal(error) from error
         except TimeoutError as error:
             raise RequestError(
-                503, "label_store", f"the label store has not answered for {STORE_SECONDS:g} s"
+                503,
+                "label_store",
+                f"the label store has not answered for {STORE_SECONDS:g} s{doubt}",
             ) from error
 
 

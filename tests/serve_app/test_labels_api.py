@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from models.errors import StorageError
 from models.label_log import LabelLog, open_log
+from models.label_revision import Revision
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
 from serve_app.keys import ADMIN, INFER, Keys, new_key
@@ -333,3 +336,46 @@ def test_a_model_whose_labels_are_fixed_has_no_such_calls(
         refused(other.get("/labels"), 404, "not_found")
     fixed.close()
     assert json.loads(client.get("/config").content)["sightline"]["has_label_map"] is True
+
+
+def test_a_write_that_takes_too_long_says_that_it_may_be_stored(
+    client: TestClient, log: LabelLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page called it refused, and seconds later the labels were others."""
+    append = LabelLog.append
+
+    def append_slowly(self: LabelLog, revision: Revision) -> Revision:
+        time.sleep(0.5)
+        return append(self, revision)
+
+    monkeypatch.setattr("serve_app.labels_api.STORE_SECONDS", 0.2)
+    monkeypatch.setattr(LabelLog, "append", append_slowly)
+    told = refused(put(client, rename("good", "late")), 503, "label_store")
+    assert "the change may be stored all the same" in told
+    deadline = time.monotonic() + 10
+    while log.head() < 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert log.read(1).map.find("late")
+    told = refused(client.get("/labels/revisions/7"), 404, "not_found")
+    assert "may be stored" not in told
+
+
+def test_a_write_is_answered_as_stored_when_the_store_fails_behind_it(
+    client: TestClient, log: LabelLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest, append = LabelLog.newest_sound, LabelLog.append
+
+    def append_and_lose_the_store(self: LabelLog, revision: Revision) -> Revision:
+        stored = append(self, revision)
+        monkeypatch.setattr(LabelLog, "newest_sound", lose)
+        return stored
+
+    def lose(self: LabelLog, head: int) -> tuple[Revision, str]:
+        raise StorageError("the bucket is gone")
+
+    monkeypatch.setattr(LabelLog, "append", append_and_lose_the_store)
+    written = done(put(client, rename("good", "kept")))
+    assert (written["revision"], written["changes"]) == (1, [])
+    assert written["notes"] == ["what it changed cannot be told now: the bucket is gone"]
+    monkeypatch.setattr(LabelLog, "newest_sound", newest)
+    assert log.read(1).map.find("kept")
