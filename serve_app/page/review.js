@@ -84,7 +84,7 @@ export class Review {
 }
 
 function refusal(error) {
-  if (error.status !== 0) return `Not published: ${error.message}`;
+  if (error.status !== 0 && error.status !== 503) return `Not published: ${error.message}`;
   return `${error.message} It may be published all the same: publish again to know, it is the same write.`;
 }
 
