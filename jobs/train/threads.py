@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 import torch
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from cluster.environment import usable_cores
 
 THREADS = "OMP_NUM_THREADS"
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for whatever it starts as a job
 
 
 def use_all_cores() -> None:
@@ -19,5 +19,5 @@ def use_all_cores() -> None:
     (`ray/_private/utils.py`, `set_omp_num_threads_if_unset`), and the job inherits that. Another
     number is one that somebody chose.
     """
-    if RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ and os.environ.get(THREADS) == "1":
+    if JOB in os.environ and os.environ.get(THREADS) == "1":
         torch.set_num_threads(usable_cores())

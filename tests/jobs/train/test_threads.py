@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from cluster.environment import usable_cores
-from jobs.train.threads import THREADS
+from jobs.train.threads import JOB, THREADS
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
@@ -27,14 +26,14 @@ pytestmark = pytest.mark.slow  # torch is loaded anew
 @pytest.mark.parametrize(
     ("variables", "threads"),
     [
-        ({THREADS: "1", RAY_JOB_CONFIG_JSON_ENV_VAR: "{}"}, usable_cores()),
+        ({THREADS: "1", JOB: "{}"}, usable_cores()),
         ({THREADS: "1"}, 1),
     ],
 )
 def test_only_the_one_thread_of_a_submitted_job_is_overruled(
     variables: dict[str, str], threads: int
 ) -> None:
-    names = (THREADS, RAY_JOB_CONFIG_JSON_ENV_VAR)
+    names = (THREADS, JOB)
     known = {name: value for name, value in os.environ.items() if name not in names}
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM],

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from string import Template
 from typing import get_args
 
 import pytest
@@ -20,6 +21,7 @@ from models.errors import ConfigError
 ROOT = Path(__file__).parent.parent.parent.parent
 CONFIGS = sorted((ROOT / "configs" / "train").glob("*.yaml"))
 RAY_JOB = ROOT / "kubernetes" / "base" / "train" / "ray-job.yaml"
+KUSTOMIZATION = RAY_JOB.with_name("kustomization.yaml")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -31,10 +33,13 @@ def test_the_ray_job_trains_with_a_shipped_configuration_and_known_overrides() -
     entrypoint = yaml.safe_load(RAY_JOB.read_text())["spec"]["entrypoint"]
     python, flag, module, config, *overrides = shlex.split(entrypoint)
     assert (python, flag, module) == ("python", "-m", "jobs.train")
-    filled = [override.replace("${", "s3://bucket/").replace("}", "") for override in overrides]
+    (generated,) = yaml.safe_load(KUSTOMIZATION.read_text())["configMapGenerator"]
+    values = dict(literal.split("=", 1) for literal in generated["literals"])
+    filled = [Template(override).substitute(values) for override in overrides]
     loaded = load_config(TrainConfig, ROOT / config, filled)
-    assert loaded.store.startswith("s3://bucket/")
-    assert loaded.runs.startswith("s3://bucket/")
+    assert loaded.store.startswith("s3://")
+    assert loaded.runs.startswith("s3://")
+    assert loaded.run == values["SIGHTLINE_RUN"], "so that one applied again goes on"
 
 
 @pytest.mark.parametrize("key", ["store", "runs", "data.uri"])
