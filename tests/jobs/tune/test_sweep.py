@@ -37,12 +37,13 @@ from jobs.tune.trial import run_trial
 from models.bundle import open_bundle
 from models.errors import ConfigError
 from models.storage import open_store
-from tests.pages import share_of_faults
+from tests.pages import is_mapped
 from tests.photos import write_photos
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 
 ROOT = Path(__file__).parents[3]
+HAS_FIGURES = hasattr(ctypes.CDLL(None), "mallinfo2")  # glibc 2.33
 SECONDS = 500  # on a machine that does much else
 
 
@@ -229,12 +230,12 @@ def test_a_range_test_raises_the_rate_of_real_steps_until_the_loss_breaks(
     config = training_config(folder, network=network)
     test = LrTestConfig(start=1e-5, end=1e4, steps=45)
     counted: list[int] = []
-    shares: list[float] = []
+    while_training: list[bool] = []
 
     def advance(count: int) -> None:
         counted.append(count)
-        if len(counted) == 20:
-            shares.append(share_of_faults())
+        if len(counted) == 20 and HAS_FIGURES:
+            while_training.append(is_mapped())
 
     found = run_lr_test(config, test, index, "range", advance)
     assert len(found.rates) == len(found.losses) == sum(counted) < 45
@@ -246,8 +247,9 @@ def test_a_range_test_raises_the_rate_of_real_steps_until_the_loss_breaks(
     assert found.losses[0] == pytest.approx(0.69, abs=0.15)
     assert not (folder / "runs" / "range").exists()
     # Where steps free much, it is kept for the next one; no longer than that.
-    if hasattr(ctypes.CDLL(None), "mallopt") and freeze == "none":
-        assert shares[0] < 0.2 < 0.6 < share_of_faults()
+    if freeze == "none" and HAS_FIGURES:
+        assert while_training == [False]
+        assert is_mapped()
 
 
 def test_the_process_of_a_trial_keeps_what_its_thread_frees(
