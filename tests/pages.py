@@ -22,8 +22,8 @@ def is_mapped() -> bool:
     """Say whether a large block is asked of the kernel by itself, and so given back when it is
     freed. It is not touched, so it takes no memory.
 
-    Of counting page faults another thing would come, now and then: a small object that is made
-    between two blocks takes a bite of the first one's place, where the second does not fit any more.
+    Counting page faults was no way to know: now and then a small object that is made between two
+    blocks takes a bite of the first one's place, and the second does not fit there any more.
     """
     library = ctypes.CDLL(None)
     library.mallinfo2.restype = _Figures
