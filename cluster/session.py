@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -152,11 +153,10 @@ def _remove_haproxys_files(node: str) -> None:
     """Remove what Serve (Ray 2.60) leaves of the HAProxy of a node that is gone: its configuration,
     sockets and logs, in a folder of its own for each node that there ever was.
     """
-    if node and "ray.serve" in sys.modules:
-        from ray.serve._private.constants import RAY_SERVE_HAPROXY_CONFIG_FILE_LOC
-
-        folder = Path(RAY_SERVE_HAPROXY_CONFIG_FILE_LOC).parent / node
-        shutil.rmtree(folder, ignore_errors=True)
+    place = os.environ.get("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC")
+    parent = Path(place).parent if place else Path(tempfile.gettempdir(), "haproxy-serve")
+    if node:
+        shutil.rmtree(parent / node, ignore_errors=True)
 
 
 @contextmanager

@@ -88,11 +88,7 @@ def test_other_forms_of_address_are_left_to_ray(address: str) -> None:
 def test_what_serve_leaves_of_haproxy_goes_with_its_node_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ray.serve
-    from ray.serve._private import constants
-
-    assert ray.serve
-    monkeypatch.setattr(constants, "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", f"{tmp_path}/haproxy.cfg")
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", f"{tmp_path}/haproxy.cfg")
     for node in ("mine", "another"):
         (tmp_path / node).mkdir()
         (tmp_path / node / "haproxy.cfg").touch()
