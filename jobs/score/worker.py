@@ -30,7 +30,7 @@ from jobs.score.reading import Failure, Loaded, load
 from models.bundle import open_bundle
 from models.decoders import DEFAULT_LIMITS, ImageLimits
 from models.engines.base import EngineOptions
-from models.errors import ImageError, SightlineError
+from models.errors import EngineError, ImageError, SightlineError
 from models.label_map import Reading
 from models.predictor import Prediction, Predictor, open_predictor
 from models.preprocess import Box, Image, load_libraries, prepare
@@ -249,8 +249,18 @@ class Worker:
         )
 
 
-def _outputs(prediction: Prediction) -> list[Output]:
+def _outputs(prediction: Prediction) -> list[Output | Failure]:
+    """Return what was said of each image, and of which nothing was that is a number."""
     probabilities, embedding = prediction.probabilities, prediction.embedding
-    if probabilities is None:
-        return [Output(None, row) for row in embedding]
-    return [Output(*rows) for rows in zip(probabilities, embedding, strict=True)]
+    found: list[Output | Failure] = []
+    for position in range(len(embedding)):
+        rows = slice(position, position + 1)
+        one = Prediction(None if probabilities is None else probabilities[rows], embedding[rows])
+        try:
+            one.checked()
+        except EngineError as error:
+            found.append(Failure(str(error), error.code))
+            continue
+        scores = None if probabilities is None else probabilities[position]
+        found.append(Output(scores, embedding[position]))
+    return found

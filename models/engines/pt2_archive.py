@@ -39,12 +39,17 @@ SIZE = re.compile(
     r"|(Abs|Add|CeilDiv|CeilToInt|CleanDiv|Eq|FloatTrueDiv|FloorDiv|FloorToInt|Ge|Gt|IntTrueDiv"
     r"|Integer|Le|Lt|Max|Min|Mod|ModularIndexing|Mul|Ne|Pow|PowByNatural|PythonMod|Rational"
     r"|RoundToInt|ToFloat|TruncToInt|Where)(?=\()"
-    r"|\d+|[-+(), ])+"
+    r"|[-+(), \d])+"  # digits one by one: in groups of any length they take for ever to refuse
 )
 # What is neither executed nor imported: where a node came from, and how inputs are nested.
 SPEC = re.compile(r'(?!.*__)[\w.\s\[\]{}:,"]*')
 NAME = re.compile(r"[\w.]*", re.ASCII)
 UNREAD = ("metadata", "torch_version")
+# What a file that is no archive raises, and JSON of another form.
+UNREADABLE = (
+    *(OSError, zipfile.BadZipFile, NotImplementedError),
+    *(ValueError, TypeError, KeyError, AttributeError),
+)
 MAX_JSON = 256 << 20  # bytes; the graph of a large network has some megabytes
 
 
@@ -56,7 +61,7 @@ def check_archive(path: Path) -> None:
                 f"{path.name} is not loaded, because loading it could run code: {fault}. Expected "
                 "what jobs.export writes"
             )
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, KeyError) as error:
+    except UNREADABLE as error:
         raise BundleError(f"{path.name} is no .pt2 file: {error}") from error
 
 

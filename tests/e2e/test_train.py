@@ -35,12 +35,13 @@ from jobs.train.history import EpochRecord
 from jobs.train.pipeline import Outcome, run_training
 from jobs.train.worker import open_images, prepare_network, run_worker
 from models.bundle import list_versions, open_bundle
-from models.errors import ConfigError
+from models.errors import ConfigError, DataError
 from models.predictor import open_predictor
 from models.storage import open_store
 from models.validation_outputs import load_outputs
 from tests.conftest import S3Server
 from tests.faults.training.runs import Photos, Seen
+from tests.jobs.data.images import class_files, write
 from tests.pages import is_mapped
 from tests.photos import photo, write_photos
 
@@ -272,6 +273,16 @@ def test_images_that_are_kept_in_memory_are_not_read_again(
 
     kept = photos.config("kept", workers={"num_workers": 0}, epochs=2)
     assert len(trainer.train(kept, photos.index, "kept", Spoiler()).history) == 2
+
+
+def test_a_class_that_no_model_can_serve_is_refused_before_it_is_trained(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    """It was refused when the trained model was judged, after hours."""
+    write(tmp_path / "photos", class_files({"unknown": 12, "good": 12}))
+    with pytest.raises(DataError, match="'unknown', which is what a served model answers"):
+        train(str(tmp_path), "strange", run="strange")
+    assert not (tmp_path / "runs" / "strange" / "checkpoints").exists()
 
 
 def test_a_run_that_one_worker_of_ray_train_does_ends_at_once_when_it_is_interrupted(

@@ -22,9 +22,10 @@ from jobs.train.embedding_run import EmbeddingOutcome, run_embedding
 from jobs.train.pipeline import run_training
 from jobs.train.worker import Share, open_images
 from models.bundle import list_versions, open_bundle
-from models.errors import ConfigError
+from models.errors import ConfigError, DataError
 from models.predictor import open_predictor
 from models.storage import open_store
+from tests.jobs.data.images import write
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 
@@ -130,6 +131,22 @@ def test_images_become_a_bundle_of_unit_vectors_judged_by_classes_it_never_saw(
     assert "backbone's features" in out.getvalue()
     trained_on = json.loads((tmp_path / "runs" / "night" / "run.json").read_text())["classes"]
     assert trained_on == ["green", "red", "teal", "yellow"]
+
+
+def test_a_set_that_nothing_could_be_measured_of_is_refused_before_it_is_trained(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    classes = {"red": 9, "green": 9, "teal": 9}
+    for split in ("train", "validation", "test"):  # of the last two one image of each class
+        for name, count in classes.items():
+            for number in range(count - 2 if split == "train" else 1):
+                key = f"{split}/{name}/{number}.jpg"
+                write(photos, {key: photo(name, 100 * len(split) + number)})
+    config = make_config(photos, tmp_path, embedding={"objective": "supcon", "size": 8})
+    with pytest.raises(DataError, match="no class has two test images"):
+        run_embedding(config, Console(quiet=True))
+    assert not (tmp_path / "runs" / "night" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.fast_path import FastPath, read_on, send_at_once
+from serve_app.fast_path import TIMEOUT_HEADER, FastPath, read_on, send_at_once
 
 HEAD = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 SMALL, LARGE = 1_000, 300_000  # uvicorn stops reading with 64 KiB at hand
@@ -131,3 +131,23 @@ def test_a_client_that_leaves_is_seen_behind_a_body_of_any_size(size: int) -> No
         return watcher.has_seen_it_leave
 
     assert asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", [b"x-request-id", TIMEOUT_HEADER])
+def test_a_header_that_serve_could_not_decode_is_not_handed_on(name: bytes) -> None:
+    """Serve decodes both as UTF-8, and answered 500 in its own words."""
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.extend(scope["headers"])
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None: ...
+
+    kept = [(b"host", b"\xe9"), (name, "id-\u00e9".encode())]
+    scope: Scope = {"type": "http", "method": "GET", "path": "/config", "root_path": ""}
+    scope["headers"] = [*kept, (name, b"\xe9")]
+    asyncio.run(FastPath(inner)(scope, receive, send))
+    assert seen == kept

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from tests.faults.data import timeline as timeline_module
 from tests.faults.data.kinds import Kill, digest_of
 from tests.faults.data.table import Row
-from tests.faults.data.timeline import Timeline
+from tests.faults.data.timeline import LOOK_SECONDS, Timeline
 
 
 def test_a_moment_is_so_long_after_the_last_part_before_it() -> None:
@@ -17,26 +20,45 @@ def test_a_moment_is_so_long_after_the_last_part_before_it() -> None:
     assert timeline.locate(4.75) == (3, 0.75)
 
 
-def test_a_watched_job_has_the_time_of_each_part() -> None:
-    started = time.monotonic()
+@dataclass
+class Clock:
+    """Stands for `time`: it goes on only while somebody sleeps."""
 
-    def num_parts() -> int:
-        return int((time.monotonic() - started) / 0.1)
+    now: float = 100.0
 
-    timeline = Timeline.watched(num_parts, lambda: time.monotonic() > started + 0.35)
-    assert 1 <= len(timeline.parts) <= 3
-    for number, seconds in enumerate(timeline.parts, start=1):
-        assert 0.1 * number - 0.01 <= seconds <= timeline.end  # a busy machine sees them later
-    assert timeline.end >= 0.34
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
-def test_waiting_begins_with_the_part_that_is_there_already_and_ends_with_the_job() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time that a timeline reads."""
+    clock = Clock()
+    monkeypatch.setattr(timeline_module, "time", clock)
+    return clock
+
+
+def test_a_watched_job_has_the_time_of_each_part(clock: Clock) -> None:
+    timeline = Timeline.watched(
+        lambda: int((clock.now - 100) / 0.1 + 1e-6), lambda: clock.now >= 100.35
+    )
+    assert timeline.parts == pytest.approx([0.1, 0.2, 0.3], abs=2 * LOOK_SECONDS)
+    assert timeline.end == pytest.approx(0.35, abs=2 * LOOK_SECONDS)
+
+
+def test_waiting_begins_with_the_part_that_is_there_already_and_ends_with_the_job(
+    clock: Clock,
+) -> None:
     timeline = Timeline([1.0, 1.5], 5.0)
-    started = time.monotonic()
     assert timeline.wait(1.6, lambda: 7, lambda: False)
-    assert 0.1 <= time.monotonic() - started < 1.5, "not the whole of its time"
+    assert clock.now == pytest.approx(100.1, abs=2 * LOOK_SECONDS)
+    assert timeline.wait(1.6, lambda: int(clock.now - 100), lambda: False)  # the second one at 102
+    assert clock.now == pytest.approx(102.1, abs=2 * LOOK_SECONDS)
     assert not timeline.wait(1.6, lambda: 0, lambda: True)
-    assert not timeline.wait(4.9, lambda: 2, lambda: time.monotonic() > started + 0.3)
+    assert not timeline.wait(4.9, lambda: 2, lambda: clock.now > 102.4)
 
 
 def test_any_other_byte_name_or_file_is_another_digest(tmp_path: Path) -> None:

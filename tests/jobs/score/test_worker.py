@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jobs.score import worker as worker_module
 from jobs.score.columns import Columns
@@ -198,3 +200,41 @@ def test_a_box_that_is_none_is_refused_with_its_row(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "list.csv"), path_column="path", label_column=None)
     with pytest.raises(DataError, match=r"row 2: 'box' says '8 16'; expected four numbers"):
         list(source.items())
+
+
+@pytest.mark.parametrize("mode", ["streams", "batches"])
+def test_an_image_of_which_the_engine_gives_no_numbers_fails_alone(
+    bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    black = io.BytesIO()
+    Image.new("RGB", (24, 24)).save(black, "PNG")
+    write(tmp_path, {"0.jpg": jpeg(0), "1.png": black.getvalue(), "2.jpg": jpeg(2)})
+    source = open_source(str(tmp_path), path_column="path", label_column=None)
+    open_sound = open_predictor
+
+    def open_overflowing(*arguments: Any) -> Predictor:
+        opened = open_sound(*arguments)
+        opened.engine = Overflowing(opened.engine, mode)
+        return opened
+
+    monkeypatch.setattr(worker_module, "open_predictor", open_overflowing)
+    worker = Worker(job(bundle))
+    rows = worker.score(list(source.items())).to_pylist()
+    assert [row["code"] for row in rows] == [None, "engine", None]
+    assert "no finite numbers" in rows[1]["error"]
+    assert rows[1]["confidence"] is None
+    worker.close()
+
+
+class Overflowing(Batched):
+    """The engine, but that it gives no numbers of an image that is black."""
+
+    def __init__(self, engine: Engine, mode: str) -> None:
+        super().__init__(engine)
+        self.feeding = Feeding(mode, parallel=1, max_batch=8)  # type: ignore[arg-type]
+
+    def run(self, images: Images) -> dict[str, Any]:
+        """Run them one by one."""
+        found = super().run(images)
+        found["probabilities"][images.reshape(len(images), -1).max(axis=1) == 0] = np.nan
+        return found

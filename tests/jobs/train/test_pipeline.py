@@ -7,15 +7,18 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 import jobs.lease
+from cluster.environment import usable_cores
 from jobs.lease import acquire
 from jobs.train.bar import BarWatcher
 from jobs.train.borders import Status
 from jobs.train.config import TrainConfig
 from jobs.train.pipeline import run_training
 from jobs.train.stop import StopRequest
+from jobs.train.threads import JOB, THREADS
 from models.errors import ConfigError, SightlineError
 from models.storage import open_store
 
@@ -88,3 +91,23 @@ def test_a_run_whose_name_was_taken_over_stops_at_its_next_step(
         go_on()
     assert steps[0] == 8
     lease.release(forget=True)
+
+
+def test_a_size_that_the_backbone_refuses_ends_a_run_before_images_are_read(tmp_path: Path) -> None:
+    values = make_config(tmp_path).model_dump(mode="json")
+    values["network"]["backbone"] = "vit_tiny_patch16_224"
+    values["preprocess"] |= {"height": 160, "width": 160}
+    with pytest.raises(ConfigError, match="takes no images of 160 x 160"):
+        run_training(TrainConfig.model_validate(values), Console(file=io.StringIO()))
+
+
+def test_a_run_that_was_submitted_computes_on_all_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setenv(JOB, "{}")
+    monkeypatch.setenv(THREADS, "1")
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    with pytest.raises(SightlineError, match="nowhere"):
+        run_training(make_config(tmp_path), Console(file=io.StringIO()))
+    assert told == [usable_cores()]

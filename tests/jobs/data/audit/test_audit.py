@@ -277,3 +277,22 @@ def test_a_packed_set_is_audited_in_the_splits_that_it_has(
     for split in ("train", "validation", "test"):
         counted = sum(row[split] for row in report.counts.values())
         assert counted == index.num_images(split), split
+
+
+def test_leaving_out_what_was_found_keeps_a_file_that_two_rows_name(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    """Left out as a copy in train, it was left out of test, too: by its path."""
+    write(tmp_path, {f"{n}.png": encoded(picture(n)) for n in range(40)})
+    splits = ("train", "validation", "test")
+    rows = [f"{n}.png,{'ok' if n % 2 else 'bad'},{splits[n % 5 % 3]}" for n in range(40)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows, "2.png,bad,train"]))
+    audit(tmp_path / "list.csv", tmp_path / "out", None, "source=manifest")
+    config = DataConfig(
+        source="manifest",
+        uri=str(tmp_path / "list.csv"),
+        leave_out=str(tmp_path / "out" / "findings.parquet"),
+    )
+    index = build_index(config, PreprocessSpec())
+    names = {Path(path).name for path in index.table["path"].to_pylist()}
+    assert "2.png" in names
