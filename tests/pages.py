@@ -24,6 +24,9 @@ def is_mapped() -> bool:
 
     Counting page faults was no way to know: now and then a small object that is made between two
     blocks takes a bite of the first one's place, and the second does not fit there any more.
+
+    In a thread for which `malloc` failed once it says yes for ever: glibc's `arena_get_retry` moves
+    that thread to an arena with room for 64 MiB, and the kernel gives the rest.
     """
     library = ctypes.CDLL(None)
     library.mallinfo2.restype = _Figures
