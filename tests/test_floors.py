@@ -29,6 +29,7 @@ MAY_IMPORT_RAY = {
     "jobs/data/streams.py",
     "jobs/data/webdataset.py",
     "jobs/local_serving.py",
+    "jobs/room.py",
     "jobs/score/crew.py",
     "jobs/train/ray_metrics.py",
     "jobs/train/ray_train.py",

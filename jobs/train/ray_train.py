@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs.causes import find_cause
 from jobs.data.index import Index
+from jobs.room import await_room
 from jobs.train.board import Board, BoardWatcher, News, follow
 from jobs.train.borders import Notice, Place, Status, StoppedError, Watcher
 from jobs.train.config import TrainConfig
@@ -17,7 +18,8 @@ from jobs.train.freed_memory import tunables
 from jobs.train.history import EpochRecord
 from jobs.train.memory import explained_shortage
 from jobs.train.worker import prepare_network, run_worker
-from models.errors import ConfigError, SightlineError
+from jobs.train.workers_config import READING, WorkersConfig
+from models.errors import SightlineError
 from models.storage import open_store
 
 logger = logging.getLogger(__name__)
@@ -34,12 +36,13 @@ SECONDS_TO_END = 60.0  # for workers that were asked to
 def train_with_ray(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> None:
     """Start the configured workers, show `watcher` how they get on, and wait until they are done.
 
-    Raises `ConfigError` if they would leave no CPU to read images, and whatever a worker raised.
+    Raises `ConfigError` if the cluster has no room for them and for a task that reads images, nor
+    gets it in time, and whatever a worker raised.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    _check_cpus(config, float(ray.cluster_resources().get("CPU", 0)))
+    _await_workers(config.workers, watcher)
     # Here, where no lost node takes it away.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
@@ -64,6 +67,21 @@ def train_with_ray(config: TrainConfig, index: Index, run_id: str, watcher: Watc
         cause = find_cause(failures[0])
         with explained_shortage(config):
             raise cause or failures[0] from failures[0]
+
+
+def _await_workers(workers: WorkersConfig, watcher: Watcher) -> None:
+    def look() -> None:
+        notice = watcher.notice()
+        if notice is not None and notice.ends:
+            raise StoppedError(f"stopped before its workers began ({notice.reason})")
+
+    await_room(
+        [workers.bundle] * workers.least + [READING],
+        workers.wait_seconds,
+        "One CPU is for the tasks that read images for the workers. Lower workers.num_workers or "
+        "workers.cpus_per_worker, or add nodes",
+        look,
+    )
 
 
 def _looking(board: Any) -> Callable[[], News]:
@@ -107,8 +125,7 @@ def _make_trainer(config: TrainConfig, index: Any, run_id: str, board: Any) -> A
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
             use_gpu=workers.use_gpu,
-            resources_per_worker={"CPU": workers.cpus_per_worker}
-            | ({"GPU": 1} if workers.use_gpu else {}),
+            resources_per_worker=workers.bundle,
             elastic_resize_monitor_interval_s=workers.resize_seconds,
         ),
         run_config=RunConfig(
@@ -201,14 +218,3 @@ class _Drains:
             if info is not None:
                 nodes = ", ".join(node[:8] for node in info.preempted_node_ids)
                 self._reason = f"Ray takes a node of this run away ({nodes})"
-
-
-def _check_cpus(config: TrainConfig, available: float) -> None:
-    workers = config.workers
-    wanted = workers.least * workers.cpus_per_worker
-    if wanted + 1 > available:
-        raise ConfigError(
-            f"workers.num_workers {workers.least} x cpus_per_worker {workers.cpus_per_worker:g} "
-            f"take {wanted:g} of the cluster's {available:g} CPUs; the tasks that read images for "
-            "them need at least one more. Lower one of the two, or add nodes"
-        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+READING = {"CPU": 1.0}  # what Ray reserves for a task that reads images
+
 
 class WorkersConfig(BaseModel):
     """Where the steps run. 0 workers: in this process. Otherwise Ray Train starts that many.
@@ -20,6 +22,7 @@ class WorkersConfig(BaseModel):
     cpus_per_worker: float = Field(1.0, gt=0)
     max_failures: int = Field(2, ge=0)  # a dead worker restarts the group from the last checkpoint
     resize_seconds: float = Field(60.0, gt=0)  # between looks at whether more workers fit
+    wait_seconds: float = Field(600.0, ge=0)  # for nodes, where a cluster has too few at the start
     # Each worker keeps a part of the weights, gradients, moments and averages only, for a network
     # that does not fit: slower, and the same results. A group of one has nobody to split with.
     shard: bool = False
@@ -33,6 +36,11 @@ class WorkersConfig(BaseModel):
     def most(self) -> int:
         """The most workers that train; 0: none, but this process."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What each of them reserves, by Ray's names; without workers, what this process would."""
+        return {"CPU": self.cpus_per_worker} | ({"GPU": 1.0} if self.use_gpu else {})
 
     @field_validator("num_workers")
     @classmethod

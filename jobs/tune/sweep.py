@@ -28,15 +28,16 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from cluster.environment import data_cpus
 from jobs.causes import find_cause
 from jobs.data.index import Index
+from jobs.room import await_room
 from jobs.train.config import TrainConfig
 from jobs.train.freed_memory import tunables
 from jobs.train.history import EpochRecord, score
+from jobs.train.workers_config import READING, WorkersConfig
 from jobs.tune.config import AshaConfig, TuneConfig
 from jobs.tune.quiet import logged, quiet
 from jobs.tune.records import Record, make_record
 from jobs.tune.space import Trial
 from jobs.tune.trial import run_trial
-from models.errors import ConfigError
 from models.storage import is_remote, open_store
 
 # How long the thread of a trial that was stopped may take to end before its process is given up.
@@ -70,7 +71,7 @@ def run_sweep(
     """Run the trials that are not among those that have `ended`. Needs a running Ray.
 
     A trial that fails is told to the watcher like any other. Raises `ConfigError` if not even one
-    trial fits into the cluster.
+    trial fits into the cluster, nor does in time.
     """
     records, num_before = dict(ended), -1
     while len(records) > num_before:  # Tune forgets a trial whose process could not be used again
@@ -93,11 +94,12 @@ def _run(
     """Run one experiment of Tune."""
     training = pending[0].config
     workers = training.workers
+    await_trial(workers)
     # Workers of Ray Train reserve for themselves; Tune wants to reserve something all the same, and
     # a part of a CPU would leave none whole to read images with.
     resources: dict[str, float] = {"memory": 1 << 20}
     if not workers.most:
-        resources = {"CPU": workers.cpus_per_worker, "GPU": float(workers.use_gpu)}
+        resources = workers.bundle
     payload = {
         "configs": {trial.number: trial.config.model_dump(mode="json") for trial in pending},
         "name": config.name,
@@ -110,7 +112,7 @@ def _run(
             param_space={NUMBER: tune.grid_search([trial.number for trial in pending])},
             tune_config=tune.TuneConfig(
                 scheduler=scheduler,
-                max_concurrent_trials=num_at_once(config, training),
+                max_concurrent_trials=num_at_once(config, workers),
                 # A new process needs seconds to load torch; with frozen features that is the trial.
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: f"{trial.config[NUMBER]:04}",
@@ -130,32 +132,28 @@ def run_name(sweep: str, number: int) -> str:
     return f"{sweep}-{number:04}"
 
 
-def num_at_once(config: TuneConfig, training: TrainConfig) -> int:
+def await_trial(workers: WorkersConfig) -> None:
+    """Return when there is room for one trial, and to read its images.
+
+    Raises `ConfigError` if there is none in time.
+    """
+    # Elastic workers begin with as many as there is room for.
+    await_room(
+        [workers.bundle] * max(1, workers.least) + [READING],
+        workers.wait_seconds,
+        "That is one trial, and one CPU to read images. Lower train.workers, or add nodes",
+    )
+
+
+def num_at_once(config: TuneConfig, workers: WorkersConfig) -> int:
     """Return how many trials may run side by side: a CPU is left for the tasks that read images,
     and on this machine no more are started than it has cores.
-
-    Raises `ConfigError` if there is no room for one.
     """
-    workers, found = training.workers, ray.cluster_resources()
-    free = float(found.get("CPU", 0)) - 1
-
-    def room_for(count: int) -> list[float]:
-        gpus = [float(found.get("GPU", 0)) / count] if workers.use_gpu else []
-        return [free / (count * workers.cpus_per_worker), *gpus]
-
-    # Elastic workers begin with as many as there is room for; side by side, all want the most.
-    count = max(1, workers.least)
-    cpus, room = count * workers.cpus_per_worker, room_for(count)
-    if min(room) < 1:
-        what = "GPUs" if room[-1] < 1 and workers.use_gpu else "CPUs"
-        raise ConfigError(
-            f"a trial takes {cpus:g} CPUs and {count if workers.use_gpu else 0} GPUs (train.workers"
-            f"), and reading images one CPU more; the cluster has {free + 1:g} CPUs and "
-            f"{found.get('GPU', 0):g} GPUs. Lower train.workers, or add {what}"
-        )
-    most = max(1, workers.most)
-    room, cores = room_for(most), data_cpus()
-    if cores is not None and not workers.use_gpu:
+    found, most = ray.cluster_resources(), max(1, workers.most)  # side by side, all want the most
+    room = [(float(found.get("CPU", 0)) - 1) / (most * workers.cpus_per_worker)]
+    if workers.use_gpu:
+        room.append(float(found.get("GPU", 0)) / most)
+    elif (cores := data_cpus()) is not None:
         room.append(cores / (most * workers.cpus_per_worker))
     return min(max(1, int(min(room))), config.concurrent or config.trials)
 

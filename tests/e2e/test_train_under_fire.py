@@ -4,6 +4,7 @@ images in every step, the same figures.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
@@ -177,3 +178,18 @@ def test_a_driver_that_is_killed_or_ended_goes_on_when_the_run_is_submitted_agai
             assert "to go on, run again with run=driver" in said
     history = train(config, photos.index, "driver", Seen()).history
     assert_like(photos, "driver", history, alone)
+
+
+@pytest.mark.faults  # a minute
+def test_a_cluster_that_is_too_small_grows_until_the_workers_fit(photos: Photos) -> None:
+    """One CPU on the head, where a worker takes two: Ray's autoscaler brings a node for it."""
+    workers = {"num_workers": 1, "cpus_per_worker": 2, "wait_seconds": 120}
+    config = photos.config("grown", workers=workers)
+    settings, index = Path(photos.uri) / "grown.yaml", Path(photos.uri) / "grown.pickle"
+    settings.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    index.write_bytes(pickle.dumps(photos.index))
+    said = run_module("tests.e2e.growing_cluster", str(settings), str(index))
+    assert json.loads(said.splitlines()[-1]) == [1, 2]
+    last = Checkpoints(open_store(photos.run("grown") / "checkpoints")).load("last")
+    assert last is not None
+    assert [record["epoch"] for record in last["history"]] == [0, 1, 2]

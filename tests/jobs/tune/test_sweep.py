@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -281,6 +281,18 @@ def test_the_process_of_a_trial_keeps_what_its_thread_frees(
     settings = f"{TUNABLES}={tunables()[TUNABLES]}"
     assert all(settings in environment for environment in environments)
     assert TUNABLES not in class_cache.DEFAULT_ENV_VARS, "and nothing else of Tune's"
+
+
+@pytest.mark.parametrize(
+    "workers", [{"num_workers": 64}, {"num_workers": 0, "cpus_per_worker": 64}]
+)
+def test_trials_that_no_cluster_here_holds_are_refused(
+    folder: Path, index: Index, workers: dict[str, object]
+) -> None:
+    config = TuneConfig.model_validate(yaml.safe_load((folder / "tune.yaml").read_text()))
+    trials = [Trial(0, {}, training_config(folder, workers=workers))]
+    with pytest.raises(ConfigError, match=r"no room for .*one trial.* Lower train\.workers"):
+        run_sweep(config, trials, {}, index, cast(Any, None))
 
 
 def wait_until(condition: Any, process: subprocess.Popen[str]) -> None:
