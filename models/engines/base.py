@@ -80,7 +80,7 @@ class EngineModule(Protocol):
     """What a module in the table provides."""
 
     def precisions(self, options: EngineOptions) -> Sequence[str]:
-        """Return the precisions worth trying on this machine, fastest first."""
+        """Return the precisions worth trying on this machine, from the coarsest to the finest."""
         ...
 
     def open_engine(self, bundle: Bundle, precision: str, options: EngineOptions) -> Engine:

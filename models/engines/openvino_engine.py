@@ -5,7 +5,7 @@ that is ready waits within the library, whose thread goes on with it at once ins
 asleep in between. Two settings are not the library's defaults: thread pinning is off, because every
 OpenVINO process pins to the first cores and two replicas would share one (200 against 440 images/s,
 measured on 2 cores); and bfloat16 is asked for by name, because whether it is accurate enough is
-for the bundle's proof to say, not for a hint.
+for the bundle's proof to say, and whether it is faster for a comparison, not for a hint.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from models.bundle import describe_file, open_bundle
-from models.engines import base
+from models.engines import base, openvino_engine
 from models.engines.base import EngineEntry, EngineOptions, Images, Outputs
 from models.engines.openvino_engine import OpenVinoEngine
 from models.errors import BundleError, ConfigError, EngineError
@@ -152,6 +154,46 @@ def test_a_refused_engine_is_kept_in_mind_when_the_next_one_serves(
     )
     assert predictor.engine.name == "openvino"
     assert "pip install 'sightline[absent]'" in predictor.refusals[0]
+    predictor.close()
+
+
+@pytest.mark.parametrize(
+    ("coarse_ms", "served", "lost"),
+    [(5, "fp16", "fp32"), (18, "fp32", "fp16"), (40, "fp32", "fp16")],
+)
+def test_a_coarser_precision_has_to_be_worth_it(
+    model_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    coarse_ms: int,
+    served: str,
+    lost: str,
+) -> None:
+    """Of two that pass the proof, the finer one takes 20 ms longer than it does."""
+    closed: list[str] = []
+    run, close = OpenVinoEngine.run, OpenVinoEngine.close
+
+    def slower(self: OpenVinoEngine, images: Images) -> Outputs:
+        time.sleep((coarse_ms if self.precision == "fp16" else 20) / 1e3)
+        return run(self, images)
+
+    def close_and_tell(self: OpenVinoEngine) -> None:
+        closed.append(self.precision)
+        close(self)
+
+    monkeypatch.setattr(OpenVinoEngine, "run", slower)
+    monkeypatch.setattr(OpenVinoEngine, "close", close_and_tell)
+    monkeypatch.setattr(openvino_engine, "precisions", lambda options: ("fp16", "fp32"))
+    predictor = open_predictor(
+        open_bundle(model_store / "tiny" / "1", cache=tmp_path),
+        EngineOptions(engines=("openvino",)),
+    )
+    assert predictor.engine.precision == served
+    assert closed == [lost]
+    (told,) = predictor.refusals
+    assert re.fullmatch(
+        rf"openvino {lost}: takes [\d.]+ ms for an image, where {served} takes [\d.]+ ms", told
+    )
     predictor.close()
 
 
