@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.environment import (
+    FIXED,
     free_port,
     logical_cpus,
     object_store_bytes,
@@ -49,7 +50,7 @@ def up(home: Path, dashboard_port: int) -> int:
         *("--port", str(port), "--num-cpus", str(logical_cpus()), "--temp-dir", str(folder)),
         *("--object-store-memory", str(object_store_bytes())),
         *("--include-dashboard", "true", "--dashboard-port", str(dashboard_port)),
-        "--disable-usage-stats",
+        *("--labels", f"{FIXED}=true", "--disable-usage-stats"),
     ]
     try:
         result = subprocess.run(

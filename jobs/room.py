@@ -5,17 +5,21 @@ that grows is asked for it and waited for.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import ray
 from ray.util.placement_group import (
+    PlacementGroup,
     placement_group,
     placement_group_table,
     remove_placement_group,
 )
 
+from cluster.environment import FIXED
 from models.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -23,6 +27,8 @@ logger = logging.getLogger(__name__)
 Resources = Mapping[str, float]  # by Ray's names, such as "CPU" and "GPU"
 
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_LINES = 30.0
+PARTS = 10_000  # Ray counts a CPU or GPU in so many
 
 
 def await_room(
@@ -34,47 +40,86 @@ def await_room(
     """Return when the cluster's nodes can hold all `bundles`, each on one node, whoever else is on
     them now. `look` is called every second of waiting, and may raise.
 
-    A placement group asks for the room, as the autoscaler counts those that wait as demand, and as
-    it goes with this job if that is killed: what `request_resources` asks for stays for ever.
+    To be called by a driver. A placement group asks for the room: the autoscaler counts those that
+    wait as demand, and it goes with the driver if that is killed, where what `request_resources`
+    asks for would stay for ever. (That of an actor would stay until the job ends.)
 
     Raises `ConfigError`, which ends with `advice`, if there is too little after so many seconds: at
-    once for a Ray that this process started, which gets no nodes.
+    once in a Ray that gets no nodes, one of ours.
     """
     if fits(bundles, node_resources()):
         return
     short = f"there is no room for {describe(bundles)}: the cluster has {describe_nodes()}"
-    if not os.environ.get("RAY_ADDRESS"):
+    if is_fixed():
         raise ConfigError(f"{short}. {advice}")
-    logger.warning("%s; waiting up to %g s for nodes", short, seconds)
     group = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")
-    until = time.monotonic() + seconds
     try:
-        while placement_group_table(group)["state"] != "CREATED":
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-            look()
-            if time.monotonic() > until:
-                raise ConfigError(
-                    f"there is still no room for {describe(bundles)} after {seconds:g} s: the "
-                    f"cluster has {describe_nodes()}. {advice}"
-                )
+        _wait(group, bundles, seconds, short, advice, look)
     finally:
-        remove_placement_group(group)
+        with suppress(Exception):  # of a Ray that has ended; what is raised already counts
+            remove_placement_group(group)
+
+
+def _wait(
+    group: PlacementGroup,
+    bundles: Sequence[Resources],
+    seconds: float,
+    short: str,
+    advice: str,
+    look: Callable[[], None],
+) -> None:
+    began, told = time.monotonic(), -math.inf
+    while placement_group_table(group).get("state") != "CREATED":
+        # Room that others have is waited for by Ray itself, as without us.
+        if fits(bundles, node_resources()):
+            break
+        waited = time.monotonic() - began
+        if waited > seconds:
+            raise ConfigError(
+                f"after {seconds:g} s there is still no room for {describe(bundles)}: the cluster "
+                f"has {describe_nodes()}. {advice}"
+            )
+        if waited - told > SECONDS_BETWEEN_LINES:
+            told = waited
+            logger.warning(
+                "%s; waiting %.0f s more for nodes (workers.wait_seconds; Ctrl-C ends it)",
+                short,
+                seconds - waited,
+            )
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        look()
+    logger.warning("the nodes have come after %.0f s", time.monotonic() - began)
+
+
+def is_fixed() -> bool:
+    """Say whether this Ray is known to get no nodes: it runs on this machine alone, and we have
+    started it, for this command or with `python -m cluster.session up`.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        return True
+    return any(FIXED in node.get("Labels", {}) for node in ray.nodes())
 
 
 def fits(bundles: Iterable[Resources], nodes: Iterable[Resources]) -> bool:
-    """Say whether nodes hold all bundles, each on one of them: the largest first, each on the first
-    node that has room.
+    """Say whether nodes hold all bundles, each on one of them: those with a GPU first, the largest
+    first, each on the first node that has room, of those with fewer GPUs.
     """
-    free = [dict(node) for node in nodes]
-    for bundle in sorted(bundles, key=lambda each: sorted(each.values()), reverse=True):
+    free = sorted((_parts(node) for node in nodes), key=lambda node: node.get("GPU", 0))
+    wanted = [_parts(bundle) for bundle in bundles]
+    wanted.sort(key=lambda each: (each.get("GPU", 0), sum(each.values())), reverse=True)
+    for bundle in wanted:
         for node in free:
-            if all(node.get(name, 0.0) >= amount for name, amount in bundle.items()):
+            if all(node.get(name, 0) >= amount for name, amount in bundle.items()):
                 for name, amount in bundle.items():
-                    node[name] = node.get(name, 0.0) - amount
+                    node[name] = node.get(name, 0) - amount
                 break
         else:
             return False
     return True
+
+
+def _parts(resources: Resources) -> dict[str, int]:
+    return {name: round(PARTS * amount) for name, amount in resources.items()}
 
 
 def node_resources() -> list[Resources]:

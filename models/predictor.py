@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Self
 
 import numpy as np
@@ -35,9 +35,10 @@ logger = logging.getLogger(__name__)
 REFERENCE = "reference.npz"
 LENGTH_TOLERANCE = 0.02  # of an embedding's length; eight bits of bf16 in each value are 0.004
 
-WORTH_IT = 1.2  # how many times as fast a precision must be for what it loses
-COMPARISON_TURNS = 10
-COMPARISON_SECONDS = 0.3  # for large networks, which get two turns at least
+# How many times as fast a precision must be for what it loses, and by how many milliseconds.
+WORTH_IT, WORTH_MS = 1.2, 0.2
+LEAST_TURNS, COMPARISON_TURNS = 5, 10
+COMPARISON_SECONDS = 0.3  # beyond which there are no more turns than the least
 
 Floats = npt.NDArray[np.float32]
 
@@ -73,7 +74,10 @@ class Proof:
     seconds: float
 
 
-_Proven = tuple[Engine, Proof]
+@dataclass(frozen=True)
+class _Proven:
+    engine: Engine
+    proof: Proof
 
 
 class Predictor:
@@ -82,12 +86,21 @@ class Predictor:
     """
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, proof: Proof, refusals: Sequence[str] = ()
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        proof: Proof,
+        refusals: Sequence[str] = (),
+        compared: Mapping[str, float] | None = None,
     ) -> None:
+        """`refusals` are the engines that cannot serve the bundle here, and why; `compared` how
+        many milliseconds an image took in each precision, where there was a choice.
+        """
         self.bundle = bundle
         self.engine = engine
         self.proof = proof
         self.refusals = tuple(refusals)
+        self.compared = dict(compared or {})
         self.manifest: Manifest = bundle.manifest
         self.kind: Kind = find_kind(bundle.manifest.kind)
         self._pool = ThreadPoolExecutor(engine.feeding.parallel, thread_name_prefix="predict")
@@ -141,9 +154,9 @@ def open_predictor(bundle: Bundle, options: EngineOptions | None = None) -> Pred
     options = options or EngineOptions()
     refusals: list[str] = []
 
-    def refuse(reason: str, level: int = logging.WARNING) -> None:
+    def refuse(reason: str) -> None:
         refusals.append(reason)
-        logger.log(level, "%s: engine %s refused", bundle.manifest.label, reason)
+        logger.warning("%s: engine %s", bundle.manifest.label, reason)
 
     for name in options.engines:
         try:
@@ -151,18 +164,29 @@ def open_predictor(bundle: Bundle, options: EngineOptions | None = None) -> Pred
         except EngineError as error:
             refuse(f"{name}: {error}")
             continue
-        found: list[_Proven] = []
-        for precision in precisions:
-            try:
-                found.append(_open_proven(bundle, name, precision, options))
-            except (EngineError, ProofError) as error:
-                refuse(f"{name} {precision}: {error}")
-            else:
+        with ExitStack() as opened:
+            found: list[_Proven] = []
+            for precision in precisions:
+                try:
+                    found.append(_open_proven(bundle, name, precision, options))
+                except (EngineError, ProofError) as error:
+                    refuse(f"{name} {precision}: {error}")
+                    continue
+                opened.callback(found[-1].engine.close)
                 if options.device != "cpu":  # half precision is always worth it there
                     break
-        if found:
-            engine, proof = _keep_best(found, bundle, partial(refuse, level=logging.INFO))
-            return Predictor(bundle, engine, proof, refusals)
+            if not found:
+                continue
+            engines = [each.engine for each in found]
+            milliseconds = _compare_speed(engines, bundle) if len(found) > 1 else []
+            best = found[_choose(milliseconds)]
+            opened.pop_all()
+            for engine in engines:
+                if engine is not best.engine:
+                    engine.close()
+            names = [engine.precision for engine in engines]
+            compared = dict(zip(names, milliseconds, strict=False))
+            return Predictor(bundle, best.engine, best.proof, refusals, compared)
     reasons = "\n  ".join(refusals)
     raise EngineError(f"no engine can serve {bundle.manifest.label} here:\n  {reasons}")
 
@@ -209,50 +233,52 @@ def _open_proven(bundle: Bundle, name: str, precision: str, options: EngineOptio
         proof.largest_probability_difference,
         proof.lowest_cosine,
     )
-    return engine, proof
+    return _Proven(engine, proof)
 
 
-def _keep_best(found: list[_Proven], bundle: Bundle, refuse: Callable[[str], None]) -> _Proven:
-    """Return the one to serve with, of one engine in precisions from the coarsest to the finest;
-    close the others. A coarser one has to be faster by `WORTH_IT`.
+def _choose(milliseconds: Sequence[float]) -> int:
+    """Return which to serve with, of engines from the coarsest precision to the finest, given how
+    long each takes: a coarser one has to be `WORTH_IT` times as fast, and by `WORTH_MS`, since a
+    network that takes next to nothing differs by chance. None are compared: the first.
 
     That a CPU computes bfloat16 in hardware does not say that it is faster there: a Xeon with
     AVX512_BF16 but no AMX ran EfficientNet-Lite0 at 177 images/s in bfloat16 and at 299 in float32
     (2 cores, OpenVINO 2026.4).
     """
-    if len(found) == 1:
-        return found[0]
-    with part("comparison"):
-        seconds = _seconds_an_image([engine for engine, _ in found], bundle)
-    best = len(found) - 1
+    best = max(0, len(milliseconds) - 1)
     for i in reversed(range(best)):
-        if seconds[i] * WORTH_IT <= seconds[best]:
+        saved = milliseconds[best] - milliseconds[i]
+        if saved >= max(WORTH_MS, milliseconds[i] * (WORTH_IT - 1)):
             best = i
-    chosen = found[best]
-    for (engine, _), needed in zip(found, seconds, strict=True):
-        if engine is chosen[0]:
-            continue
-        refuse(
-            f"{engine.name} {engine.precision}: takes {1e3 * needed:.2f} ms for an image, where "
-            f"{chosen[0].precision} takes {1e3 * seconds[best]:.2f} ms",
-        )
-        engine.close()
-    return chosen
+    return best
 
 
-def _seconds_an_image(engines: Sequence[Engine], bundle: Bundle) -> list[float]:
-    """Return the shortest time that each takes for the first reference image, in turns."""
+def _compare_speed(engines: Sequence[Engine], bundle: Bundle) -> list[float]:
+    """Return how many milliseconds each takes for an image, at best, in turns: the first reference
+    image, as often at once as the engine has streams. Infinite for one that fails.
+    """
     images, _ = _load_reference(bundle)
     image = np.ascontiguousarray(images[:1])
     shortest = [math.inf] * len(engines)
-    until = time.perf_counter() + COMPARISON_SECONDS
-    for turn in range(COMPARISON_TURNS):
-        if turn > 1 and time.perf_counter() > until:
-            break
-        for i, engine in enumerate(engines):
-            began = time.perf_counter()
-            engine.run(image)
-            shortest[i] = min(shortest[i], time.perf_counter() - began)
+    most = max(engine.feeding.parallel for engine in engines)
+    with part("comparison"), ThreadPoolExecutor(most) as pool:
+        until = time.perf_counter() + COMPARISON_SECONDS
+        for turn in range(COMPARISON_TURNS):
+            if turn >= LEAST_TURNS and time.perf_counter() > until:
+                break
+            for i, engine in enumerate(engines):
+                at_once = [image] * engine.feeding.parallel
+                began = time.perf_counter()
+                try:
+                    list(pool.map(engine.run, at_once))
+                except EngineError:
+                    continue
+                spent = (time.perf_counter() - began) / len(at_once)
+                shortest[i] = min(shortest[i], spent * 1e3)
+    told = ", ".join(
+        f"{engine.precision} {spent:.2f}" for engine, spent in zip(engines, shortest, strict=True)
+    )
+    logger.info("%s: milliseconds an image: %s", bundle.manifest.label, told)
     return shortest
 
 

@@ -39,6 +39,7 @@ class Layout:
     replicas: int | None = None
     threads: int | None = None
     decode_threads: int | None = None
+    precision: str | None = None
 
 
 class Sightline(Server):
@@ -119,6 +120,7 @@ def serve_config(
             "replicas": layout.replicas,
             "threads": layout.threads,
             "decode_threads": layout.decode_threads,
+            **({"precision": layout.precision} if layout.precision else {}),
         }
         path = f"/v2/models/{name}"
         applications.append({**template, "name": name, "route_prefix": path, "args": args})

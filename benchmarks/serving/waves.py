@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.ceiling import Layout, layouts, open_crew
@@ -233,8 +233,10 @@ class Waves:
     def _sightline(
         self, bundles: Mapping[str, str], wave: str, layouts: Mapping[str, Replicas] | None = None
     ) -> Iterator[Sightline]:
-        layouts = {**dict.fromkeys(bundles, self.setting.layout), **(layouts or {})}
-        with serving_sightline(bundles, self.setting.images, layouts) as server:
+        wanted = {**dict.fromkeys(bundles, self.setting.layout), **(layouts or {})}
+        # That of the ceiling and the peers, which a replica would compare anew.
+        same = {n: replace(each, precision=self.setting.precision) for n, each in wanted.items()}
+        with serving_sightline(bundles, self.setting.images, same) as server:
             self._note_start(wave, server, {"replica_s": server.replica_ready_seconds()})
             yield server
 

@@ -3,7 +3,7 @@ published.
 
 The reference outputs come from the network itself, in fp32 torch. Then the draft is opened exactly
 as a replica would open it, and every engine that can run here has to reproduce them: in fp32 for
-certain, and in what `auto` would choose.
+certain, and in every precision that a replica here would try.
 """
 
 from __future__ import annotations
@@ -56,16 +56,15 @@ def write_reference(
 def check_parity(draft: Bundle) -> list[Parity]:
     """Prove every engine whose artifact the draft has.
 
-    Raises `ProofError` if one does not reproduce the network in fp32. A faster precision that does
-    not is no reason to stop: it is listed with its refusal, and serving will find the same and use
-    fp32.
+    Raises `ProofError` if one does not reproduce the network in fp32. A coarser precision that does
+    not is no reason to stop: it is listed with its refusal, and serving will find the same.
     """
     results: list[Parity] = []
     for name in ENGINES:
         if not any(artifact.engine == name for artifact in draft.manifest.artifacts):
             continue
-        auto = find_engine(name).precisions(EngineOptions(engines=(name,)))
-        for precision in dict.fromkeys((*auto, "fp32")):
+        tried = find_engine(name).precisions(EngineOptions(engines=(name,)))
+        for precision in dict.fromkeys((*tried, "fp32")):
             results.append(_check(draft, name, precision))
     failed = [parity for parity in results if parity.precision == "fp32" and parity.proof is None]
     if failed:

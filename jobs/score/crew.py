@@ -126,6 +126,7 @@ class _Hand:
     actor: Any
     opening: Any  # reference to what it says when it is ready; None from then on
     chunks: dict[Any, _Chunk] = field(default_factory=dict)  # by the reference to its rows
+    is_told: bool = False  # to open the model as the first worker did
 
     def has_room(self, chunk: _Chunk | None) -> bool:
         """Say whether it may be given a chunk now; one that has seen a death comes alone."""
@@ -137,11 +138,16 @@ class _Hand:
 class _RayWorker:
     """What Ray runs: a worker that is opened by a call, so that what it raises arrives as it is."""
 
-    def open(self, job: Job) -> Opened:
-        self._worker = Worker(job)
+    _worker: Worker | None = None
+
+    def open(self, job: Job, like: Opened | None) -> Opened:
+        if self._worker is not None:
+            self._worker.close()
+        self._worker = Worker(job, like)
         return self._worker.opened
 
     def score(self, items: Sequence[Item]) -> pa.Table:
+        assert self._worker is not None
         return self._worker.score(items)
 
 
@@ -217,7 +223,7 @@ class Crew:
     def _hire(self) -> None:
         options = {"num_cpus": self._size.num_threads, "num_gpus": self._size.num_gpus}
         made = ray.remote(_RayWorker).options(**options, max_concurrency=IN_FLIGHT + 1).remote()
-        self._hands.append(_Hand(made, made.open.remote(self._job_ref)))
+        self._hands.append(_Hand(made, made.open.remote(self._job_ref, self._opened)))
 
     def _wants_more(self, waiting: Sequence[_Chunk]) -> bool:
         most = AHEAD * IN_FLIGHT * self._size.num_workers
@@ -257,6 +263,9 @@ class Crew:
         if ref == hand.opening:
             hand.opening = None
             self._opened = self._opened or value
+            if value != self._opened and not hand.is_told:  # rows of one run in one precision
+                hand.is_told = True
+                hand.opening = hand.actor.open.remote(self._job_ref, self._opened)
             return
         hand.chunks.pop(ref).table = value
         self._num_deaths = 0

@@ -11,6 +11,7 @@ were.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,13 +28,15 @@ from jobs.score.answer import Answer
 from jobs.score.columns import Columns
 from jobs.score.items import Item
 from jobs.score.reading import Failure, Loaded, load
-from models.bundle import open_bundle
+from models.bundle import Bundle, open_bundle
 from models.decoders import DEFAULT_LIMITS, ImageLimits
 from models.engines.base import EngineOptions
 from models.errors import EngineError, ImageError, SightlineError
 from models.label_map import Reading
 from models.predictor import Prediction, Predictor, open_predictor
 from models.preprocess import Box, Image, load_libraries, prepare
+
+logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
@@ -155,14 +158,17 @@ class BatchFeeder:
 class Worker:
     """A proven model, and the threads that feed it."""
 
-    def __init__(self, job: Job) -> None:
-        """Load the model as a replica does. Raises `EngineError` where no engine can prove it."""
+    def __init__(self, job: Job, like: Opened | None = None) -> None:
+        """Load the model as a replica does, where possible `like` another worker of the run: which
+        precision is faster, each would find out for itself. Raises `EngineError` where no engine
+        can prove the model.
+        """
         load_libraries()
         self._job = job
         # Ray may be told of more CPUs than a machine has.
         num_threads = min(job.engine.num_threads, usable_cores())
         options = job.engine.model_copy(update={"threads": num_threads})
-        self._predictor = open_predictor(open_bundle(job.bundle), options)
+        self._predictor = _open_like(like, open_bundle(job.bundle), options)
         engine = self._predictor.engine
         is_batched = engine.feeding.mode == "batches"
         self._feeder: Feeder = (
@@ -247,6 +253,16 @@ class Worker:
         return Answer(
             item, answer.label, answer.confidence, scores, embedding=embedding, **self._facts
         )
+
+
+def _open_like(like: Opened | None, bundle: Bundle, options: EngineOptions) -> Predictor:
+    if like is not None:
+        same = {"engines": (like.engine,), "precision": like.precision}
+        try:
+            return open_predictor(bundle, options.model_copy(update=same))
+        except EngineError as error:
+            logger.warning("this worker cannot do as the first one does: %s", error)
+    return open_predictor(bundle, options)
 
 
 def _outputs(prediction: Prediction) -> list[Output | Failure]:

@@ -70,16 +70,22 @@ def train_with_ray(config: TrainConfig, index: Index, run_id: str, watcher: Watc
 
 
 def _await_workers(workers: WorkersConfig, watcher: Watcher) -> None:
+    import ray
+
+    if ray.get_runtime_context().get_actor_id() is not None:
+        return  # a trial of a sweep, which has seen to it
+
     def look() -> None:
         notice = watcher.notice()
         if notice is not None and notice.ends:
             raise StoppedError(f"stopped before its workers began ({notice.reason})")
 
+    gpus = ", or set workers.use_gpu: false" if workers.use_gpu else ""
     await_room(
         [workers.bundle] * workers.least + [READING],
         workers.wait_seconds,
         "One CPU is for the tasks that read images for the workers. Lower workers.num_workers or "
-        "workers.cpus_per_worker, or add nodes",
+        f"workers.cpus_per_worker, or add nodes{gpus}",
         look,
     )
 

@@ -37,8 +37,8 @@ class Trained:
 def train(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> Trained:
     """Train to the best epoch and return the network.
 
-    Raises `ConfigError` if the workers would leave no CPU to read images or the run's name was used
-    for something else, and whatever the loop raised.
+    Raises `ConfigError` if there is no room for the workers and a task that reads images, or the
+    run's name was used for something else, and whatever the loop raised.
     """
     checkpoints = open_checkpoints(config, run_id)
     claim_run(config, index, run_id)

@@ -41,7 +41,7 @@ from jobs.tune.lr_test import run_lr_test
 from jobs.tune.records import Record, best_of, claim_sweep, read_records, write_record
 from jobs.tune.space import Trial, draw_trials
 from jobs.tune.suggestion import RangeTest
-from jobs.tune.sweep import run_name, run_sweep
+from jobs.tune.sweep import await_trial, num_at_once, run_name, run_sweep
 from models.errors import DataError, NotFoundError, SightlineError
 from models.storage import Store, open_store
 
@@ -116,6 +116,9 @@ def sweep(
             write_record(store, record)
             _drop_checkpoints(config, training, list(board.records.values()), record)
 
+        await_trial(training.workers, lease.check)  # before the board takes the screen
+        at_once = num_at_once(config, training.workers)
+        console.print(f"trials side by side: {at_once}", highlight=False)
         board = Board(console, trials, kept, keep)
         with board.shown():
             run_sweep(config, trials, kept, index, board)

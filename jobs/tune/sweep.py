@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,10 +68,10 @@ def run_sweep(
     index: Index,
     watcher: Watcher,
 ) -> None:
-    """Run the trials that are not among those that have `ended`. Needs a running Ray.
+    """Run the trials that are not among those that have `ended`. Needs a running Ray, with room for
+    one: see `await_trial`.
 
-    A trial that fails is told to the watcher like any other. Raises `ConfigError` if not even one
-    trial fits into the cluster, nor does in time.
+    A trial that fails is told to the watcher like any other.
     """
     records, num_before = dict(ended), -1
     while len(records) > num_before:  # Tune forgets a trial whose process could not be used again
@@ -94,7 +94,6 @@ def _run(
     """Run one experiment of Tune."""
     training = pending[0].config
     workers = training.workers
-    await_trial(workers)
     # Workers of Ray Train reserve for themselves; Tune wants to reserve something all the same, and
     # a part of a CPU would leave none whole to read images with.
     resources: dict[str, float] = {"memory": 1 << 20}
@@ -132,8 +131,9 @@ def run_name(sweep: str, number: int) -> str:
     return f"{sweep}-{number:04}"
 
 
-def await_trial(workers: WorkersConfig) -> None:
-    """Return when there is room for one trial, and to read its images.
+def await_trial(workers: WorkersConfig, look: Callable[[], None]) -> None:
+    """Return when there is room for one trial, and to read its images. `look` is called every
+    second of waiting, and may raise.
 
     Raises `ConfigError` if there is none in time.
     """
@@ -142,12 +142,13 @@ def await_trial(workers: WorkersConfig) -> None:
         [workers.bundle] * max(1, workers.least) + [READING],
         workers.wait_seconds,
         "That is one trial, and one CPU to read images. Lower train.workers, or add nodes",
+        look,
     )
 
 
 def num_at_once(config: TuneConfig, workers: WorkersConfig) -> int:
-    """Return how many trials may run side by side: a CPU is left for the tasks that read images,
-    and on this machine no more are started than it has cores.
+    """Return how many trials may run side by side, in the cluster as it is: a CPU is left for the
+    tasks that read images, and on this machine no more are started than it has cores.
     """
     found, most = ray.cluster_resources(), max(1, workers.most)  # side by side, all want the most
     room = [(float(found.get("CPU", 0)) - 1) / (most * workers.cpus_per_worker)]

@@ -108,6 +108,7 @@ def _own_facts(model: ServedModel) -> dict[str, Any]:
             "device": engine.device,
             "feeding": asdict(engine.feeding),
             "refusals": model.predictor.refusals,
+            "milliseconds_an_image": model.predictor.compared,
         },
         "proof": asdict(model.predictor.proof),
         "start": dict(model.start),

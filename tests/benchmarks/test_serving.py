@@ -50,7 +50,7 @@ def test_the_serve_file_is_taken_by_the_application(tmp_path: Path) -> None:
     bundles = {kind: as_kind(bundle, kind, tmp_path / "kinds") for kind in ("dynamic", "embedding")}
     config = serve_config(
         {"generic": bundle, **bundles},
-        dict.fromkeys(("generic", *bundles), Layout(replicas=2, threads=1)),
+        dict.fromkeys(("generic", *bundles), Layout(replicas=2, threads=1, precision="fp32")),
         12345,
         tmp_path,
     )
@@ -61,6 +61,7 @@ def test_the_serve_file_is_taken_by_the_application(tmp_path: Path) -> None:
     for each in models:
         options = parse_options(ServeOptions, each["args"], each["name"])
         assert options.replicas == 2
+        assert options.precision == "fp32"
         assert (options.label_store is not None) == each["name"].endswith("dynamic")
 
 

@@ -19,6 +19,7 @@ from uuid import uuid4
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+import ray
 import torch
 from ray.util.state import list_actors
 from rich.console import Console
@@ -29,11 +30,13 @@ from jobs.evaluate.config import EvaluateJob
 from jobs.evaluate.outputs import collect
 from jobs.evaluate.run import evaluate_set, open_subject
 from jobs.train import stages, trainer
-from jobs.train.borders import Place, Status, StoppedError, Watcher
+from jobs.train.borders import Notice, Place, Status, StoppedError, Watcher
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.pipeline import Outcome, run_training
+from jobs.train.ray_train import _await_workers
 from jobs.train.worker import open_images, prepare_network, run_worker
+from jobs.train.workers_config import WorkersConfig
 from models.bundle import list_versions, open_bundle
 from models.errors import ConfigError, DataError
 from models.predictor import open_predictor
@@ -398,6 +401,18 @@ def test_workers_that_would_leave_no_cpu_to_read_images_are_refused(
     with pytest.raises(ConfigError, match=r"no room for 65 x 1 CPU: .*One CPU is for the tasks"):
         train(bucket, "greedy", workers={"num_workers": 64})
     assert list_versions(f"{bucket}/models", "greedy") == []
+
+
+def test_a_run_that_waits_for_nodes_ends_when_it_is_asked_to(
+    ray_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked(Watcher):
+        def notice(self) -> Notice | None:
+            return Notice("SIGTERM", ends=True)
+
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    with pytest.raises(StoppedError, match=r"before its workers began \(SIGTERM\)"):
+        _await_workers(WorkersConfig(num_workers=64), Asked())
 
 
 def test_an_unknown_network_is_refused_before_anything_is_read(

@@ -22,6 +22,7 @@ import yaml
 from cluster.session import Session
 from jobs.train.borders import Notice, StoppedError
 from jobs.train.checkpoints import Checkpoints
+from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.samples import FOLDER, read_samples
 from jobs.train.trainer import train
@@ -116,6 +117,21 @@ def test_a_run_that_is_asked_to_stop_leaves_its_step_and_goes_on(
     assert_like(photos, "stopped", history, alone)
 
 
+def written(photos: Photos, config: TrainConfig) -> list[str]:
+    """Return the paths of settings and index, for a process that trains with them."""
+    settings, index = Path(photos.uri) / f"{config.run}.yaml", Path(photos.uri) / "index.pickle"
+    settings.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    index.write_bytes(pickle.dumps(photos.index))
+    return [str(settings), str(index)]
+
+
+def epochs_of(folder: Path) -> list[int]:
+    """Return the epochs that the last checkpoint of a run tells of."""
+    last = Checkpoints(open_store(folder / "checkpoints")).load("last")
+    assert last is not None
+    return [record["epoch"] for record in last["history"]]
+
+
 @pytest.mark.faults  # a minute and a half each
 @pytest.mark.parametrize("drained", [(), ("drain",)], ids=["killed", "drained"])
 def test_a_node_that_is_lost_leaves_fewer_workers_that_go_on_with_the_next_image(
@@ -131,10 +147,7 @@ def test_a_node_that_is_lost_leaves_fewer_workers_that_go_on_with_the_next_image
     # Long enough that it still trains when Ray knows of the loss.
     epochs = 16 if drained else 3
     config = photos.config(run, workers=workers, checkpoint=checkpoint, epochs=epochs)
-    settings, index = Path(photos.uri) / f"{run}.yaml", Path(photos.uri) / "index.pickle"
-    settings.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    index.write_bytes(pickle.dumps(photos.index))
-    arguments = [str(settings), str(index), run, "10", *drained]
+    arguments = [*written(photos, config), run, "10", *drained]
     # Ray Train tries for so long to start as many workers as before the loss was known.
     run_module("tests.e2e.lost_node", *arguments, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="10")
     files = sorted(path.name.partition("-")[0] for path in (folder / FOLDER).glob("*.jsonl"))
@@ -142,9 +155,24 @@ def test_a_node_that_is_lost_leaves_fewer_workers_that_go_on_with_the_next_image
     # Positions are those of the epoch's order, so it makes no difference who took the images.
     samples = {at: ids for at, ids in read_samples(folder).items() if at[0] < 3}
     assert samples == read_samples(photos.run("alone"))
-    last = Checkpoints(open_store(folder / "checkpoints")).load("last")
-    assert last is not None
-    assert [record["epoch"] for record in last["history"]] == list(range(epochs))
+    assert epochs_of(folder) == list(range(epochs))
+
+
+@pytest.mark.faults  # a minute and a half
+def test_a_node_that_comes_takes_another_worker_from_the_next_image_on(
+    photos: Photos, alone: list[EpochRecord]
+) -> None:
+    """One worker fits beside the task that reads for it; the node that comes has a CPU more."""
+    workers = {"num_workers": [1, 2], "resize_seconds": 5}
+    config = photos.config("gained", workers=workers, epochs=16)
+    settings, index = written(photos, config)
+    run_module("tests.e2e.gained_node", settings, index, "gained", "10")
+    folder = photos.run("gained")
+    files = sorted(path.name.partition("-")[0] for path in (folder / FOLDER).glob("*.jsonl"))
+    assert files == ["0", "0", "1"], "one worker, then two"
+    samples = {at: ids for at, ids in read_samples(folder).items() if at[0] < 3}
+    assert samples == read_samples(photos.run("alone"))
+    assert epochs_of(folder) == list(range(16))
 
 
 @pytest.mark.faults  # a minute
@@ -185,11 +213,6 @@ def test_a_cluster_that_is_too_small_grows_until_the_workers_fit(photos: Photos)
     """One CPU on the head, where a worker takes two: Ray's autoscaler brings a node for it."""
     workers = {"num_workers": 1, "cpus_per_worker": 2, "wait_seconds": 120}
     config = photos.config("grown", workers=workers)
-    settings, index = Path(photos.uri) / "grown.yaml", Path(photos.uri) / "grown.pickle"
-    settings.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    index.write_bytes(pickle.dumps(photos.index))
-    said = run_module("tests.e2e.growing_cluster", str(settings), str(index))
+    said = run_module("tests.e2e.growing_cluster", *written(photos, config))
     assert json.loads(said.splitlines()[-1]) == [1, 2]
-    last = Checkpoints(open_store(photos.run("grown") / "checkpoints")).load("last")
-    assert last is not None
-    assert [record["epoch"] for record in last["history"]] == [0, 1, 2]
+    assert epochs_of(photos.run("grown")) == [0, 1, 2]

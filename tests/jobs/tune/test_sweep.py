@@ -13,13 +13,14 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import psutil
 import pytest
 import ray
 import yaml
 from ray.tune.execution import class_cache
+from rich.console import Console
 
 from cluster.session import Session
 from jobs.config import load_config
@@ -31,6 +32,7 @@ from jobs.tune.__main__ import main
 from jobs.tune.config import AshaConfig, LrTestConfig, TuneConfig
 from jobs.tune.lr_test import run_lr_test
 from jobs.tune.records import Record, make_record
+from jobs.tune.search import sweep
 from jobs.tune.space import Trial
 from jobs.tune.sweep import _result, _scheduler, run_sweep
 from jobs.tune.trial import run_trial
@@ -286,13 +288,15 @@ def test_the_process_of_a_trial_keeps_what_its_thread_frees(
 @pytest.mark.parametrize(
     "workers", [{"num_workers": 64}, {"num_workers": 0, "cpus_per_worker": 64}]
 )
-def test_trials_that_no_cluster_here_holds_are_refused(
-    folder: Path, index: Index, workers: dict[str, object]
+def test_a_trial_that_this_machine_cannot_hold_is_refused_before_any_runs(
+    ray_session: Session, folder: Path, workers: dict[str, object]
 ) -> None:
     config = TuneConfig.model_validate(yaml.safe_load((folder / "tune.yaml").read_text()))
-    trials = [Trial(0, {}, training_config(folder, workers=workers))]
+    training = training_config(folder, workers=workers)
+    trials = [Trial(0, {}, training)]
     with pytest.raises(ConfigError, match=r"no room for .*one trial.* Lower train\.workers"):
-        run_sweep(config, trials, {}, index, cast(Any, None))
+        sweep(config.model_copy(update={"name": "wide"}), training, trials, Console(quiet=True))
+    assert not (folder / "runs" / "wide" / "trials").exists()
 
 
 def wait_until(condition: Any, process: subprocess.Popen[str]) -> None:
