@@ -17,6 +17,7 @@ from jobs.interrupt import ended_by_sigterm
 from jobs.score.columns import Columns
 from jobs.score.items import Source
 from jobs.score.ways import Model, Scorer
+from jobs.score.work import CHOICE
 from models.bundle import Bundle, open_bundle
 from models.engines.base import ENGINES, EngineOptions
 from models.errors import ConfigError, LabelMapError, NotFoundError
@@ -45,11 +46,13 @@ class Bundled:
     """A bundle that was opened, with labels as they were when the run began."""
 
     def __init__(self, running: Running, before: Mapping[str, Any] | None) -> None:
-        """`before` is what an unfinished run says of itself: it goes on with the same labels.
+        """`before` is what an unfinished run says of itself: it goes on with the same labels, and
+        in the same precision.
 
         Raises `BundleError`, `LabelMapError`, `StorageError` and `ConfigError`.
         """
         self._running = running
+        self._choice = (before or {}).get(CHOICE)
         self._bundle = open_bundle(running.bundle)
         self._reading, self._revision = read_labels(self._bundle, running, before)
         manifest, kind = self._bundle.manifest, find_kind(self._bundle.manifest.kind)
@@ -99,7 +102,7 @@ class Bundled:
                 label_revision=self._revision,
                 num_readers=running.readers or choose_threads(source.uri),
             )
-            with Crew(job, size) as crew:
+            with Crew(job, size, self._choice and tuple(self._choice)) as crew:
                 crew.open()
                 yield crew
 

@@ -25,7 +25,7 @@ from jobs.causes import find_cause
 from jobs.score.answer import Answer
 from jobs.score.items import Item
 from jobs.score.reading import Failure, Loaded, Streak
-from jobs.score.worker import Job, Opened, Worker
+from jobs.score.worker import Choice, Job, Opened, Worker
 from models.errors import ConfigError, EngineError
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class _Hand:
     actor: Any
     opening: Any  # reference to what it says when it is ready; None from then on
     chunks: dict[Any, _Chunk] = field(default_factory=dict)  # by the reference to its rows
-    is_told: bool = False  # to open the model as the first worker did
+    is_told: bool = False  # what the others chose
 
     def has_room(self, chunk: _Chunk | None) -> bool:
         """Say whether it may be given a chunk now; one that has seen a death comes alone."""
@@ -140,10 +140,10 @@ class _RayWorker:
 
     _worker: Worker | None = None
 
-    def open(self, job: Job, like: Opened | None) -> Opened:
+    def open(self, job: Job, choice: Choice | None) -> Opened:
         if self._worker is not None:
             self._worker.close()
-        self._worker = Worker(job, like)
+        self._worker = Worker(job, choice)
         return self._worker.opened
 
     def score(self, items: Sequence[Item]) -> pa.Table:
@@ -154,15 +154,22 @@ class _RayWorker:
 class Crew:
     """All workers of a run, from `open` until it is left; then they are gone at once."""
 
-    def __init__(self, job: Job, size: Size) -> None:
+    def __init__(self, job: Job, size: Size, choice: Choice | None = None) -> None:
+        """`choice` is what the workers of an earlier run chose, which this one goes on with."""
         self.num_retries = 0  # workers that died
         self._job = job
         self._size = size
         self._job_ref: Any = None
         self._hands: list[_Hand] = []
         self._opened: Opened | None = None
+        self._choice = choice
         self._num_deaths = 0  # since a chunk was finished
         self._streak = Streak()
+
+    @property
+    def choice(self) -> Choice | None:
+        """What the workers chose, once one is ready."""
+        return self._choice
 
     @property
     def told(self) -> str:
@@ -223,7 +230,7 @@ class Crew:
     def _hire(self) -> None:
         options = {"num_cpus": self._size.num_threads, "num_gpus": self._size.num_gpus}
         made = ray.remote(_RayWorker).options(**options, max_concurrency=IN_FLIGHT + 1).remote()
-        self._hands.append(_Hand(made, made.open.remote(self._job_ref, self._opened)))
+        self._hands.append(_Hand(made, made.open.remote(self._job_ref, self._choice)))
 
     def _wants_more(self, waiting: Sequence[_Chunk]) -> bool:
         most = AHEAD * IN_FLIGHT * self._size.num_workers
@@ -263,9 +270,10 @@ class Crew:
         if ref == hand.opening:
             hand.opening = None
             self._opened = self._opened or value
-            if value != self._opened and not hand.is_told:  # rows of one run in one precision
-                hand.is_told = True
-                hand.opening = hand.actor.open.remote(self._job_ref, self._opened)
+            self._choice = self._choice or value.choice
+            if value.choice != self._choice and not hand.is_told:
+                hand.is_told = True  # once: it may not be able to
+                hand.opening = hand.actor.open.remote(self._job_ref, self._choice)
             return
         hand.chunks.pop(ref).table = value
         self._num_deaths = 0

@@ -25,10 +25,12 @@ from jobs.score.served import Asking, Served
 from jobs.score.tally import Tally
 from jobs.score.ways import Model, Scorer, Way
 from jobs.score.work import (
+    CHOICE,
+    WRITTEN,
     check_journal,
     clear_left_over,
     let_go,
-    note_written,
+    note,
     read_journal,
     remove,
     take,
@@ -109,7 +111,7 @@ def run_scoring(options: Options, console: Console) -> Outcome:
             remove(work)
             raise DataError(f"{source.uri} holds no image")
         parts.check_lease()
-        note_written(work)
+        note(work, **{WRITTEN: True})
         labels = [*way.model.listed] or [*tally.score_labels]
         write_output(output, parts.tables(order), columns, labels, work.uri)
         remove(work)
@@ -182,6 +184,8 @@ def _started(
             if not is_begun:
                 remove(work)
             raise
+        if scorer.choice is not None:
+            note(work, **{CHOICE: list(scorer.choice)})
         yield scorer
 
 

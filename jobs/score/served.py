@@ -95,6 +95,11 @@ class ServedScorer:
         self._patience = patience
 
     @property
+    def choice(self) -> None:
+        """None: the server chooses."""
+        return
+
+    @property
     def num_retries(self) -> int:
         """How often a request was tried again."""
         return self._patience.num_retries

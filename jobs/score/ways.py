@@ -39,6 +39,11 @@ class Scorer(Protocol):
         ...
 
     @property
+    def choice(self) -> Sequence[str] | None:
+        """What was chosen when it started, for a resumed run to choose, too."""
+        ...
+
+    @property
     def told(self) -> str:
         """Who scores, for people."""
         ...

@@ -21,7 +21,7 @@ from models.storage import Store, is_remote, open_store, split_uri
 logger = logging.getLogger(__name__)
 
 JOURNAL = "run.json"
-WRITTEN = "written"  # in the journal
+WRITTEN, CHOICE = "written", "choice"  # in the journal
 PARTS = "parts"
 SCRATCH = "output-"  # folders in which outputs are begun
 
@@ -64,11 +64,13 @@ def write_journal(work: Store, journal: dict[str, Any]) -> None:
         work.create(JOURNAL, _dump(journal))
 
 
-def note_written(work: Store) -> None:
-    """Say that all is scored and the output about to appear: if it is there, only this folder has
-    still to be removed.
+def note(work: Store, **facts: Any) -> None:
+    """Add to the journal: `WRITTEN` when all is scored and the output about to appear, so that only
+    this folder has still to be removed if it is there; `CHOICE` for a run that goes on.
     """
-    work.write(JOURNAL, _dump({**(read_journal(work) or {}), WRITTEN: True}))
+    before = read_journal(work) or {}
+    if any(before.get(name) != fact for name, fact in facts.items()):
+        work.write(JOURNAL, _dump({**before, **facts}))
 
 
 def has_journal(work: Store) -> bool:

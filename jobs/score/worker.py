@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 
 
+Choice = tuple[str, str]  # of an engine and its precision
+
+
 @dataclass(frozen=True)
 class Job:
     """What all workers of a run have in common."""
@@ -62,6 +65,11 @@ class Opened:
     precision: str
     device: str
     images_per_batch: int  # 1 where the engine takes single images
+
+    @property
+    def choice(self) -> Choice:
+        """What others of the same run are to choose, too."""
+        return self.engine, self.precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,17 +166,17 @@ class BatchFeeder:
 class Worker:
     """A proven model, and the threads that feed it."""
 
-    def __init__(self, job: Job, like: Opened | None = None) -> None:
-        """Load the model as a replica does, where possible `like` another worker of the run: which
-        precision is faster, each would find out for itself. Raises `EngineError` where no engine
-        can prove the model.
+    def __init__(self, job: Job, choice: Choice | None = None) -> None:
+        """Load the model as a replica does, where it can with the `choice` of another worker of the
+        run: which precision is faster, each would find out for itself. Raises `EngineError` where
+        no engine can prove the model.
         """
         load_libraries()
         self._job = job
         # Ray may be told of more CPUs than a machine has.
         num_threads = min(job.engine.num_threads, usable_cores())
         options = job.engine.model_copy(update={"threads": num_threads})
-        self._predictor = _open_like(like, open_bundle(job.bundle), options)
+        self._predictor = _open(choice, open_bundle(job.bundle), options)
         engine = self._predictor.engine
         is_batched = engine.feeding.mode == "batches"
         self._feeder: Feeder = (
@@ -255,11 +263,12 @@ class Worker:
         )
 
 
-def _open_like(like: Opened | None, bundle: Bundle, options: EngineOptions) -> Predictor:
-    if like is not None:
-        same = {"engines": (like.engine,), "precision": like.precision}
+def _open(choice: Choice | None, bundle: Bundle, options: EngineOptions) -> Predictor:
+    if choice is not None:
+        engine, precision = choice
+        same = options.model_copy(update={"engines": (engine,), "precision": precision})
         try:
-            return open_predictor(bundle, options.model_copy(update=same))
+            return open_predictor(bundle, same)
         except EngineError as error:
             logger.warning("this worker cannot do as the first one does: %s", error)
     return open_predictor(bundle, options)
