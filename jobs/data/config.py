@@ -74,7 +74,7 @@ class DataConfig(BaseModel):
 
     # Reading: the most images that one Ray task decodes, in how many threads (unset: 2 on a disk,
     # 16 on a bucket), and how many batches are kept ready ahead of the consumer.
-    images_per_task: int = Field(256, ge=1, le=4096)
+    images_per_task: int = Field(512, ge=1, le=4096)
     read_threads: int | None = Field(None, ge=1, le=256)
     prefetch_batches: int = Field(4, ge=1, le=64)
     # How much memory decoded images may take that fine-tuning keeps for the next epochs. Unset: a

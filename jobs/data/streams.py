@@ -47,7 +47,9 @@ from models.errors import DataError, ImageError
 from models.preprocess import PreprocessSpec, prepare
 from models.storage import is_remote
 
-MAX_CHUNK_BYTES = 32 << 20
+# Of a chunk, some five of which are in memory: with half of it, what Ray does for each took 0.02 ms
+# more for an image, 2 % of decoding a photo.
+MAX_CHUNK_BYTES = 64 << 20
 NO_IMAGES: Images = np.empty((0, 0, 0, 3), dtype=np.uint8)
 NO_IDS: Ids = np.empty(0, dtype=np.int64)
 COLUMNS = [*places.SCHEMA.names, "label", "weight", "box"]
@@ -72,7 +74,7 @@ class StreamOptions:
     not each take all its CPUs.
     """
 
-    images_per_task: int = 256
+    images_per_task: int = 512
     read_threads: int | None = None
     prefetch_batches: int = 4
     cpu_limit: float | None = None

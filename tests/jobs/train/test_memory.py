@@ -80,7 +80,7 @@ def test_a_process_that_ray_ended_names_what_a_node_holds() -> None:
     task = RuntimeError("task failed")
     task.__cause__ = killed
     said = told(task)
-    assert "data.images_per_task (now 256)" in said
+    assert "data.images_per_task (now 512)" in said
     assert "data.cache_gib (now a quarter of what is free)" in said
     assert "15.9GB / 16GB" in said
 
