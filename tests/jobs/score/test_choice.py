@@ -88,7 +88,7 @@ def test_a_run_that_goes_on_chooses_what_it_chose_before(
     bundle: str, shell: Shell, images: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "s.parquet"
-    kill_at_row(16, images, output, "--bundle", bundle, chunk=8)
+    kill_at_row(60, images, output, "--bundle", bundle, chunk=8)
     journal = work_folder(output) / "run.json"
     told = json.loads(journal.read_text())
     assert told["choice"] in (["openvino", "fp32"], ["openvino", "bf16"])
