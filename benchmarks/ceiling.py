@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.crew import Crew
 from models.bundle import Bundle, open_bundle
 from models.engines.base import engine_artifact
-from models.engines.openvino_engine import HINTS
+from models.engines.openvino_engine import HINTS, shared_core
 from models.predictor import Predictor, open_predictor
 from models.preprocess import prepare
 
@@ -97,8 +97,6 @@ def proven_precision(bundle: Bundle) -> str:
 
 
 def _compile(bundle: Bundle, precision: str, num_streams: int, is_pinned: bool) -> Any:
-    import openvino
-
     settings = {
         "INFERENCE_PRECISION_HINT": HINTS[precision],
         "NUM_STREAMS": num_streams,
@@ -106,7 +104,7 @@ def _compile(bundle: Bundle, precision: str, num_streams: int, is_pinned: bool) 
         "ENABLE_CPU_PINNING": is_pinned,
     }
     path = bundle.path(engine_artifact(bundle, "openvino"))
-    return openvino.Core().compile_model(str(path), "CPU", settings)
+    return shared_core().compile_model(str(path), "CPU", settings)
 
 
 def _threads_runner(

@@ -32,6 +32,7 @@ from torch.jit._trace import TracerWarning
 from jobs.data.streams import Batch
 from jobs.data.transforms import Augmentation
 from jobs.train.network import FeatureNetwork, Network
+from models.engines.openvino_engine import shared_core
 from models.errors import ConfigError, StorageError
 from models.storage_errors import is_disk_full
 
@@ -226,7 +227,7 @@ def _openvino_extractor(
         "INFERENCE_NUM_THREADS": num_threads,
         "ENABLE_CPU_PINNING": False,
     }
-    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    compiled = shared_core().compile_model(model, "CPU", settings)
     idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for _ in range(num_threads):
         idle.put(compiled.create_infer_request())

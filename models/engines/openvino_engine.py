@@ -13,6 +13,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -95,8 +96,6 @@ def open_engine(bundle: Bundle, precision: str, options: EngineOptions) -> OpenV
         )
     if precision == "bf16" and "BF16" not in _capabilities():
         raise EngineError("this CPU has no bfloat16 (avx512_bf16 or amx_bf16); use fp32")
-    import openvino
-
     path = bundle.path(engine_artifact(bundle, "openvino"))
     num_streams = options.num_threads
     settings = {
@@ -106,20 +105,31 @@ def open_engine(bundle: Bundle, precision: str, options: EngineOptions) -> OpenV
         "ENABLE_CPU_PINNING": False,
     }
     try:
-        core = openvino.Core()
         with part("read"):
-            network = core.read_model(path)
+            network = shared_core().read_model(path)
         with part("compile"):
-            compiled = core.compile_model(network, "CPU", settings)
+            compiled = shared_core().compile_model(network, "CPU", settings)
     except RuntimeError as error:
         raise EngineError(f"OpenVINO cannot compile {path.name}: {_last_line(error)}") from error
     return OpenVinoEngine(compiled, precision, num_streams)
 
 
-def _capabilities() -> Sequence[str]:
+@cache
+def shared_core() -> Any:
+    """Return the process's one `openvino.Core`.
+
+    Each has a CPU plugin of its own (2026.4), which gives the thread that makes it another stack
+    for signals, and takes that away when it goes. Where two go in the order in which they came, a
+    stack is left that is no memory any more, and the next signal that Python handles ends the
+    process with a segmentation fault.
+    """
     import openvino
 
-    found: Sequence[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return openvino.Core()
+
+
+def _capabilities() -> Sequence[str]:
+    found: Sequence[str] = shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,8 @@ from models.engines.openvino_engine import OpenVinoEngine
 from models.errors import BundleError, ConfigError, EngineError
 from models.predictor import REFERENCE, Floats, open_predictor
 from tests.bundles import TinyNet, tiny_bundle
+
+ROOT = Path(__file__).parents[2]
 
 
 def random_images(count: int, size: int = 64) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -261,3 +265,31 @@ def test_images_of_the_wrong_shape_are_refused(
     with pytest.raises(EngineError, match=r"\(N, 64, 64, 3\)"):
         predictor.predict(np.zeros(shape, dtype=np.uint8))
     predictor.close()
+
+
+TWO_MODELS = """
+import signal, sys
+from pathlib import Path
+from models.bundle import open_bundle
+from models.engines.base import EngineOptions
+from models.predictor import open_predictor
+
+bundle = open_bundle(sys.argv[1], cache=Path(sys.argv[2]))
+options = EngineOptions(engines=("openvino",), precision="fp32", threads=1)
+first, second = open_predictor(bundle, options), open_predictor(bundle, options)
+first.close()
+del first
+second.close()
+del second
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_signal_is_handled_after_two_models_have_come_and_gone(
+    model_store: Path, tmp_path: Path
+) -> None:
+    """As a replica that is ended after its model was replaced."""
+    command = [sys.executable, "-c", TWO_MODELS, str(model_store / "tiny" / "1"), str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 3, (ended.returncode, ended.stderr[-2000:])
