@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,30 @@ from serve_app.config import Limits, ServeOptions
 from serve_app.errors import RequestError
 from serve_app.model import ServedModel
 from serve_app.statistics import Statistics
+from tests.clock import Clock
 from tests.serve_app.conftest import ROOT, encode
 
 PATIENCE = 20.0
 IMAGE = encode()
 
 Change = Callable[..., ServedModel]
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop whose clock goes on only when a test says so."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        """Return its seconds."""
+        return self.now
+
+
+def run_by_own_clock(main: Callable[[Loop], Coroutine[Any, Any, None]]) -> None:
+    """Run what takes its time from its loop, so that a machine that is busy takes none of it."""
+    loop = Loop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main(loop))
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -88,6 +105,11 @@ class Client:
         await asyncio.wait_for(self._answer, PATIENCE)
         return self._told[0]["status"], orjson.loads(self._told[1]["body"])
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the answer is there already."""
+        return self._answer.done()
+
     def header(self, name: str) -> str:
         """Return a header of the answer, "" without."""
         return str(dict(self._told[0]["headers"]).get(name.encode(), b"").decode())
@@ -143,17 +165,20 @@ def num_let_in(gate: Gate, most: int) -> int:
 def test_a_burst_may_queue_and_under_overload_the_queue_is_short(
     narrow: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = Clock()
+    monkeypatch.setattr(serve_app.admission, "time", clock)
     monkeypatch.setattr(serve_app.admission, "BUSY_SECONDS", 0.3)
     gate = narrow(max_requests=6, busy_requests=2).gate
     assert num_let_in(gate, 6) == 6  # a burst; the next one as well
     assert num_let_in(gate, 6) == 6
     assert num_let_in(gate, 7) == 6  # more than the longest queue
     assert num_let_in(gate, 7) == 2  # so the short one counts
-    time.sleep(0.2)
-    assert num_let_in(gate, 7) == 2  # as long as somebody is refused
-    time.sleep(0.2)
+    for _ in range(2):
+        clock.now += 0.2
+        assert num_let_in(gate, 7) == 2  # as long as somebody is refused
+    clock.now += 0.2
     assert num_let_in(gate, 2) == 2
-    time.sleep(0.2)
+    clock.now += 0.2
     assert num_let_in(gate, 6) == 6
 
 
@@ -278,15 +303,16 @@ def test_a_body_that_comes_a_byte_at_a_time_is_given_up(
 ) -> None:
     monkeypatch.setattr(serve_app.limits, "LOOK_SECONDS", 0.2)
 
-    async def run() -> None:
+    async def run(loop: Loop) -> None:
         client = Client(narrow())
         for _ in range(20):
             await client.send(b"x")
-            await asyncio.sleep(0.02)
+            loop.now += 0.02
+        assert client.is_answered
         status, body = await client.answer()
         assert (status, body["code"]) == (408, "upload_timeout")
 
-    asyncio.run(run())
+    run_by_own_clock(run)
 
 
 def test_a_body_that_is_large_and_steady_may_take_its_time(
@@ -294,28 +320,28 @@ def test_a_body_that_is_large_and_steady_may_take_its_time(
 ) -> None:
     monkeypatch.setattr(serve_app.limits, "LOOK_SECONDS", 0.05)
 
-    async def run() -> None:
+    async def run(loop: Loop) -> None:
         client = Client(narrow())
         for start in range(0, 1000, 100):
             await client.send(IMAGE[start : start + 100])
-            await asyncio.sleep(0.02)
+            loop.now += 0.02
         await client.send(IMAGE[1000:], is_last=True)
         assert (await client.answer())[0] == 200
 
-    asyncio.run(run())
+    run_by_own_clock(run)
 
 
 def test_a_request_that_waits_longer_than_its_deadline_is_dropped_before_it_is_decoded(
     narrow: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded = []
+    decoded, may_decode = [], threading.Event()
 
     async def run() -> None:
         model = narrow(max_requests=8, deadline_seconds=0.2, decode_threads=1)
         prepare = model.predictor.prepare
 
         def slowly(*arguments: Any) -> Any:
-            time.sleep(0.5)
+            may_decode.wait(PATIENCE)
             decoded.append(1)
             return prepare(*arguments)
 
@@ -326,6 +352,7 @@ def test_a_request_that_waits_longer_than_its_deadline_is_dropped_before_it_is_d
         answers = [await client.answer() for client in clients]
         assert {(status, body["code"]) for status, body in answers} == {(503, "deadline")}
         assert model.gate.num_inside == 0
+        may_decode.set()
         await asyncio.to_thread(model.close)  # waits for the thread
 
     asyncio.run(run())

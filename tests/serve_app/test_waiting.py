@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from serve_app.config import ServeOptions
 from serve_app.model import open_served
 from serve_app.waiting import open_patiently
 from tests.bundles import tiny_bundle
+from tests.clock import Clock
 
 
 class Store:
@@ -43,12 +43,14 @@ def test_a_store_that_comes_back_is_waited_for() -> None:
     assert store.num_asked == 4
 
 
-def test_the_wait_ends_with_the_reason() -> None:
-    store, began = Store(10**9, StorageError("no answer")), time.monotonic()
+def test_the_wait_ends_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, clock = Store(10**9, StorageError("no answer")), Clock(0)
+    monkeypatch.setattr(serve_app.waiting, "time", clock)
     with pytest.raises(StorageError, match="no answer"):
         open_patiently(store.open, 0.1)
-    assert 0.02 < time.monotonic() - began < 1
-    assert 2 < store.num_asked < 20
+    # Asked at 0, 0.01, 0.03 and 0.07 s: another pause would end at 0.15.
+    assert store.num_asked == 4
+    assert clock.now == pytest.approx(0.07)
 
 
 @pytest.mark.parametrize(

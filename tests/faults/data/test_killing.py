@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.clock import Clock
 from tests.faults.data import timeline as timeline_module
 from tests.faults.data.kinds import Kill, digest_of
 from tests.faults.data.table import Row
@@ -18,19 +18,6 @@ def test_a_moment_is_so_long_after_the_last_part_before_it() -> None:
     assert timeline.locate(0.25) == (0, 0.25)
     assert timeline.locate(3.5) == (2, 2.0)
     assert timeline.locate(4.75) == (3, 0.75)
-
-
-@dataclass
-class Clock:
-    """Stands for `time`: it goes on only while somebody sleeps."""
-
-    now: float = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture
