@@ -22,6 +22,8 @@ pytestmark = pytest.mark.skipif(
 # had to give a page while that was done again, as a share of all pages that were touched, and how
 # many MiB are held afterwards.
 PROGRAM = """
+import ctypes
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a huge page is one fault, not 512
 import resource, sys, threading
 from contextlib import nullcontext
 import torch
