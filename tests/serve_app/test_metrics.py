@@ -150,17 +150,19 @@ def test_times_are_distributed_over_buckets_and_add_up(seen: Seen) -> None:
     started = time.perf_counter()
     for number in range(5):
         seen.client.post("/classify", content=encode(number))
-    seen.client.post("/classify", files=[("f", encode(1)), ("f", encode(2)), ("f", b"no image")])
     elapsed = time.perf_counter() - started
-
     for stage in ("queue", "decode", "infer"):
-        assert seen.value(f"{stage}_seconds_count") == 7, stage
-        assert seen.value(f"{stage}_seconds_bucket", le="+Inf") == 7, stage
         assert 0 < seen.value(f"{stage}_seconds_sum") < elapsed, stage
-    assert seen.value("request_seconds_count", call="classify") == 6
     whole = seen.value("request_seconds_sum", call="classify")
     spent = sum(seen.value(f"{stage}_seconds_sum") for stage in ("decode", "infer"))
     assert spent < whole < elapsed
+
+    # The images of one request may be at work at the same time, for longer than it takes.
+    seen.client.post("/classify", files=[("f", encode(1)), ("f", encode(2)), ("f", b"no image")])
+    for stage in ("queue", "decode", "infer"):
+        assert seen.value(f"{stage}_seconds_count") == 7, stage
+        assert seen.value(f"{stage}_seconds_bucket", le="+Inf") == 7, stage
+    assert seen.value("request_seconds_count", call="classify") == 6
     assert seen.value("request_seconds_bucket", call="classify", le="10") == 6
     rising = [seen.value("infer_seconds_bucket", le=le) for le in ("0.0005", "0.01", "1", "10")]
     assert rising == sorted(rising)
