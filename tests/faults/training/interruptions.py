@@ -63,6 +63,7 @@ class _Watch:
         seen = Interruption(reached(before))
         self.found.append(seen)
         acting = threading.Thread(target=self._acting, args=[number])
+        new: list[Path] = []  # of workers that have begun since
         count, since = lines(self._folder), time.monotonic()
         acting.start()
         while not self._done.wait(POLL_SECONDS):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from jobs.train.samples import FOLDER
 from tests.faults.training.compare import Trace, compare
 from tests.faults.training.interruptions import at_steps
 from tests.faults.training.runs import BATCH, WORKERS, number_of
+
+PATIENCE = 60.0
 
 
 def begin(folder: Path, attempt: int, first: int, last: int) -> None:
@@ -26,20 +30,31 @@ def begin(folder: Path, attempt: int, first: int, last: int) -> None:
                 file.write(json.dumps({"epoch": 0, "position": position, "ids": []}) + "\n")
 
 
+def wait_for(what: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(("goes_on_at", "again"), [(4, 3), (6, 1), (7, 0)])
 def test_steps_that_are_done_again_are_counted(tmp_path: Path, goes_on_at: int, again: int) -> None:
     acted: list[int] = []
-    with at_steps(tmp_path, [number_of((0, 6 * WORKERS * BATCH))], acted.append) as seen:
+    others = threading.enumerate()
+    last = ((6 + 1) * WORKERS - 1) * BATCH  # of the seventh step; no line of it comes afterwards
+    with at_steps(tmp_path, [number_of((0, last))], acted.append) as seen:
+        (watch,) = (thread for thread in threading.enumerate() if thread not in others)
         begin(tmp_path, 1, 0, 5)
         time.sleep(0.1)
         assert not acted
         started = time.monotonic()
         begin(tmp_path, 1, 6, 6)
-        while not acted:
-            time.sleep(0.01)
+        wait_for(lambda: acted)
         time.sleep(0.2)
         begin(tmp_path, 2, goes_on_at, 9)
-        time.sleep(0.1)
+        watch.join(PATIENCE)  # it ends when it has seen that the run goes on
+        assert not watch.is_alive()
     assert acted == [0]
     assert seen[0].again == again
     assert 0.2 <= seen[0].pause <= time.monotonic() - started
@@ -48,7 +63,7 @@ def test_steps_that_are_done_again_are_counted(tmp_path: Path, goes_on_at: int, 
 def test_an_interruption_that_came_to_nothing_is_told(tmp_path: Path) -> None:
     with at_steps(tmp_path, [5, 500], lambda _: None) as seen:
         begin(tmp_path, 1, 0, 9)
-        time.sleep(0.1)
+        wait_for(lambda: seen)
     assert [found.at > 0 for found in seen] == [True, False]
 
 
@@ -57,9 +72,9 @@ def test_what_an_interruption_raises_is_raised_where_the_run_is(tmp_path: Path) 
         raise LookupError("no such process")
 
     def run() -> None:
-        with at_steps(tmp_path, [1], act):
+        with at_steps(tmp_path, [1], act) as seen:
             begin(tmp_path, 1, 0, 3)
-            time.sleep(0.1)
+            wait_for(lambda: seen)
 
     with pytest.raises(LookupError, match="no such process"):
         run()
