@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import yaml
 from PIL import Image
 from starlette.testclient import TestClient
 
+from cluster.environment import free_port
 from cluster.session import Session
 from models.bundle import open_bundle
 from models.predictor import Predictor, open_predictor
@@ -116,6 +116,7 @@ class Server:
     address: str  # without the scheme, as tritonclient wants it
     grpc_address: str
     home: Path  # the folder that a user would be in: `.sightline` with models and labels
+    seconds_to_ready: float  # from its deployment on
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +127,7 @@ def server(ray_session: Session, tmp_path_factory: pytest.TempPathFactory) -> It
     config = yaml.safe_load(CONFIG.read_text())
     home = tmp_path_factory.mktemp("home")
     models, labels = home / ".sightline" / "models", home / ".sightline" / "labels"
-    port, grpc_port = _free_port(), _free_port()
+    port, grpc_port = free_port(), free_port()
     config["http_options"]["port"] = port
     config["grpc_options"]["port"] = grpc_port
     config["applications"][1]["args"] = {
@@ -136,37 +137,39 @@ def server(ray_session: Session, tmp_path_factory: pytest.TempPathFactory) -> It
     }
     (home / "serve.yaml").write_text(yaml.safe_dump(config))
     command = [str(Path(sys.executable).with_name("serve")), "deploy", str(home / "serve.yaml")]
+    began, address = time.monotonic(), f"127.0.0.1:{port}"
     subprocess.run([*command, "--address", ray_session.dashboard_url], check=True, timeout=120)
-    server = Server(f"http://127.0.0.1:{port}", f"127.0.0.1:{port}", f"127.0.0.1:{grpc_port}", home)
-    _wait_until_ready(server)
+    _wait_until_ready(f"http://{address}")
+    seconds = time.monotonic() - began
+    server = Server(f"http://{address}", address, f"127.0.0.1:{grpc_port}", home, seconds)
     wait_until_routed(server.grpc_address, ["elpv", "catalog"])
     yield server
     serve.shutdown()
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def run_application(application: dict[str, Any], args: dict[str, Any]) -> None:
-    """Deploy one more application, as an entry of a serve file says, and wait until it runs."""
+def run_application(
+    server: Server, application: dict[str, Any], args: dict[str, Any], *, path: str = "/ready"
+) -> None:
+    """Deploy one more application, as an entry of a serve file says, and wait until it answers
+    below its route: HAProxy may learn of it seconds after it runs, and the catalog answers so long.
+    """
     from ray import serve
 
     module, name = application["import_path"].split(":")
     build = getattr(importlib.import_module(module), name)
     serve.run(build(args), name=application["name"], route_prefix=application["route_prefix"])
+    url = f"{server.url}{application['route_prefix']}{path}"
+    deadline = time.monotonic() + SECONDS_TO_START
+    while httpx.get(url, timeout=SECONDS_TO_START).status_code != 200:
+        assert time.monotonic() < deadline, f"{application['name']} is not routed to"
+        time.sleep(0.2)
 
 
-def _wait_until_ready(server: Server) -> None:
+def _wait_until_ready(url: str) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
     while True:
         try:
-            answer = httpx.post(
-                f"{server.url}/v2/repository/index", json={"ready": True}, timeout=5
-            )
+            answer = httpx.post(f"{url}/v2/repository/index", json={"ready": True}, timeout=5)
             if answer.status_code == 200 and [entry["name"] for entry in answer.json()] == ["elpv"]:
                 return
         except httpx.TransportError:  # HAProxy is not up yet

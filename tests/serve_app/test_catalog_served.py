@@ -36,7 +36,8 @@ def second(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     tiny_bundle(folder, name="elpv")
     uri = tiny_bundle(folder, name="elpv", classes=("fine", "broken"))
     prefix = "/v2/models/elpv/versions/2"
-    run_application(application("elpv-2", prefix), {"bundle": uri, "replicas": 1, "num_cpus": 0.1})
+    args = {"bundle": uri, "replicas": 1, "num_cpus": 0.1}
+    run_application(server, application("elpv-2", prefix), args)
     yield f"{server.url}{prefix}"
     serve.delete("elpv-2")
 
@@ -70,7 +71,7 @@ def test_a_route_that_is_not_the_models_path_fails_the_deployment(
     uri = tiny_bundle(tmp_path, name="caps")
     args = {"bundle": uri, "replicas": 1, "num_cpus": 0.1}
     with pytest.raises(RuntimeError):
-        run_application(application("wrong", "/v2/models/cap"), args)
+        run_application(server, application("wrong", "/v2/models/cap"), args)
     message = str(serve.status().applications["wrong"].deployments["model"].message)
     serve.delete("wrong")
     assert "has the route_prefix '/v2/models/cap' but holds the model caps/1" in message
@@ -91,7 +92,7 @@ def test_a_catalog_with_keys_lets_in_who_has_one(server: Server, tmp_path: Path)
     (tmp_path / "keys").write_text(f"{OFFICE_ROW}\n{LINE_ROW}\n")
     args = {"keys_file": str(tmp_path / "keys")}
     entry = {"import_path": "serve_app.catalog:build", "name": "keyed", "route_prefix": "/keyed"}
-    run_application(entry, args)
+    run_application(server, entry, args, path="/v2/health/live")
     url = f"{server.url}/keyed"
     as_office, as_line = ({"X-API-Key": key} for key in (OFFICE, LINE))
     try:
@@ -128,6 +129,7 @@ def test_a_model_may_have_no_replica_until_it_is_asked(server: Server, tmp_path:
         "look_back_period_s": 1,
     }
     run_application(
+        server,
         application("rare", "/v2/models/rare"),
         {"bundle": uri, "autoscaling": autoscaling, "num_cpus": 0.1},
     )

@@ -73,7 +73,7 @@ def served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "name": "caps",
         "route_prefix": prefix,
     }
-    run_application(application, args)
+    run_application(server, application, args)
     classes = open_bundle(uri).manifest.classes
     yield Served(f"{server.url}{prefix}", open_log(store, "caps", classes))
     serve.delete("caps")

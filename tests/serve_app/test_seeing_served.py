@@ -48,12 +48,8 @@ def url(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     application = {"import_path": "serve_app.app:build", "name": NAME, "route_prefix": path}
     bundle = tiny_bundle(tmp_path_factory.mktemp("models"), name=NAME)
     args = {"bundle": bundle, "replicas": 2, "num_cpus": 0.1, "access_log_sample": 1.0}
-    run_application(application, args)
+    run_application(server, application, args)
     wait_until_routed(server.grpc_address, [NAME])
-    deadline = time.monotonic() + SECONDS_TO_APPEAR
-    while httpx.get(f"{server.url}{path}/ready").status_code != 200:
-        assert time.monotonic() < deadline, "the model is not routed to"
-        time.sleep(0.2)
     yield f"{server.url}{path}"
     serve.delete(NAME)
 
@@ -82,7 +78,7 @@ def agent() -> str:
 
 def scrape_all() -> list[Sample]:
     """Read what Ray's agent shows of everything."""
-    text = httpx.get(f"http://{agent()}/metrics").text
+    text = httpx.get(f"http://{agent()}/metrics", timeout=SECONDS_TO_APPEAR).text
 
     def tags_in(listed: str) -> dict[str, str]:
         # To Prometheus a label without a value is none.

@@ -60,7 +60,7 @@ def test_a_replica_tells_how_long_the_parts_of_its_start_took(server: Server) ->
     assert {"imports", "artifacts", "read", "compile", "proof", "labels", "http"} <= set(start)
     assert sum(start.values()) == pytest.approx(total, abs=0.01)
     assert min(start["imports"], start["compile"], start["proof"]) > 0
-    assert start["imports"] < total < 10  # on a busy machine
+    assert start["imports"] < total < server.seconds_to_ready
 
 
 def test_the_catalog_lists_the_model_and_is_ready(server: Server) -> None:
@@ -103,7 +103,7 @@ def test_more_requests_than_the_queue_takes_are_429_and_the_others_are_answered(
         "route_prefix": "/v2/models/narrow",
     }
     limits = {"max_requests": 2, "num_cpus": 0.1}
-    run_application(application, {"bundle": uri, "replicas": 1, **limits})
+    run_application(server, application, {"bundle": uri, "replicas": 1, **limits})
     url = f"{server.url}/v2/models/narrow/classify"
     image = encode(size=(1200, 1200))
 
@@ -130,7 +130,7 @@ def test_a_missing_bundle_fails_the_deployment_with_the_place_that_was_tried(
     relative = ".sightline/no-such-models/elpv/1"
     args = {"bundle": relative, "replicas": 1, "num_cpus": 0.1}
     with pytest.raises(RuntimeError):
-        run_application(application, args)
+        run_application(server, application, args)
     status = serve.status().applications["none"]
     index = httpx.post(f"{server.url}/v2/repository/index").json()
     serve.delete("none")

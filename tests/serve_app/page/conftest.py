@@ -115,7 +115,7 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
             "name": name,
             "route_prefix": f"/v2/models/{name}",
         }
-        run_application(application, {**common, **own})
+        run_application(server, application, {**common, **own})
     yield Site(server.url, admin_key, infer_key)
     for name in args:
         serve.delete(name)
