@@ -46,7 +46,8 @@ def killed_pack(
     command = pack_command(folder, dest)
     kills = 0
     while True:
-        before, more = len(list(dest.glob("*.parquet"))), chance.randint(0, 3)
+        # The first goes by shards, so that it is not done before some seconds have passed.
+        before, more = len(list(dest.glob("*.parquet"))), chance.randint(0 if kills else 1, 3)
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
         )
