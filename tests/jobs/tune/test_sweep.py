@@ -271,7 +271,10 @@ def test_the_process_of_a_trial_keeps_what_its_thread_frees(
                 # glibc (2.36) cuts the text into its settings as it reads it.
                 Path(f"/proc/{process.pid}/environ").read_text().replace("\0", ":")
                 for process in psutil.process_iter(["name", "cmdline"])
-                if any(part.startswith("ray::ImplicitFunc") for part in process.info["cmdline"])
+                # None of a zombie.
+                if any(
+                    part.startswith("ray::ImplicitFunc") for part in process.info["cmdline"] or ()
+                )
             )
 
         def ended(self, record: Record) -> None:
