@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -47,6 +46,7 @@ from tests.faults.training.runs import Photos, Seen
 from tests.jobs.data.images import class_files, write
 from tests.pages import is_mapped
 from tests.photos import photo, write_photos
+from tests.submission import submit
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]
 
@@ -216,8 +216,6 @@ def test_a_submitted_job_trains_on_the_cluster_and_its_log_shows_the_result(
 ) -> None:
     write_photos(open_store(tmp_path / "photos"), count=30)
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit"),
-        *("--address", ray_session.dashboard_url, "--working-dir", str(ROOT), "--"),
         *(sys.executable, "-m", "jobs.train", "configs/train/elpv.yaml"),
         f"data.uri={tmp_path / 'photos'}",
         f"store={tmp_path / 'models'}",
@@ -225,11 +223,7 @@ def test_a_submitted_job_trains_on_the_cluster_and_its_log_shows_the_result(
         *("name=submitted", "data.max_broken_share=0.1", "preprocess.height=32"),
         *("preprocess.width=32", "epochs=5"),
     ]
-    for _ in range(6):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-        if "No available agent" not in done.stderr:  # Ray's own, which is late on a busy machine
-            break
-        time.sleep(5)
+    done = submit(ray_session, command, "--working-dir", str(ROOT))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "top-1 accuracy" in done.stdout
     assert list_versions(str(tmp_path / "models"), "submitted") == [1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cluster.session import Session
 from jobs.score import crew
@@ -53,6 +51,7 @@ from tests.jobs.score.running import (
 )
 from tests.jobs.score.test_worker import job as job_of
 from tests.raylet import SCORER, session_workers
+from tests.submission import submit
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -370,13 +369,10 @@ def test_a_store_that_fails_stops_the_run(bundle: str) -> None:
 def test_a_job_that_is_submitted_scores_on_the_workers_of_the_cluster(
     bundle: str, images: Path, tmp_path: Path, ray_session: Session
 ) -> None:
-    client = JobSubmissionClient(ray_session.dashboard_url)
     words = [sys.executable, "-m", "jobs.score", images, tmp_path / "s.parquet", "--bundle", bundle]
-    job = client.submit_job(entrypoint=shlex.join(map(str, words)))
-    wait_for(lambda: client.get_job_status(job).is_terminal(), 120)
-    logs = client.get_job_logs(job)
-    assert client.get_job_status(job) == JobStatus.SUCCEEDED, logs
-    assert f'"num_scored": {NUM_IMAGES}' in logs
+    done = submit(ray_session, [*map(str, words)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f'"num_scored": {NUM_IMAGES}' in done.stdout
     assert_complete(tmp_path / "s.parquet", images)
 
 
