@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pandas as pd
 import psutil
 
-from tests.jobs.score.conftest import CLASSES, work_folder
+from tests.jobs.score.conftest import CLASSES, Model, work_folder
 from tests.jobs.score.serving import ROOT
 
 started: list[subprocess.Popen[str]] = []
@@ -29,13 +30,14 @@ sys.exit(main())
 """
 
 
-# It stops itself when it has so many rows, and can be killed there at leisure.
+# It stops itself when it has so many rows, and can be killed there at leisure, or go on.
 STOPPING = """
 import signal
 add, rows_left = jobs.score.parts.Parts.add, [STOPS_AFTER]
 def add_or_stop(self, rows):
+    is_there = 0 < rows_left[0] <= len(rows)
     rows_left[0] -= len(rows)
-    if rows_left[0] <= 0:
+    if is_there:
         os.kill(os.getpid(), signal.SIGSTOP)
     return add(self, rows)
 jobs.score.parts.Parts.add = add_or_stop
@@ -106,8 +108,8 @@ def kill_after(parts: int, output: Path, *arguments: object) -> None:
     job.communicate()
 
 
-def kill_at_row(row: int, *arguments: object, chunk: int | None = None) -> None:
-    """Run the command until so many rows are there, and kill it."""
+def stop_at_row(row: int, *arguments: object, chunk: int | None = None) -> subprocess.Popen[str]:
+    """Run the command until so many rows are there, and stop it: SIGCONT lets it go on."""
     job = start(*arguments, chunk=chunk, stops_after=row)
 
     def is_stopped() -> bool:
@@ -115,8 +117,21 @@ def kill_at_row(row: int, *arguments: object, chunk: int | None = None) -> None:
         return psutil.Process(job.pid).status() == psutil.STATUS_STOPPED
 
     wait_for(is_stopped)
+    return job
+
+
+def kill_at_row(row: int, *arguments: object, chunk: int | None = None) -> None:
+    """Run the command until so many rows are there, and kill it."""
+    job = stop_at_row(row, *arguments, chunk=chunk)
     job.kill()
     job.communicate()
+
+
+def wait_until_idle(model: Model) -> None:
+    """Wait until a server has done what it was asked, also by a run that was killed."""
+    # Whatever was sent before is read before this is.
+    httpx.get(f"{model.server}/v2/repository/index", timeout=60).raise_for_status()
+    wait_for(lambda: not model.border.num_at_once)
 
 
 def num_parts(output: Path) -> int:

@@ -46,6 +46,7 @@ from tests.jobs.score.running import (
     kill_at_row,
     num_parts,
     start,
+    stop_at_row,
     wait_for,
     wait_for_parts,
 )
@@ -326,10 +327,11 @@ def test_the_second_of_two_runs_on_one_output_is_refused(
     bundle: str, shell: Shell, many: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "s.parquet"
-    job = start(many, output, "--bundle", bundle, "--max-failed-share", 1, chunk=8)
-    wait_for_parts(output, 1, job)
+    how = ("--bundle", bundle, "--max-failed-share", 1)
+    job = stop_at_row(100, many, output, *how, chunk=8)
     shown = shell.refused(many, output, "--bundle", bundle, "--resume")
     assert f"another run (process {job.pid} on" in shown
+    job.send_signal(signal.SIGCONT)
     _, err = job.communicate(timeout=60)
     assert job.returncode == 0, err
 

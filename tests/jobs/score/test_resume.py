@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +12,14 @@ from models.storage import open_store
 from tests.conftest import S3Server
 from tests.jobs.data.images import jpeg, write
 from tests.jobs.score.conftest import CLASSES, NUM_IMAGES, Model, Shell, work_folder
-from tests.jobs.score.running import assert_complete, kill_after, num_parts, start, wait_for_parts
+from tests.jobs.score.running import (
+    assert_complete,
+    kill_after,
+    num_parts,
+    start,
+    stop_at_row,
+    wait_until_idle,
+)
 
 pytestmark = pytest.mark.slow  # runs are killed in real time
 
@@ -30,7 +36,7 @@ def test_a_run_that_is_killed_goes_on_without_losing_or_repeating_a_row(
     assert not output.exists()
     kept = 16 * num_parts(output)
     model.border.delay_seconds = 0
-    time.sleep(0.3)  # the server ends what the killed run had asked
+    wait_until_idle(model)
     before = model.border.num_images
     ended = shell.run(*arguments, "--resume")
     assert ended.line["num_resumed"] == kept
@@ -45,19 +51,16 @@ def test_a_run_that_is_ended_keeps_every_answer_it_had(
     model: Model, shell: Shell, images: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "s.parquet"
-    model.border.delay_seconds = 0.1
-    # Answers come five at a time, so that they rarely make up whole parts.
     arguments = (images, "--url", model.url, "--output", output, "--batch", 5)
-    job = start(*arguments)
-    wait_for_parts(output, 2, job)
-    time.sleep(0.05)
+    # Answers come five at a time: 20 are a part, and it ends with the sixth of them, or before it.
+    job = stop_at_row(30, *arguments)
     job.send_signal(signal.SIGTERM)
+    job.send_signal(signal.SIGCONT)
     _, err = job.communicate(timeout=30)
     assert job.returncode == 130
     assert "go on with --resume" in err
-    model.border.delay_seconds = 0
     ended = shell.run(*arguments, "--resume")
-    assert ended.line["num_resumed"] % 16  # more than the full parts
+    assert ended.line["num_resumed"] in (25, 30)  # more than the full part
     assert_complete(output, images)
 
 
@@ -235,13 +238,11 @@ def test_the_second_of_two_runs_on_one_output_is_refused(
     model: Model, shell: Shell, images: Path, tmp_path: Path, flag: str
 ) -> None:
     output = tmp_path / "s.parquet"
-    model.border.delay_seconds = 0.1
     arguments = (images, "--url", model.url, "--output", output, "--batch", 4)
-    job = start(*arguments)
-    wait_for_parts(output, 1, job)
+    job = stop_at_row(20, *arguments)
     shown = shell.refused(*arguments, flag)
     assert f"another run (process {job.pid} on" in shown
-    model.border.delay_seconds = 0
+    job.send_signal(signal.SIGCONT)
     _, err = job.communicate(timeout=60)
     assert job.returncode == 0, err
     assert_complete(output, images)
