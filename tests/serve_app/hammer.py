@@ -30,6 +30,7 @@ from serve_app.config import Limits, ServeOptions
 from serve_app.model import ServedModel, open_served
 from serve_app.openapi.model import model_document
 from serve_app.routing import Api
+from tests.peak import peak
 from tests.serve_app.mutations import Mutator, Sent
 
 ROOT = "/v2/models/tiny"
@@ -140,16 +141,6 @@ def resident() -> float:
     """Return the memory of this process in MiB, after freed memory has gone back to the system."""
     ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / MIB
-
-
-def peak() -> float:
-    """Return the most memory that this process has had, in MiB. `getrusage` would tell that of the
-    process that started it, if it had more.
-    """
-    (line,) = (
-        each for each in Path("/proc/self/status").read_text().split("\n") if "VmHWM" in each
-    )
-    return int(line.split()[1]) / 1024
 
 
 def main() -> None:

@@ -48,12 +48,13 @@ def start(
     *arguments: object,
     chunk: int | None = None,
     part: int = 16,
+    group: int | None = None,
     dies_at: str = "",
     stops_after: int | None = None,
 ) -> subprocess.Popen[str]:
-    """Start the command as a process of its own; workers take `chunk` images at a time, and a part
-    has `part` rows. Instead of calling what `dies_at` names it is gone, as by a kill; with the row
-    `stops_after` it stops (SIGSTOP).
+    """Start the command as a process of its own; workers take `chunk` images at a time, a part has
+    `part` rows, and a group of the output `group`. Instead of calling what `dies_at` names it is
+    gone, as by a kill; with the row `stops_after` it stops (SIGSTOP).
     """
     program = PROGRAM
     if stops_after is not None:
@@ -62,6 +63,10 @@ def start(
     if dies_at:
         program = program.replace("sys.exit", f"{dies_at} = lambda *_, **__: os._exit(9)\nsys.exit")
     program = program.replace("ROWS_PER_PART = 16", f"ROWS_PER_PART = {part}")
+    if group is not None:
+        program = program.replace(
+            "sys.exit", f"jobs.score.output.ROWS_PER_GROUP = {group}\nsys.exit"
+        )
     if chunk is not None:
         small = f"import jobs.score.crew\njobs.score.crew.IMAGES_PER_CHUNK = {chunk}\nsys.exit"
         program = program.replace("sys.exit", small)

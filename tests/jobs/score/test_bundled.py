@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -51,6 +50,7 @@ from tests.jobs.score.running import (
     wait_for_parts,
 )
 from tests.jobs.score.test_worker import job as job_of
+from tests.peak import peak
 from tests.raylet import SCORER, session_workers
 from tests.submission import submit
 
@@ -384,22 +384,22 @@ def test_memory_does_not_grow_with_the_number_of_images(
     """20,000 images take no more than 2,000, in the command and in its workers; it is printed."""
     first = tmp_path / "one.jpg"
     first.write_bytes(jpeg(1, size=16))
-    peaks: dict[int, list[int]] = {}
+    peaks: dict[int, list[float]] = {}
     for count in (2000, 20_000):
         folder = tmp_path / str(count)
         for n in range(count):
             link = folder / f"{n // 1000:02}" / f"{n:05}.jpg"
             link.parent.mkdir(parents=True, exist_ok=True)
             os.link(first, link)
-        job = start(folder, tmp_path / f"{count}.parquet", "--bundle", bundle, part=2000)
+        # A group of the output is held, of up to 50,000 rows: here as few as in a part.
+        command = (folder, tmp_path / f"{count}.parquet", "--bundle", bundle)
+        job = start(*command, part=2000, group=2000)
         peaks[count] = [0, 0]
         while job.poll() is None:
-            for place, process in enumerate(
-                [psutil.Process(job.pid), *session_workers(ray_session, SCORER)][:2]
-            ):
-                with suppress(psutil.Error):
-                    rss = process.memory_info().rss >> 20
-                    peaks[count][place] = max(peaks[count][place], rss)
+            workers = (worker.pid for worker in session_workers(ray_session, SCORER))
+            for place, pid in enumerate([job.pid, *workers][:2]):
+                with suppress(OSError):  # gone meanwhile
+                    peaks[count][place] = max(peaks[count][place], peak(pid))
             time.sleep(0.05)
         assert job.returncode == 0
     print(f"peak MiB of the command and of a worker: {peaks}")
