@@ -50,6 +50,8 @@ def up(home: Path, dashboard_port: int) -> int:
         *("--port", str(port), "--num-cpus", str(logical_cpus()), "--temp-dir", str(folder)),
         *("--object-store-memory", str(object_store_bytes())),
         *("--include-dashboard", "true", "--dashboard-port", str(dashboard_port)),
+        # By default one port for all: the agent of a second Ray takes no jobs that are submitted.
+        *("--dashboard-agent-listen-port", str(free_port())),
         *("--labels", f"{FIXED}=true", "--disable-usage-stats"),
     ]
     try:
