@@ -25,6 +25,7 @@ from rich.console import Console
 
 from cluster.session import Session
 from jobs.data.index import build_index
+from jobs.data.locate import read_image
 from jobs.evaluate.config import EvaluateJob
 from jobs.evaluate.outputs import collect
 from jobs.evaluate.run import evaluate_set, open_subject
@@ -115,9 +116,10 @@ def test_a_bucket_of_images_becomes_a_bundle_that_opens_and_answers(
     assert bundle.manifest.temperature == 1.0
     assert "the loss falls on" in outcome.temperature.reason
     predictor = open_predictor(bundle)
-    images = np.stack([predictor.prepare(photo(5000 + i, bool(i % 2))) for i in range(8)])
+    rows = outcome.index.table.filter(pc.equal(outcome.index.table["split"], "test"))
+    images = np.stack([predictor.prepare(read_image(path)) for path in rows["path"].to_pylist()])
     answers = [answer.label for answer in predictor.classify(predictor.predict(images))]
-    assert answers == ["dark", "light"] * 4
+    assert answers == [outcome.index.classes[label] for label in rows["label"].to_pylist()]
     predictor.close()
 
 
