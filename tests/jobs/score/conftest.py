@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from cluster.session import Session
 from jobs.score.__main__ import main
 from serve_app.model import ServedModel
 from tests.bundles import tiny_bundle
 from tests.jobs.data.images import jpeg, write
 from tests.jobs.score.serving import Border, Site, open_model, served
+from tests.raylet import SCORER, session_workers
 
 CLASSES = ("good", "dented", "torn")
 NUM_IMAGES = 120  # enough for several parts of a run
@@ -134,3 +136,16 @@ def images(tmp_path: Path) -> Path:
     """A folder of sound images."""
     write(tmp_path / "images", {f"{n:04}.jpg": jpeg(n) for n in range(NUM_IMAGES)})
     return tmp_path / "images"
+
+
+@pytest.fixture
+def on_ray(ray_session: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command finds the Ray that all tests share, and leaves no worker behind in it."""
+    import ray
+
+    from tests.jobs.score.running import end_started, wait_for  # which takes names from here
+
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    yield
+    end_started()
+    wait_for(lambda: not session_workers(ray_session, SCORER), 30)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from cluster.session import Session
 from jobs.score import crew
@@ -41,7 +39,6 @@ from tests.jobs.score.conftest import CLASSES, NUM_IMAGES, Model, Shell, work_fo
 from tests.jobs.score.containers import write_packed, write_tars
 from tests.jobs.score.running import (
     assert_complete,
-    end_started,
     kill_at_row,
     num_parts,
     start,
@@ -54,16 +51,7 @@ from tests.peak import peak
 from tests.raylet import SCORER, session_workers
 from tests.submission import submit
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-@pytest.fixture(autouse=True)
-def on_ray(ray_session: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command finds the Ray that all tests share, and leaves no worker behind in it."""
-    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-    yield
-    end_started()
-    wait_for(lambda: not session_workers(ray_session, SCORER), 30)
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("on_ray")]
 
 
 def wait_until_nothing_comes(output: Path, job: subprocess.Popen[str]) -> None:

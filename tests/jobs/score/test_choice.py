@@ -5,33 +5,21 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import ray
 
-from cluster.session import Session
 from jobs.score import crew
 from jobs.score.items import Item
 from jobs.score.worker import Choice, Job, Opened
 from tests.jobs.score.conftest import Shell, work_folder
-from tests.jobs.score.running import end_started, kill_at_row, wait_for
-from tests.raylet import SCORER, session_workers
+from tests.jobs.score.running import kill_at_row
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("on_ray")]
 
 NUM_WORKERS = 3
-
-
-@pytest.fixture(autouse=True)
-def on_ray(ray_session: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command finds the Ray that all tests share, and leaves no worker behind in it."""
-    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-    yield
-    end_started()
-    wait_for(lambda: not session_workers(ray_session, SCORER), 30)
 
 
 class Fickle(crew._RayWorker):
