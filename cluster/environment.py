@@ -19,12 +19,12 @@ from cluster.container import free_memory, limited_cores
 from cluster.resilience import resilience_environment
 
 MARK = "SIGHTLINE_SESSION"
+FIXED = "sightline/fixed"  # label of a node whose Ray gets no others
 MIN_LOGICAL_CPUS = 4
 OBJECT_STORE_SHARE = 0.2
 OBJECT_STORE_LIMIT = 8 << 30
 # The largest body of a request (`limits.max_body_bytes` of serve_app) and some room beside it: a
 # gRPC message is held whole before anybody can refuse it, and Serve's own limit is 2 GiB.
-FIXED = "sightline/fixed"  # label of a node whose Ray gets no others
 GRPC_MESSAGE_BYTES = 65 << 20
 # A Unix socket path holds 107 characters; Ray puts about 65 below its temporary folder.
 LONGEST_TEMP_DIR = 40

@@ -116,9 +116,10 @@ def sweep(
             write_record(store, record)
             _drop_checkpoints(config, training, list(board.records.values()), record)
 
-        await_trial(training.workers, lease.check)  # before the board takes the screen
-        at_once = num_at_once(config, training.workers)
-        console.print(f"trials side by side: {at_once}", highlight=False)
+        if len(kept) < len(trials):
+            await_trial(training.workers, lease.check)  # before the board takes the screen
+            at_once = num_at_once(config, training.workers)
+            console.print(f"trials side by side: {at_once}", highlight=False)
         board = Board(console, trials, kept, keep)
         with board.shown():
             run_sweep(config, trials, kept, index, board)

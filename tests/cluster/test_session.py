@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import socket
 import subprocess
@@ -19,6 +21,7 @@ from cluster.session import (
     check_answering,
     open_session,
 )
+from cluster.standing import STATE_FILE, down, up
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,3 +98,31 @@ def test_what_serve_leaves_of_haproxy_goes_with_its_node_and_no_other(
     _remove_haproxys_files("")
     _remove_haproxys_files("mine")
     assert [path.name for path in tmp_path.iterdir()] == ["another"]
+
+
+ROOM_FOR_NOTHING = """
+import ray
+from jobs.room import await_room
+ray.init(log_to_driver=False)
+await_room([{"CPU": 1000.0}], 600, "Lower it.")
+"""
+
+
+@pytest.mark.slow  # a Ray of its own
+def test_a_ray_that_outlives_its_command_is_known_to_get_no_nodes(tmp_path: Path) -> None:
+    try:
+        assert up(tmp_path, free_port()) == 0
+        state = json.loads((tmp_path / STATE_FILE).read_text())
+        reached = {name: value for name, value in state.items() if name != "mark"}
+        asked = subprocess.run(
+            [sys.executable, "-c", ROOM_FOR_NOTHING],
+            cwd=ROOT,
+            env={**os.environ, **reached},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    finally:
+        down(tmp_path)
+    assert "ConfigError: there is no room for 1 x 1000 CPU" in asked.stderr, asked.stderr[-2000:]
