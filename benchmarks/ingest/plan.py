@@ -27,15 +27,17 @@ class Pace:
     screening_seconds: float
     memory_sizes: tuple[int, ...]
     memory_images: int  # read at least, in as many epochs as it takes
+    memory_repetitions: int
     is_whole: bool  # with every way and several numbers of workers
 
 
 QUICK = Pace(
-    12_000, Window(1_500, 6_000), Window(256, 512), 2, 3, 1, (2_000, 20_000), 20_000, False
+    *(12_000, Window(1_500, 6_000), Window(256, 512), 2, 3, 1),
+    *((2_000, 20_000), 20_000, 1, False),
 )
 FULL = Pace(
     *(26_000, Window(3_000, 20_000), Window(1_000, 3_000), 5, 6, 3),
-    *((2_000, 20_000, 200_000), 100_000, True),
+    *((2_000, 20_000, 200_000), 100_000, 3, True),
 )
 
 

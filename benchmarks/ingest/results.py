@@ -93,13 +93,22 @@ def _peers(steps: Steps, setting: Setting, report: Report, ours: dict[str, list[
 
 
 def _memory(steps: Steps, report: Report) -> None:
-    found = {int(key[0]): each for key, each in steps.below(MEMORY)}
-    for size, each in found.items():
-        report.figures[f"memory_{_short(size)}_mib"] = float(each["mib"])
+    found = dict(memory_by_size(steps))
+    for size, mib in found.items():
+        report.figures[f"memory_{_short(size)}_mib"] = mib
     if len(found) > 1:
         small, large = min(found), max(found)
         name = f"memory_{_short(large)}_to_{_short(small)}"
-        report.ratios[name] = float(found[large]["mib"]) / float(found[small]["mib"])
+        report.ratios[name] = found[large] / found[small]
+
+
+def memory_by_size(steps: Steps) -> list[tuple[int, float]]:
+    """Return pairs of a number of images and the median of what they took, in MiB."""
+    return [(size, statistics.median(steps.series("mib", MEMORY, size))) for size in _sizes(steps)]
+
+
+def _sizes(steps: Steps) -> list[int]:
+    return sorted({int(key[0]) for key, _ in steps.below(MEMORY)})
 
 
 def _short(count: int) -> str:
@@ -194,12 +203,16 @@ def screened(steps: Steps) -> list[tuple[str, str]]:
 
 
 def memory_rows(steps: Steps) -> list[tuple[str, ...]]:
-    """Return memory by the number of images."""
+    """Return memory by the number of images, medians."""
+
+    def median(size: int, figure: str) -> float:
+        return statistics.median(steps.series(figure, MEMORY, size))
+
     return [
         (
-            f"{int(key[0]):,}",
-            *(f"{float(found[name]):,.0f}" for name in ("mib", "shared_mib", "per_second")),
-            f"{float(found['first_batch_s']):.1f}",
+            f"{size:,}",
+            *(f"{median(size, name):,.0f}" for name in ("mib", "shared_mib", "per_second")),
+            f"{median(size, 'first_batch_s'):.1f}",
         )
-        for key, found in steps.below(MEMORY)
+        for size in _sizes(steps)
     ]

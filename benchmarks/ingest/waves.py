@@ -155,10 +155,12 @@ class Waves:
         self.steps.add(key, self._read(entry, usable_cores(), 0, trial=True))
 
     def remember(self) -> None:
-        """Measure memory by the number of images."""
-        for size in self.pace.memory_sizes:
-            if (MEMORY, size) not in self.steps:
-                self.steps.add((MEMORY, size), measure_memory(size, self.pace.memory_images))
+        """Measure memory by the number of images, in turns: Ray sometimes has one worker more."""
+        for repetition in range(self.pace.memory_repetitions):
+            for size in self.pace.memory_sizes:
+                key = (MEMORY, size, repetition)
+                if key not in self.steps:
+                    self.steps.add(key, measure_memory(size, self.pace.memory_images))
 
     def best_workers(self, entry: Entry) -> int:
         """Return the number of workers with which a library was fastest."""

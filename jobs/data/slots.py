@@ -30,6 +30,7 @@ Shape = tuple[int, ...]
 
 UNIT = 4 << 20  # of sizes, so that the slots of one split fit another one's chunks, too
 MAX_POOLS = 2  # of training and of validation
+SECONDS_TO_RETURN = 0.02  # that are waited for a slot on its way back, rather than make one more
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,22 @@ class SlotPool:
         self.keep = 0
         # Of all queues the one whose `put` may be called by a finaliser, at any moment.
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        self._alive: weakref.WeakSet[Slot] = weakref.WeakSet()
 
     def take(self) -> Slot | None:
         """Return a slot that nobody uses, or None where this system gives no memory of this kind.
         One that is not handed on to `hand_out` is forgotten: a task may still be writing into it.
+
+        Beside `keep` slots there is one that is being looked at. Who asks for the next one still
+        has it for a moment.
         """
+        is_full = len(self._alive) > self.keep
         with contextlib.suppress(queue.Empty):
-            return self._free.get_nowait()
+            return self._free.get(timeout=SECONDS_TO_RETURN if is_full else 0)
         with contextlib.suppress(OSError, AttributeError):  # not allowed; not Linux
-            return Slot(self.num_bytes)
+            slot = Slot(self.num_bytes)
+            self._alive.add(slot)
+            return slot
         return None
 
     def hand_out(self, slot: Slot, shape: Shape) -> npt.NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,26 @@ def test_no_more_slots_wait_than_are_to_be_kept(pool: SlotPool) -> None:
     held.clear()
     gc.collect()
     assert descriptors() == before + 2
+
+
+def test_a_slot_on_its_way_back_is_waited_for_rather_than_one_more_made(
+    pool: SlotPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "SECONDS_TO_RETURN", 60.0)
+    made = [pool.take() for _ in range(pool.keep + 1)]
+    slot = made[0]
+    assert slot is not None
+    looked_at = [pool.hand_out(slot, SHAPE)]
+    timer = threading.Timer(0.1, looked_at.clear)
+    timer.start()
+    assert pool.take() is slot
+    timer.join()
+
+
+def test_a_slot_that_does_not_come_back_holds_nobody_up(pool: SlotPool) -> None:
+    made = [pool.take() for _ in range(pool.keep + 4)]
+    assert None not in made
+    assert len(set(map(id, made))) == pool.keep + 4
 
 
 def test_the_descriptor_of_something_else_is_not_written_to(pool: SlotPool, tmp_path: Path) -> None:
