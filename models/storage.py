@@ -172,10 +172,12 @@ class Store:
                     return size
                 size += file.write(chunk)
 
-    def upload(self, key: str, path: Path) -> None:
-        """Stream a local file to the object, replacing what was there."""
+    def upload(self, key: str, file: Path | BinaryIO) -> None:
+        """Stream a local file, from where it stands if it is open, to the object, replacing what
+        was there.
+        """
         with self._explained("write", key):
-            obstore.put(self._client(writing=True), key, path)
+            obstore.put(self._client(writing=True), key, file)
 
     def check_writable(self) -> None:
         """Raise what a later `write` would raise, by writing and removing a small object."""
@@ -183,6 +185,10 @@ class Store:
         self.write(key, b"")
         with suppress(StorageError):  # who may write may still not be allowed to delete
             self.delete(key)
+
+    def patient(self) -> Store:
+        """Return the same store as a patient one: for what has answered before."""
+        return Store(self.uri, is_patient=True)
 
     def _client(self, *, writing: bool = False) -> ObjectStore:
         return _open_client(self.uri, writing, self.is_patient, _environment_key())

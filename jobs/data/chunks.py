@@ -21,6 +21,7 @@ import numpy.typing as npt
 import ray
 
 from jobs.causes import find_cause
+from jobs.data.memory import use_system_memory
 from jobs.data.slots import Address, InSlot, Slot, SlotPool, pack, pool_for, task_memory
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -36,9 +37,9 @@ class Pace:
 
     `cpu_limit` is how many chunks are worked on at once (None: as many as the cluster has CPUs);
     `ahead` how many finished chunks wait for the consumer; `chunk_bytes` about how large one is:
-    both together take at most `STORE_SHARE` of a node's object store. `task_cpus` is what a task
-    asks Ray for; with 0 it never waits for a CPU. `slot_bytes` is what `slots.room_for` gives of
-    shared memory in each task: no copy is made of it on the way.
+    both together take at most `STORE_SHARE` of a node's object store, or two chunks. `task_cpus` is
+    what a task asks Ray for; with 0 it never waits for a CPU. `slot_bytes` is what `slots.room_for`
+    gives of shared memory in each task: no copy is made of it on the way.
     """
 
     chunk_bytes: int
@@ -176,6 +177,7 @@ class _Started:
 def _call(
     function: ChunkFunction, chunk: int, node: str, address: Address | None
 ) -> dict[str, Any]:
+    use_system_memory()
     is_here = node == ray.get_runtime_context().get_node_id()
     with task_memory(address if is_here else None):
         return pack(function(chunk))

@@ -62,8 +62,7 @@ def _files(store: Store) -> Iterator[Found]:
     if not is_remote(store.uri):
         return walk(store.uri, with_hidden=True)
     # The bucket has answered already; a listing of millions shall not end with a busy minute.
-    patient = Store(store.uri, is_patient=True)
-    return (Found(tuple(entry.key.split("/")), True) for entry in patient.list())
+    return (Found(tuple(entry.key.split("/")), True) for entry in store.patient().list())
 
 
 def _folders(store: Store, *parts: str) -> list[str]:

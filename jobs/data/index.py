@@ -23,7 +23,7 @@ from jobs.data.examine import Examined, examine_image
 from jobs.data.image_pass import pass_over
 from jobs.data.labels import Labels, drop_labels, number_labels, refuse_empty
 from jobs.data.leave_out import apply_leave_out, load_leave_out
-from jobs.data.memory import give_back_memory
+from jobs.data.memory import give_back_memory, use_system_memory
 from jobs.data.quarantine import Broken, check_share
 from jobs.data.sources import Listing, Progress, list_source
 from jobs.data.split import SPLITS, assign_splits
@@ -60,6 +60,7 @@ class Index:
     table: pa.Table
     classes: tuple[str, ...]
     quarantine: tuple[Broken, ...] = ()
+    num_lost: int = 0  # see `sources.Listing`
     ignored: int = 0
     crossing: tuple[tuple[str, ...], ...] = ()  # paths with one content in two given splits
     warnings: tuple[str, ...] = ()
@@ -98,6 +99,7 @@ def build_index(
     Raises `DataError` when the set makes no sense (labels, too much broken, a class without
     training images) and `StorageError` when it cannot be reached. Needs a running Ray.
     """
+    use_system_memory()
     index = _build(config, spec, progress, cpu_limit, container_progress, matcher)
     give_back_memory()  # of 200,000 images the steps left 0.2 GiB
     return index
@@ -130,7 +132,7 @@ def _build(
     broken = _list_broken(table["path"], table["reason"], pc.invert(is_usable))
     quarantine = (*listing.broken, *broken)
     total = len(table) + len(listing.broken)
-    check_share(quarantine, total, config.max_broken_share, config.uri)
+    check_share(quarantine, total, config.max_broken_share, config.uri, listing.num_lost)
     if len(broken) == len(table):
         raise DataError(f"{config.uri} has no usable image among {len(table):,}")
     strata = labels if matcher is None else _own_labels(table, config)
@@ -143,6 +145,7 @@ def _build(
         table=usable,
         classes=classes,
         quarantine=quarantine,
+        num_lost=listing.num_lost,
         ignored=listing.ignored,
         crossing=crossed,
         warnings=(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -42,8 +43,9 @@ def list_manifest(config: DataConfig) -> Listing:
     table = read_table(config.uri, name, open_store(folder).read(name))
     _require(config, table, config.path_column, "path_column")
     _require(config, table, config.label_column, "label_column")
-    _refuse_type(config, table, config.path_column, "text", _is_text)
-    _refuse_type(config, table, config.label_column, "text or numbers", _is_plain)
+    what = f"manifest {config.uri}"
+    refuse_type(what, table.schema, config.path_column, "text", _is_text)
+    refuse_type(what, table.schema, config.label_column, "text or numbers", is_plain)
     paths = texts(table, config.path_column)
     labels = texts(table, config.label_column)
     _refuse_blank(config, config.path_column, paths)
@@ -119,7 +121,8 @@ def read_table(uri: str, name: str, data: bytes, what: str = "manifest") -> pa.T
 
 
 def _read_csv(data: bytes) -> pa.Table:
-    header = data[:65_536].split(b"\n", 1)[0].decode("utf-8-sig")
+    # Lines end with \r alone where a Mac of long ago, or Excel's "CSV (Macintosh)", wrote them.
+    header = re.split(rb"[\r\n]", data[:65_536], maxsplit=1)[0].decode("utf-8-sig")
     delimiter = max(DELIMITERS, key=header.count)
     if not header.strip():
         raise ValueError("the first line is empty; expected the names of the columns")
@@ -196,27 +199,28 @@ def refuse_twice(table: pa.Table, column: str, what: str) -> None:
         raise DataError(f"{what} has the column {column!r} more than once")
 
 
-def _refuse_type(
-    config: DataConfig,
-    table: pa.Table,
+def refuse_type(
+    what: str,
+    schema: pa.Schema,
     column: str,
     expected: str,
     is_right: Callable[[pa.DataType], bool],
 ) -> None:
-    """Raise `DataError` for a Parquet column of a type that only looks like text when printed."""
-    found = table.schema.field(column).type
+    """Raise `DataError`, beginning with `what`, for a Parquet column of a type that only looks like
+    text when printed.
+    """
+    found = schema.field(column).type
     value = found.value_type if pa.types.is_dictionary(found) else found
     if not (is_right(value) or pa.types.is_null(value)):
-        raise DataError(
-            f"manifest {config.uri}: column {column!r} is of type {found}; expected {expected}"
-        )
+        raise DataError(f"{what}: column {column!r} is of type {found}; expected {expected}")
 
 
 def _is_text(found: pa.DataType) -> bool:
     return bool(pa.types.is_string(found) or pa.types.is_large_string(found))
 
 
-def _is_plain(found: pa.DataType) -> bool:
+def is_plain(found: pa.DataType) -> bool:
+    """Say whether values of a type can be labels: text, numbers, true and false."""
     numbers = pa.types.is_integer(found) or pa.types.is_floating(found)
     return _is_text(found) or bool(numbers or pa.types.is_boolean(found))
 

@@ -54,6 +54,7 @@ class Plan:
     bounds: tuple[int, ...]
     classes: tuple[str, ...]
     broken: tuple[Broken, ...]
+    num_lost: int  # see `sources.Listing`
     fingerprint: str
     source: str
     overwrites: bool = False  # made to replace a set, which is gone by now
@@ -78,6 +79,7 @@ def load_plan(work: Store) -> Plan:
         bounds=tuple(noted["bounds"]),
         classes=tuple(noted["classes"]),
         broken=tuple(Broken(*one) for one in noted["broken"]),
+        num_lost=noted.get("num_lost", 0),  # not noted by 0.1
         fingerprint=noted["fingerprint"],
         source=noted["source"],
         overwrites=noted["overwrites"],
@@ -93,6 +95,7 @@ def make_plan(config: DataConfig, options: PackOptions, fingerprint: str, consol
         bounds=cut(rows["size"].to_numpy(), options.shard_bytes),
         classes=index.classes,
         broken=index.quarantine,
+        num_lost=index.num_lost,
         fingerprint=fingerprint,
         source=normalise_uri(config.uri),
         overwrites=options.overwrite,
@@ -111,6 +114,7 @@ def note_plan(work: Store, plan: Plan) -> None:
         "bounds": plan.bounds,
         "classes": plan.classes,
         "broken": [(one.path, one.reason) for one in plan.broken],
+        "num_lost": plan.num_lost,
     }
     work.write(PLAN, json.dumps(noted).encode())
 

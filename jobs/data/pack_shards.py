@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -186,31 +187,41 @@ def _store_shard(
     store: Store, name: str, columns: pa.Table, images: Sequence[bytes]
 ) -> tuple[int, str]:
     """Write a shard so that it is there whole or not at all; return its size and digest."""
-    folder = None if is_remote(store.uri) else store.child(shards.WORK).uri
-    handle, text = tempfile.mkstemp(prefix=f"{name}-", suffix=".tmp", dir=folder)
-    os.close(handle)
-    path = Path(text)
+    # In the folder of notes the next run removes what a killed one has begun. Beside a bucket it is
+    # a file without a name, of which nothing is left.
+    begun = tempfile.gettempdir() if is_remote(store.uri) else store.child(shards.WORK).uri
     try:
-        shards.write_shard(path, columns, images)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        size = path.stat().st_size
         if is_remote(store.uri):
-            store.upload(name, path)
-        else:
-            path.chmod(0o644)
-            path.replace(Path(store.uri, name))
+            with tempfile.TemporaryFile(dir=begun) as file:
+                found = _write(file, columns, images)
+                file.seek(0)
+                store.upload(name, file)
+            return found
+        handle, path = tempfile.mkstemp(prefix=f"{name}-", suffix=".tmp", dir=begun)
+        try:
+            with open(handle, "w+b") as file:
+                found = _write(file, columns, images)
+                os.fsync(file.fileno())
+            os.chmod(path, 0o644)
+            os.replace(path, Path(store.uri, name))
+            return found
+        finally:
+            Path(path).unlink(missing_ok=True)
     except OSError as error:
         if not is_disk_full(error):
             raise
         raise StorageError(
-            f"the disk of {path.parent} is full; make room and run the same command again: what is "
+            f"the disk of {begun} is full; make room and run the same command again: what is "
             "packed is kept"
         ) from error
-    finally:
-        path.unlink(missing_ok=True)
-    return size, digest
+
+
+def _write(file: BinaryIO, columns: pa.Table, images: Sequence[bytes]) -> tuple[int, str]:
+    shards.write_shard(file, columns, images)
+    file.flush()
+    size = file.tell()
+    file.seek(0)
+    return size, hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def verify_shards(

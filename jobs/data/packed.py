@@ -25,6 +25,7 @@ def list_packed(config: DataConfig) -> Listing:
         about = load_commit(store.read(COMMIT), store.uri)
     except NotFoundError as error:
         return _list_others(config, store, error)
+    store = store.patient()  # it has answered
     _check_shards(store, about["shards"])
     index = load_index(store.read(INDEX), f"{store.uri}/{INDEX}", about["index"]["sha256"])
     table = pa.table(

@@ -60,10 +60,11 @@ def run_packing(config: DataConfig, options: PackOptions, console: Console) -> P
     `overwrite` replaces is removed only when the source was read.
     """
     store = open_store(options.uri)
-    work = store.child(shards.WORK)
     _refuse_inside(config, store)
     fingerprint = fingerprint_of(config, options)
     with _held(store) as lease:
+        store = store.patient()  # it has answered
+        work = store.child(shards.WORK)
         finished = _look(store, fingerprint, options)
         if finished is not None:
             _clear_work(work)  # of a run that was killed before it did so
@@ -114,7 +115,7 @@ def _check_share(
     """
     try:
         total = plan.rows.num_rows + len(plan.broken)
-        check_share(broken, total, config.max_broken_share, config.uri)
+        check_share(broken, total, config.max_broken_share, config.uri, plan.num_lost)
     except DataError:
         for record in records:
             if record.broken:

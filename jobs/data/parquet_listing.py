@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.data.config import DataConfig
-from jobs.data.manifest import PARSERS
+from jobs.data.manifest import PARSERS, is_plain, refuse_type, texts
 from jobs.data.parquet_rows import IMAGE_COLUMN, open_parquet
 from jobs.data.sources import SCHEMA, Listing, complete
 from jobs.data.split import split_of_name
@@ -57,6 +57,7 @@ def _list_file(config: DataConfig, uri: str, split: str | None) -> Iterator[pa.R
                 f"{uri} has no column {missing[0]!r}; it has "
                 f"{', '.join(map(repr, schema.names))}; set data.label_column and the like"
             )
+        refuse_type(uri, schema, config.label_column, "text or numbers", is_plain)
         names = _class_names(schema, config.label_column)
         columns = list(dict.fromkeys(present.values()))
         first = 0
@@ -100,7 +101,7 @@ def _rows(
     names: list[str] | None,
     split: str | None,
 ) -> pa.RecordBatch:
-    count = batch.num_rows
+    count, whole = batch.num_rows, pa.Table.from_batches([batch])
     columns: dict[str, Any] = {
         # Sorted by their paths, rows keep the order that they have in the file.
         "path": [f"{uri}#{row:08}" for row in range(first, first + count)],
@@ -110,10 +111,9 @@ def _rows(
     }
     for name, column in present.items():
         parse: Callable[[str], Any] = PARSERS.get(name) or partial(_label, names)
-        values = batch.column(column).to_pylist()
         columns[name] = [
-            _parsed(uri, column, first + position, value, parse)
-            for position, value in enumerate(values)
+            _parsed(uri, column, first + position, text, parse)
+            for position, text in enumerate(texts(whole, column))
         ]
     return complete(columns, count)
 
@@ -127,8 +127,7 @@ def _label(names: list[str] | None, text: str) -> str:
     return names[number]
 
 
-def _parsed(uri: str, column: str, row: int, value: Any, parse: Callable[[str], Any]) -> Any:
-    text = "" if value is None else str(value).strip()
+def _parsed(uri: str, column: str, row: int, text: str, parse: Callable[[str], Any]) -> Any:
     if not text:
         if parse in PARSERS.values():
             return None

@@ -30,14 +30,20 @@ def keep_quarantine(broken: Iterable[Broken], runs: str, run_id: str, name: str)
     return f"{store.uri}/{name}"
 
 
-def check_share(broken: Sequence[Broken], total: int, max_share: float, where: str) -> None:
-    """Raise `DataError` when more than `max_share` of the images are broken."""
-    if not broken or len(broken) <= max_share * total:
+def check_share(
+    broken: Sequence[Broken], total: int, max_share: float, where: str, num_lost: int = 0
+) -> None:
+    """Raise `DataError` when more than `max_share` of the images are broken. Beside the `total`
+    there are `num_lost` that were lost with what is broken.
+    """
+    count, total = len(broken) + num_lost, total + num_lost
+    if not broken or count <= max_share * total:
         return
     examples = "".join(f"\n  {one.path}: {one.reason}" for one in broken[:SHOWN])
     more = f"\n  ... and {len(broken) - SHOWN:,} more" if len(broken) > SHOWN else ""
+    lost = f" ({num_lost:,} of them lost in files that end too early)" if num_lost else ""
     raise DataError(
-        f"{len(broken):,} of {total:,} images of {where} cannot be used, "
-        f"{len(broken) / total:.1%}, more than data.max_broken_share = {max_share:.1%}; "
+        f"{count:,} of {total:,} images of {where} cannot be used{lost}, "
+        f"{count / total:.1%}, more than data.max_broken_share = {max_share:.1%}; "
         f"repair or remove them, or raise the limit:{examples}{more}"
     )

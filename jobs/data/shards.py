@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -57,12 +57,12 @@ def shard_name(number: int) -> str:
     return f"part-{number:05}.parquet"
 
 
-def write_shard(path: Path, columns: pa.Table, images: Sequence[bytes]) -> None:
+def write_shard(file: Path | BinaryIO, columns: pa.Table, images: Sequence[bytes]) -> None:
     """Write one shard: the images with the columns of `FIELDS` and those given of `OPTIONAL`."""
     schema = pa.schema([IMAGE, *columns.schema])
     others = [name for name in columns.column_names if name != "box"]
     with pyarrow.parquet.ParquetWriter(
-        path,
+        file,
         schema,
         compression={"image": "none", **dict.fromkeys(_leaves(columns.schema), "zstd")},
         use_dictionary=[name for name in ("label", "split", "group") if name in others],

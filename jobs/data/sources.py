@@ -51,6 +51,7 @@ class Listing:
     empty: tuple[str, ...] = ()  # class folders without an image
     # Of a set that was made ready before: the order of its classes. Its splits are then whole, too.
     classes: tuple[str, ...] | None = None
+    num_lost: int = 0  # images that `broken` held beyond what was found, by the size of whole ones
 
 
 class Row(NamedTuple):

@@ -2,8 +2,9 @@
 
 The place of an image on the line from 0 to 1 is a pure function of (SHA-256 of the file, seed), or
 of (name of its group, seed): so copies of one file, and the images of one group, always land on the
-same side. Stratified, each class's line is cut where its shares are full; otherwise all are cut at
-the same places, and then an image never moves when others are added or removed.
+same side; where a file has copies in two groups, both groups do. Stratified, each class's line is
+cut where its shares are full; otherwise all are cut at the same places, and then an image never
+moves when others are added or removed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 CODES: tuple[Split, ...] = ("train", "validation", "test")
+
+Places = npt.NDArray[np.uint64]  # (N,)
 
 # What folders and manifests call the three splits.
 SPLIT_ALIASES: dict[str, Split] = {
@@ -91,30 +94,78 @@ def assign_splits(
 
     A split that the source lacks altogether is carved out of its train images. So a source with
     train and test keeps its test set as it is, and its train images yield validation; one that was
-    split already (not `carves`) stays as it is.
+    split already (not `carves`) stays as it is. An image without a split goes where the source puts
+    others of its group, or copies of it.
     """
     splits: list[Split] = ["train" if own is None else SPLIT_ALIASES[own] for own in given]
     whole = Shares(config.validation, config.test)
     carved = _carved(set(given), whole) if carves else Shares(0.0, 0.0)
     is_free = np.array([own is None for own in given], dtype=bool)
-    is_carved = np.array([own == "train" for own in given], dtype=bool)
     if not (carved.validation or carved.test) and not is_free.any():
         return splits
-    # 64 bits stand for an image or its group: of a million, two are the same by chance in one of 37
-    # million sets. The texts would be ten times as large.
-    places = np.fromiter(
-        (
-            _mix(f"group {group}" if group else str(digest), config.seed)
-            for digest, group in zip(digests, groups, strict=True)
-        ),
-        dtype=np.uint64,
-        count=len(given),
-    )
+    places = _place(digests, groups, len(given), config.seed)
+    if not is_free.all():
+        for row, code in _given_to_others(places, is_free, splits).items():
+            splits[row], is_free[row] = CODES[code], False
+    is_carved = ~is_free & np.array([split == "train" for split in splits], dtype=bool)
     for rows, shares in ((np.flatnonzero(is_free), whole), (np.flatnonzero(is_carved), carved)):
         cut = _cut_classes if config.stratify else _cut_all
         for row, code in zip(rows.tolist(), cut(places[rows], labels[rows], shares), strict=True):
             splits[row] = CODES[code]
     return splits
+
+
+def _place(
+    digests: Iterable[str | None], groups: Iterable[str | None], count: int, seed: int
+) -> Places:
+    """Return the place of each image: that of its content, or of its group. All that copies link
+    has one place.
+    """
+    # 64 bits stand for an image or its group: of a million, two are the same by chance in one of 37
+    # million sets. The texts would be ten times as large.
+    contents = np.empty(count, dtype=np.uint64)
+    keys = np.empty(count, dtype=np.uint64)
+    for row, (digest, group) in enumerate(zip(digests, groups, strict=True)):
+        contents[row] = _mix(str(digest), seed)
+        keys[row] = _mix(f"group {group}", seed) if group else contents[row]
+    least = _least_linked(keys, contents)
+    units, unit_of = np.unique(least, return_inverse=True)
+    greatest = units.copy()
+    np.maximum.at(greatest, unit_of, keys)
+    # The least of several places is no place by chance any more.
+    for unit in np.flatnonzero(greatest != units).tolist():
+        units[unit] = _mix(f"linked {units[unit]}", seed)
+    return units[unit_of]
+
+
+def _least_linked(keys: Places, contents: Places) -> Places:
+    """Return of each image the least key of all that are linked with it, by key or content."""
+    links = [np.unique(of, return_inverse=True)[1] for of in (contents, keys)]
+    least = keys
+    while True:
+        before = least
+        for codes in links:
+            found = np.full(codes.max(initial=0) + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
+            np.minimum.at(found, codes, least)
+            least = found[codes]
+        if np.array_equal(least, before):
+            return least
+
+
+def _given_to_others(
+    places: Places, is_free: npt.NDArray[np.bool_], splits: Sequence[Split]
+) -> dict[int, int]:
+    """Return of each row without a split, by row, the code of the one that most with its place
+    have, if any.
+    """
+    _, unit_of = np.unique(places, return_inverse=True)
+    counts = np.zeros((unit_of.max(initial=0) + 1, len(CODES)), dtype=np.int64)
+    given = np.flatnonzero(~is_free)
+    codes = np.array([CODES.index(splits[row]) for row in given], dtype=np.int64)
+    np.add.at(counts, (unit_of[given], codes), 1)
+    has_any, most = counts.any(axis=1), counts.argmax(axis=1)
+    follows = np.flatnonzero(is_free & has_any[unit_of])
+    return dict(zip(follows.tolist(), most[unit_of[follows]].tolist(), strict=True))
 
 
 def _carved(present: set[str | None], whole: Shares) -> Shares:
@@ -126,9 +177,7 @@ def _carved(present: set[str | None], whole: Shares) -> Shares:
     return Shares(validation / left, test / left)
 
 
-def _cut_all(
-    places: npt.NDArray[np.uint64], _labels: npt.NDArray[np.integer], shares: Shares
-) -> list[int]:
+def _cut_all(places: Places, _labels: npt.NDArray[np.integer], shares: Shares) -> list[int]:
     """Cut the line of all images where the shares end, as `choose_split` does."""
     line = (places >> np.uint64(11)) / 2**53
     codes = np.where(line < shares.test + shares.validation, 1, 0)
@@ -137,9 +186,7 @@ def _cut_all(
     return found
 
 
-def _cut_classes(
-    places: npt.NDArray[np.uint64], labels: npt.NDArray[np.integer], shares: Shares
-) -> list[int]:
+def _cut_classes(places: Places, labels: npt.NDArray[np.integer], shares: Shares) -> list[int]:
     """Give each class its shares, to the nearest image; what has one place stays together.
 
     A class of four places or more (images, or groups) gives at least one to each split that has a

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,12 +49,13 @@ def list_webdataset(
     """Read all tar files below the URI, or the one it names, and return their images, examined.
 
     Needs a running Ray. A tar file that was cut short gives the images before the cut, and is
-    itself listed as broken.
+    itself listed as broken; what it has lost is reckoned by the median of the whole ones.
     """
     shards = find_shards(config.uri)
     task = partial(_list_shard, shards=ray.put(shards), config=config)
     tables: list[pa.Table] = []
     broken: list[Broken] = []
+    is_whole: list[bool] = []
     ignored = unlabelled = 0
     example = doubled = ""
     # A row says where one image is; a tar file of 1 GiB has some 10,000.
@@ -66,7 +67,8 @@ def list_webdataset(
             unlabelled += int(columns["unlabelled"][row])
             example = example or str(columns["example"][row])
             doubled = doubled or str(columns["doubled"][row])
-            if columns["problem"][row]:
+            is_whole.append(not columns["problem"][row])
+            if not is_whole[-1]:
                 broken.append(Broken(shards[len(tables) - 1].key, str(columns["problem"][row])))
         if progress is not None:
             progress(len(tables), len(shards))
@@ -88,7 +90,26 @@ def list_webdataset(
             f"there are samples with several images, of which the first is taken and the others "
             f"are ignored, for example {doubled}"
         )
-    return Listing(table.unify_dictionaries(), ignored, tuple(broken), tuple(warnings))
+    return Listing(
+        table.unify_dictionaries(),
+        ignored,
+        tuple(broken),
+        tuple(warnings),
+        num_lost=_count_lost([len(each) for each in tables], is_whole),
+    )
+
+
+def _count_lost(counts: Sequence[int], is_whole: Sequence[bool]) -> int:
+    """Return how many images the files that were cut short have lost, beside one for each that is
+    counted as broken. Files of one set are about as large as each other.
+    """
+    whole = [count for count, is_it in zip(counts, is_whole, strict=True) if is_it]
+    usual = int(np.median(whole)) if whole else max(counts)
+    return sum(
+        max(0, usual - count - 1)
+        for count, is_it in zip(counts, is_whole, strict=True)
+        if not is_it
+    )
 
 
 def _list_shard(chunk: int, shards: ray.ObjectRef[list[Entry]], config: DataConfig) -> Columns:

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store.check_writable()
         with open_session(SessionOptions()):
             report, written = evaluate_set(
-                job, subject, store, console, split=given.split, other=other
+                job, subject, store.patient(), console, split=given.split, other=other
             )
         show(report, console)
         console.print(f"written to {written['report']}", highlight=False)

@@ -125,7 +125,7 @@ class Bucket:
 
     def __init__(self, uri: str, has_truth: bool) -> None:
         self.uri = uri
-        self._store = Store(uri)
+        self._store = Store(uri, is_patient=True)  # it has answered what lies there
         self._has_truth = has_truth
 
     def items(self) -> Iterator[Item]:

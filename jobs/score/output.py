@@ -117,7 +117,7 @@ def _write(
             for table in _groups((columns.finish(part, labels) for part in parts), rows):
                 writer.write_table(table)
         if is_remote(uri):
-            open_store(folder).upload(name, path)
+            open_store(folder, is_patient=True).upload(name, path)
             return
         with path.open("rb") as file:
             os.fsync(file.fileno())

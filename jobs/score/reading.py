@@ -46,7 +46,7 @@ def load(item: Item, max_bytes: int) -> Loaded:
             size, data = item.size, read_place(item.place) if item.size <= max_bytes else b""
         elif is_remote(item.path):
             root, key = split_at_root(item.path)
-            size, data = Store(root).read_within(key, max_bytes)
+            size, data = Store(root, is_patient=True).read_within(key, max_bytes)
         else:
             size, data = _read_local(item.path, max_bytes)
     except SightlineError as error:

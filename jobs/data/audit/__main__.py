@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = open_store(output)
         store.check_writable()
         with open_session(SessionOptions()):
-            report, written = audit_set(job, given.bundle, store, console)
+            report, written = audit_set(job, given.bundle, store.patient(), console)
         show(report, console)
         console.print(f"written to {written['report']}", highlight=False)
     failed = given.fail_on is not None and report.reaches(given.fail_on)

@@ -31,7 +31,7 @@ from jobs.data.audit.subject import Subject, make_subject
 from jobs.data.labels import drop_labels, find_wrong_rules
 from jobs.data.sources import Listing, list_source
 from models.bundle import open_bundle
-from models.errors import DataError
+from models.errors import BundleError, DataError, EngineError
 from models.storage import Store
 
 
@@ -84,12 +84,13 @@ class Audit:
             return self._report()
         with self._timed("measure"):
             subject = self.subject = self._measure(table, carves=listing.classes is None)
+        num_unlisted = len(listing.broken) + listing.num_lost
         with self._timed("judge"):
             self.findings += names.check_names(subject.names, synonyms)
             self.findings += names.check_orientation(subject.names, self.job.augment)
             self.findings += counts.check_counts(subject, self.job.audit, listing.empty)
             self.findings += counts.check_classes(subject, self.job.data)
-            self.findings += counts.check_broken(subject, self.job.data, len(listing.broken))
+            self.findings += counts.check_broken(subject, self.job.data, num_unlisted)
             self.findings += counts.check_groups(subject)
             self.findings += traits.check_traits(subject, self.job.audit)
             look_alikes = self._compare(subject)
@@ -150,7 +151,7 @@ class Audit:
                 with bar(self.console, "asking the model", len(rows)) as advance:
                     rows, vectors = embed(subject, rows, embedder, self.job, advance)
                 self.model = embedder.name
-        except NoModelError as error:
+        except (NoModelError, DataError, BundleError, EngineError) as error:
             self.findings.append(Finding("model_skipped", str(error)))
             return
         groups = copies.group_by_likeness(subject, look_alikes)[rows]

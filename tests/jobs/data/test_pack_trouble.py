@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import pyarrow as pa
 import pytest
 import ray
 
 from cluster.session import Session
-from jobs.data import pack_plan, pack_shards, packing
+from jobs.data import pack_plan, pack_shards, packing, shards
 from jobs.data.pack_plan import MIB, Plan
 from jobs.data.streams import IndexedImages, StreamOptions
 from jobs.lease import acquire
@@ -26,6 +29,7 @@ from tests.conftest import S3Server
 from tests.disks import enlarge, small_disk
 from tests.jobs.data.images import class_files, jpeg, write
 from tests.jobs.data.packs import SPEC, digests, pack, packed_index
+from tests.outages import Outage
 from tests.raylet import READER, kill_one
 
 
@@ -384,6 +388,57 @@ def test_a_missing_bucket_ends_the_run_readably(
 ) -> None:
     with pytest.raises(StorageError, match="does not exist"):
         pack(folder, "s3://there-is-no-such-bucket/x")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_bucket_that_answers_503_for_a_while_is_waited_for(
+    ray_session: Session, s3_server: S3Server, packed: Path, folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Begun when the source was read: what follows in this process are notes, records, the set."""
+    dest = s3_server.make_bucket("busy-pack")
+    planned = pack_plan.make_plan
+    with Outage.before(s3_server.endpoint) as outage:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", outage.endpoint)
+
+        def plan_and_fail(*arguments: Any) -> Plan:
+            plan = planned(*arguments)
+            outage.ends = time.monotonic() + 15
+            return plan
+
+        monkeypatch.setattr(packing, "make_plan", plan_and_fail)
+        assert pack(folder, dest).num_images == 200
+        assert time.monotonic() > outage.ends
+        assert outage.num_refused > 3
+    store = open_store(dest)
+    assert {entry.key: hashlib.sha256(store.read(entry.key)).hexdigest() for entry in store.list()
+            if entry.key.endswith(".parquet")} == {
+        name: digest for name, digest in digests(packed).items() if name.endswith(".parquet")
+    }  # fmt: skip
+
+
+@pytest.mark.ray
+def test_a_shard_on_its_way_to_a_bucket_has_no_name_that_a_killed_process_would_leave(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left: list[int] = []
+    upload = Store.upload
+
+    def look_and_upload(self: Store, key: str, file: Path | BinaryIO) -> None:
+        left.append(len(list(tmp_path.iterdir())))
+        upload(self, key, file)
+
+    monkeypatch.setattr(Store, "upload", look_and_upload)
+    store = open_store(s3_server.make_bucket("nameless"))
+    columns = pa.table(
+        [pa.nulls(1, field.type) for field in shards.FIELDS], schema=pa.schema(shards.FIELDS)
+    )
+    size, digest = pack_shards._store_shard(store, "part-00000.parquet", columns, [b"image"])
+    written = store.read("part-00000.parquet")
+    assert (len(written), hashlib.sha256(written).hexdigest()) == (size, digest)
+    assert left == [0]
 
 
 @pytest.mark.ray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,9 @@ def test_a_missing_or_damaged_image_is_left_out_alone(ray_session: Session, tmp_
         ({"picture": [b""], "label": ["a"]}, "has no column 'image'"),
         ({"image": [b""], "class": ["a"]}, r"has no column 'label'; .* set data.label_column"),
         ({"image": [b""], "label": [None]}, "column 'label' is blank in row 0"),
+        ({"image": [b""], "label": [math.nan]}, "column 'label' is blank in row 0"),
+        ({"image": [b""], "label": [b"ok"]}, "column 'label' is of type binary; expected text or"),
+        ({"image": [b""], "label": [["ok"]]}, r"column 'label' is of type list.*; expected text"),
         ({"image": [b""], "label": ["a"], "weight": [-1.0]}, "says '-1.0' in row 0; expected a"),
     ],
 )

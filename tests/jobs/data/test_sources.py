@@ -242,6 +242,13 @@ def test_a_csv_as_spreadsheets_write_it_is_read(
     ]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_the_last_column_of_a_csv_is_text_whatever_ends_its_lines(tmp_path: Path, end: str) -> None:
+    text = end.join(["path,label", "a.jpg,01", "b.jpg,1", ""])
+    found = rows(list_source(manifest(csv_file(tmp_path, text))))
+    assert [label for _, label, _ in found] == ["01", "1"]
+
+
 def test_a_csv_without_a_label_column_is_refused_with_the_columns_it_has(tmp_path: Path) -> None:
     message = refusal(manifest(csv_file(tmp_path, "path,class\na.jpg,ok\n")))
     assert "no column 'label'; it has 'path', 'class'; set data.label_column" in message

@@ -165,6 +165,52 @@ def test_a_group_stays_on_one_side(seed: int, stratify: bool) -> None:
     assert set(splits) == set(SPLITS)
 
 
+pairs = st.lists(
+    st.tuples(st.integers(0, 12), st.none() | st.integers(0, 6).map(str)), min_size=1, max_size=40
+)
+
+
+@given(pairs, seeds, st.booleans(), shares)
+def test_copies_and_groups_that_they_link_lie_on_one_side(
+    images: list[tuple[int, str | None]], seed: int, stratify: bool, share: tuple[float, float]
+) -> None:
+    contents = [many(13)[number] for number, _ in images]
+    groups = [group for _, group in images]
+    splits = assign(
+        contents,
+        seed=seed,
+        validation=share[0],
+        test=share[1],
+        groups=groups,
+        stratify=stratify,
+    )
+    sides: dict[str, set[Split]] = {}
+    for content, group, split in zip(contents, groups, splits, strict=True):
+        sides.setdefault(content, set()).add(split)
+        if group is not None:
+            sides.setdefault(f"group {group}", set()).add(split)
+    assert all(len(found) == 1 for found in sides.values())
+
+
+def test_groups_that_copies_link_have_their_share_of_every_split() -> None:
+    # Two groups of one image each, and the same image in both.
+    contents = [digest for digest in many(6_000) for _ in range(2)]
+    groups = [f"part {number}" for number in range(12_000)]
+    counts = Counter(assign(contents, groups=groups))
+    assert counts["test"] / 12_000 == pytest.approx(0.15, abs=0.014)  # three deviations
+    assert counts["validation"] / 12_000 == pytest.approx(0.15, abs=0.014)
+
+
+@pytest.mark.parametrize("side", SPLITS)
+def test_an_image_without_a_split_goes_where_its_copies_and_its_group_are(side: Split) -> None:
+    given_splits: list[str | None] = [side, *[None] * 9, side, *[None] * 9, *SPLITS, *[None] * 60]
+    groups = ["p7"] * 10 + [None] * 10 + [None] * 63
+    contents = [*many(11), *[many(11)[10]] * 9, *many(100)[37:]]
+    splits = assign(contents, given_splits, groups=groups)
+    assert splits[:20] == [side] * 20
+    assert set(splits[23:]) == set(SPLITS), "the others are split by their content"
+
+
 def test_four_groups_give_one_to_every_split() -> None:
     groups = [f"part {number // 10}" for number in range(40)]
     for seed in range(20):

@@ -22,9 +22,9 @@ from jobs.data.slots import InSlot, SlotPool, room_for
 from jobs.data.streams import Batch, IndexedImages, Order, StreamOptions, assemble
 from models.errors import DataError
 from models.preprocess import PreprocessSpec, prepare
-from models.storage import open_store
+from models.storage import Entry, Store, open_store
 from tests.conftest import S3Server
-from tests.jobs.data.images import class_files, write
+from tests.jobs.data.images import class_files, jpeg, write
 from tests.raylet import READER, kill_one
 
 SPEC = PreprocessSpec(height=20, width=16)
@@ -176,10 +176,13 @@ def test_images_that_break_after_indexing_are_left_out_and_listed(
     with pytest.raises(DataError, match="6 of 60 images of the indexed set cannot be used"):
         list(images.batches("train", batch_size=6))
     tolerant = IndexedImages(index, SPEC, StreamOptions(max_broken_share=1))
+    found = list(tolerant.batches("train", batch_size=2))
+    assert seen(iter(found)) == [n for n in range(len(train)) if n not in range(3, 9)]
+    assert min(map(len, found)) == 1, "a batch without an image comes to nobody"
     with pytest.raises(
-        DataError, match=r"none of the 2 images of a batch .* there is no such object"
+        DataError, match=r"none of the 1 images of a batch .* there is no such object"
     ):
-        list(tolerant.batches("train", batch_size=2))
+        list(tolerant.batches("train", batch_size=1, shuffle=True))
 
 
 @pytest.mark.ray
@@ -206,6 +209,30 @@ def test_images_that_are_kept_in_memory_are_read_once(ray_session: Session, tmp_
     found = list(all_kept.batches("train", **order))
     assert all(np.array_equal(a.images, b.images) for a, b in zip(found, wanted, strict=True))
     assert sum(len(batch) for batch in some_kept.batches("train", batch_size=28)) == 11
+
+
+@pytest.mark.ray
+def test_a_bucket_may_change_between_its_listing_and_its_reading(
+    ray_session: Session, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(s3_server.make_bucket("changing"))
+    for name, data in class_files({"bad": 20, "ok": 50}).items():
+        store.write(name, data)
+    listed = Store.list
+
+    def list_and_change(self: Store, prefix: str = "") -> Iterator[Entry]:
+        yield from listed(self, prefix)
+        store.delete("ok/0003.jpg")
+        store.write("ok/0004.jpg", jpeg(4_004))
+        store.write("ok/new.jpg", jpeg(5_000))
+
+    monkeypatch.setattr(Store, "list", list_and_change)
+    index = build_index(DataConfig(uri=store.uri), SPEC)
+    assert [broken.path for broken in index.quarantine] == [f"{store.uri}/ok/0003.jpg"]
+    assert index.num_images() == 69
+    images = IndexedImages(index, SPEC)
+    store.delete(images.paths("train")[0].removeprefix(f"{store.uri}/"))
+    assert seen(images.batches("train", batch_size=8)) == list(range(1, images.num_images("train")))
 
 
 @pytest.mark.ray

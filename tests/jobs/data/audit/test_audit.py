@@ -24,7 +24,7 @@ from models.preprocess import PreprocessSpec
 from models.storage import open_store
 from tests.bundles import tiny_bundle
 from tests.conftest import S3Server
-from tests.jobs.data.audit.planted import Planted, encoded, picture, planted_set
+from tests.jobs.data.audit.planted import COLOURS, Planted, encoded, picture, planted_set
 from tests.jobs.data.images import BROKEN, write
 from tests.jobs.data.packs import pack
 
@@ -156,6 +156,20 @@ def test_a_set_that_training_refuses_is_still_reported(
         "model_skipped",
     }  # fmt: skip
     assert report.reaches("error")
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_model_that_cannot_be_asked_is_a_finding_and_not_the_end(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    files = {f"{name}/{n}.jpg": encoded(picture(n, name)) for name in COLOURS for n in range(6)}
+    write(tmp_path / "set", files)
+    bundle = tiny_bundle(tmp_path / "models", kind="embedding")
+    with (Path(bundle) / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    report = audit(tmp_path / "set", tmp_path / "out", bundle)
+    (skipped,) = (one for one in report.findings if one.kind == "model_skipped")
+    assert "model.onnx" in skipped.detail
     assert (tmp_path / "out" / "report.html").exists()
 
 

@@ -65,6 +65,29 @@ def test_names_of_two_classes_are_left_alone(one: str, other: str) -> None:
     assert found(one, other) == {}
 
 
+def test_near_same_names_planted_among_many_are_found(capsys: pytest.CaptureFixture[str]) -> None:
+    sound = [f"{part} {number}" for part in ("bolt", "nut", "washer", "seal") for number in "1234"]
+    sound += ["upright", "tilted", "scratch", "dent", "crack", "left", "right", "defective"]
+    planted = {
+        "upright": "Upright", "tilted": "tilted ", "scratch": "scrach", "dent": "d\u0435nt",
+        "crack": "crack_", "bolt 1": "Bolt_1", "defective": "NG", "seal 4": "SEAL 4",
+    }  # fmt: skip
+    findings = check_names([*sound, *planted.values()], SYNONYMS)
+    told = [one.detail for one in findings if one.kind in ("same_name", "similar_name")]
+    hits = {name for name, other in planted.items() if any(
+        repr(name) in detail and repr(other) in detail for detail in told
+    )}  # fmt: skip
+    right = [detail for detail in told if any(
+        repr(name) in detail and repr(other) in detail for name, other in planted.items()
+    )]  # fmt: skip
+    recall, precision = len(hits) / len(planted), len(right) / len(told)
+    with capsys.disabled():
+        print(f"\nnames: {len(planted)} planted, {len(told)} found, ", end="")
+        print(f"precision {precision:.2f}, recall {recall:.2f}", end=" ")
+    assert recall == 1.0, sorted(set(planted) - hits)
+    assert precision == 1.0, told
+
+
 @pytest.mark.parametrize("name", ["not sure", "Not_Sure", "other", "skip", "N/A", "???", "unknown"])
 def test_labels_that_are_no_class_are_told_of(name: str) -> None:
     assert "unclear_label" in found("good", name)
