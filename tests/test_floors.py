@@ -5,6 +5,7 @@ importing does nothing.
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,13 +112,21 @@ before = (dict(os.environ), list(logging.getLogger().handlers), threading.active
 sys.addaudithook(audit)
 for name in {modules!r}:
     importlib.import_module(name)
+os.environ.pop("ARROW_DEFAULT_MEMORY_POOL")  # jobs/__init__.py says why
 after = (dict(os.environ), list(logging.getLogger().handlers), threading.active_count())
 assert before == after, (before, after)
 assert not done, done
 assert not ray.is_initialized()
 """
+    # This process has imported them already.
+    kept = {k: v for k, v in os.environ.items() if k != "ARROW_DEFAULT_MEMORY_POOL"}
     result = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=kept,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr[-2000:]
 

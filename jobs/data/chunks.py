@@ -21,7 +21,6 @@ import numpy.typing as npt
 import ray
 
 from jobs.causes import find_cause
-from jobs.data.memory import use_system_memory
 from jobs.data.slots import Address, InSlot, Slot, SlotPool, pack, pool_for, task_memory
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -177,7 +176,6 @@ class _Started:
 def _call(
     function: ChunkFunction, chunk: int, node: str, address: Address | None
 ) -> dict[str, Any]:
-    use_system_memory()
     is_here = node == ray.get_runtime_context().get_node_id()
     with task_memory(address if is_here else None):
         return pack(function(chunk))

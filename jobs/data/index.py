@@ -23,7 +23,7 @@ from jobs.data.examine import Examined, examine_image
 from jobs.data.image_pass import pass_over
 from jobs.data.labels import Labels, drop_labels, number_labels, refuse_empty
 from jobs.data.leave_out import apply_leave_out, load_leave_out
-from jobs.data.memory import give_back_memory, use_system_memory
+from jobs.data.memory import give_back_memory
 from jobs.data.quarantine import Broken, check_share
 from jobs.data.sources import Listing, Progress, list_source
 from jobs.data.split import SPLITS, assign_splits
@@ -99,7 +99,6 @@ def build_index(
     Raises `DataError` when the set makes no sense (labels, too much broken, a class without
     training images) and `StorageError` when it cannot be reached. Needs a running Ray.
     """
-    use_system_memory()
     index = _build(config, spec, progress, cpu_limit, container_progress, matcher)
     give_back_memory()  # of 200,000 images the steps left 0.2 GiB
     return index

@@ -161,10 +161,10 @@ def _given_to_others(
     _, unit_of = np.unique(places, return_inverse=True)
     counts = np.zeros((unit_of.max(initial=0) + 1, len(CODES)), dtype=np.int64)
     given = np.flatnonzero(~is_free)
-    codes = np.array([CODES.index(splits[row]) for row in given], dtype=np.int64)
+    codes = np.array([CODES.index(splits[row]) for row in given.tolist()], dtype=np.int64)
     np.add.at(counts, (unit_of[given], codes), 1)
-    has_any, most = counts.any(axis=1), counts.argmax(axis=1)
-    follows = np.flatnonzero(is_free & has_any[unit_of])
+    most = counts.argmax(axis=1)
+    follows = np.flatnonzero(is_free & (counts.sum(axis=1)[unit_of] > 0))
     return dict(zip(follows.tolist(), most[unit_of[follows]].tolist(), strict=True))
 
 

@@ -27,7 +27,7 @@ from jobs.data.class_batches import grouped
 from jobs.data.config import DataConfig
 from jobs.data.index import Index
 from jobs.data.kept import Images, KeptImages
-from jobs.data.memory import give_back_memory, use_system_memory
+from jobs.data.memory import give_back_memory
 from jobs.data.order import (
     Ids,
     balanced,
@@ -124,7 +124,6 @@ class IndexedImages:
     def __init__(
         self, index: Index, spec: PreprocessSpec, options: StreamOptions | None = None
     ) -> None:
-        use_system_memory()
         self.classes = index.classes
         self.spec = spec
         self.options = options or StreamOptions()

@@ -404,18 +404,17 @@ def test_a_bucket_that_answers_503_for_a_while_is_waited_for(
 
         def plan_and_fail(*arguments: Any) -> Plan:
             plan = planned(*arguments)
-            outage.ends = time.monotonic() + 15
+            outage.ends = time.monotonic() + 8
             return plan
 
         monkeypatch.setattr(packing, "make_plan", plan_and_fail)
         assert pack(folder, dest).num_images == 200
         assert time.monotonic() > outage.ends
-        assert outage.num_refused > 3
-    store = open_store(dest)
-    assert {entry.key: hashlib.sha256(store.read(entry.key)).hexdigest() for entry in store.list()
-            if entry.key.endswith(".parquet")} == {
-        name: digest for name, digest in digests(packed).items() if name.endswith(".parquet")
-    }  # fmt: skip
+        assert outage.num_refused > 6
+        store = open_store(dest)
+        for name, digest in digests(packed).items():
+            if name.endswith(".parquet"):
+                assert hashlib.sha256(store.read(name)).hexdigest() == digest
 
 
 @pytest.mark.ray
