@@ -24,8 +24,8 @@ import simplejpeg
 
 from models import exif
 from models.errors import ImageDecodeError, ImageError, ImageTooLargeError, ImageTypeError
-from models.file_parts import check_parts, webp_canvas
-from models.jpeg_scans import check_scans
+from models.file_parts import check_parts, check_segments, webp_canvas
+from models.jpeg_scans import check_scans, has_single_scan
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -151,7 +151,9 @@ def _decode_jpeg(data: bytes, limits: ImageLimits, smallest: tuple[int, int]) ->
     except KeyError as error:  # simplejpeg looks up a colour space of -1
         raise ImageDecodeError("damaged JPEG: its header is not complete") from error
     _check_pixels(height, width, limits)
-    check_scans(data, height * width, limits.max_pixels)
+    if not has_single_scan(data):  # such a header has few parts, and is read in 2 us
+        check_segments(data)
+        check_scans(data, height * width, limits.max_pixels)
     if colourspace in ("CMYK", "YCCK"):
         return _decode_pillow(data, "JPEG", limits)
     turned = exif.orientation(exif.jpeg_exif(data))

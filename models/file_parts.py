@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from itertools import islice, repeat
 
 from models.errors import ImageTooLargeError
 from models.exif import MARK, MAX_SEGMENTS, jpeg_exif, num_tags
@@ -25,7 +25,8 @@ MAX_RUN_PIXELS, MAX_RUN_BYTES = 1_000_000, 2 << 20
 RUN_LENGTH = (1, 2)  # BMP: the compressions RLE8 and RLE4
 TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
-_JPEG_MARKER = re.compile(rb"\xff+[^\xff\x00]")
+# Without the bytes that fill, of which a run would be gone through from each of them.
+_JPEG_MARKER = re.compile(rb"\xff[^\xff\x00]")
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _WEBP_STILL = re.compile(rb"VP8 .{7}\x9d\x01\x2a(?P<size>.{4})", re.DOTALL)
 
@@ -35,13 +36,17 @@ def check_parts(data: bytes, name: str) -> None:
     than are looked at.
     """
     walk = _WALKS.get(name)
-    if walk is not None and len(list(islice(walk(data), MAX_PARTS + 1))) > MAX_PARTS:
-        raise ImageTooLargeError(
-            f"the {name} has more than {MAX_PARTS:,} parts beside its pixels; save it again "
-            "without them"
-        )
+    if walk is not None:
+        _check_count(walk(data), name)
     if name == "BMP":
         _check_runs(data)
+
+
+def check_segments(data: bytes) -> None:
+    """Raise `ImageTooLargeError` for a JPEG of more segments than are looked at, whoever decodes
+    it: what they hold matters only to Pillow.
+    """
+    _check_count(_jpeg_segments(data), "JPEG")
 
 
 def webp_canvas(data: bytes) -> tuple[int, int]:
@@ -61,6 +66,14 @@ def webp_canvas(data: bytes) -> tuple[int, int]:
     return height & 0x3FFF, width & 0x3FFF
 
 
+def _check_count(parts: Iterator[object], name: str) -> None:
+    if len(list(islice(parts, MAX_PARTS + 1))) > MAX_PARTS:
+        raise ImageTooLargeError(
+            f"the {name} has more than {MAX_PARTS:,} parts beside its pixels; save it again "
+            "without them"
+        )
+
+
 def _png_parts(data: bytes) -> Iterator[int]:
     position = 8
     while position + 8 <= len(data):
@@ -69,20 +82,11 @@ def _png_parts(data: bytes) -> Iterator[int]:
 
 
 def _jpeg_parts(data: bytes) -> Iterator[int]:
-    """Segments before the first scan; bytes between them count as well, as Pillow reads them one by
-    one.
-    """
-    position, num_exif = 2, 0
+    """Segments before the first scan, and what Pillow looks at within them."""
+    num_exif = 0
     yield from range(PARTS_PER_TAG * num_tags(jpeg_exif(data)))
-    while (found := _JPEG_MARKER.search(data, position)) is not None:
-        yield from range(position, found.end() - 1)
-        marker, position = data[found.end() - 1], found.end()
-        if marker in (_START_OF_SCAN, _END):
-            return
-        if 0xD0 <= marker <= 0xD8 or marker == 0x01:  # these have no length
-            continue
-        size = int.from_bytes(data[position : position + 2], "big")
-        segment = data[position + 2 : position + size]
+    for segment in _jpeg_segments(data):
+        yield 0
         num_exif += segment.startswith(MARK)
         if num_exif > MAX_SEGMENTS:
             raise ImageTooLargeError(
@@ -90,6 +94,23 @@ def _jpeg_parts(data: bytes) -> Iterator[int]:
                 "without them"
             )
         yield from range(segment.count(b"8BIM"))
+
+
+def _jpeg_segments(data: bytes) -> Iterator[bytes]:
+    """What segments before the first scan hold; nothing for each byte between them, which count as
+    well, as Pillow reads them one by one.
+    """
+    position = 2
+    while (found := _JPEG_MARKER.search(data, position)) is not None:
+        yield from repeat(b"", found.start() - position)
+        marker, position = data[found.end() - 1], found.end()
+        if marker in (_START_OF_SCAN, _END):
+            return
+        if 0xD0 <= marker <= 0xD8 or marker == 0x01:  # these have no length
+            yield b""
+            continue
+        size = int.from_bytes(data[position : position + 2], "big")
+        yield data[position + 2 : position + size]
         position += max(2, size)
 
 

@@ -107,6 +107,18 @@ COSTLY: dict[str, Callable[[], bytes]] = {
     "jpeg exif of many tags": lambda: jpeg_with(
         exif_segment(tags(60_000)[:60_000]) + exif_segment(bytes(60_000)) * 12
     ),
+    # libjpeg alone would take these; it goes through them in C, without the interpreter's lock.
+    "jpeg RGB parts": lambda: jpeg_with(b"\xff\xe0\x00\x02" * MANY, "RGB"),
+    "jpeg RGB parts behind exif": lambda: jpeg_with(
+        exif_segment() + b"\xff\xe0\x00\x02" * MANY * 20, "RGB"
+    ),
+    "jpeg RGB fill behind exif": lambda: jpeg_with(exif_segment() + b"\xff" * MANY * 80, "RGB"),
+    "jpeg CMYK parts behind exif": lambda: jpeg_with(
+        exif_segment() + b"\xff\xe0\x00\x02" * MANY * 20
+    ),
+    # Neither a marker nor stuffing within a scan: looked for from each of its bytes, if badly done.
+    "jpeg fill before a zero": lambda: jpeg_with(b"\xff" * MANY + b"\x00"),
+    "jpeg RGB fill before a zero": lambda: jpeg_with(b"\xff" * MANY + b"\x00", "RGB"),
     "jpeg false scans": lambda: jpeg_with(b"\xff\xfe\x00\x04\xff\xda" * MANY * 8),
     "gif comments": lambda: gif_with(b"\x21\xfe\x01A\x00" * MANY),
     "gif blocks": lambda: gif_with(b"\x21\x01\x00" * MANY * 4),
@@ -237,6 +249,12 @@ def test_the_orientation_is_read_in_every_form(order: str, kind: str, value: int
     expected = value if 1 <= value <= 8 else 1
     assert exif.orientation(data) == exif.orientation(exif.MARK + data) == expected
     assert exif.num_tags(data) == 2
+
+
+def test_exif_data_that_announce_many_tags_are_no_reason_to_refuse_a_photo() -> None:
+    photo = saved("JPEG", "RGB", progressive=True)
+    segment = exif_segment(b"II*\x00\x08\x00\x00\x00\xff\xff" + bytes(20))
+    assert decode(photo[:2] + segment + photo[2:]).shape == (16, 16, 3)
 
 
 def test_exif_data_in_several_segments_are_joined() -> None:
