@@ -10,6 +10,7 @@ from typing import Any
 from ray import serve
 
 from serve_app.asgi import guarded
+from serve_app.asking import Asking
 from serve_app.config import CatalogOptions, parse_options
 from serve_app.directory import MODELS, Directory
 from serve_app.errors import RequestError, bad_request
@@ -50,7 +51,8 @@ class Catalog(CatalogCalls):
     def __init__(self, options: CatalogOptions) -> None:
         self._keys = open_keys(options.keys_file)
         self._has_docs = options.docs
-        self._directory = Directory()
+        self._asking = Asking()
+        self._directory = Directory(self._asking)
         self._replicas: dict[str, Replicas] = {}  # by application
         begin_logging()
         meters = Meters() if options.metrics else None
@@ -152,7 +154,7 @@ class Catalog(CatalogCalls):
         raise declared(f"unload {shown(name)}")
 
     async def _count(self, application: str) -> list[Counters]:
-        replicas = self._replicas.setdefault(application, Replicas(application))
+        replicas = self._replicas.setdefault(application, Replicas(application, self._asking))
         found = await replicas.call("statistics", COUNT_SECONDS)
         return [counters for counters in found if counters is not None]
 

@@ -2,7 +2,7 @@
 
 It knows of no model in advance: it asks Serve which applications run, and their replicas which
 model they hold. An application counts as a model when its deployment is named `DEPLOYMENT`. Answers
-are kept for a second, which spares the controller.
+are kept for a second, which spares the controller; it is asked off the event loop and not for ever.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from typing import Any
 
 from ray import serve
 from ray.serve.context import _get_global_client
+from ray.serve.handle import DeploymentResponse
 
 from models.errors import ConfigError
 from models.manifest import Manifest
+from serve_app.asking import Asking
+from serve_app.errors import RequestError
 from serve_app.logs import OURS
 
 logger = logging.getLogger(OURS)
@@ -26,7 +29,9 @@ logger = logging.getLogger(OURS)
 DEPLOYMENT = "model"  # the name in Serve of every deployment that serves a model
 MODELS = "/v2/models/"
 MAX_AGE_SECONDS = 1.0
-DESCRIBE_TIMEOUT_SECONDS = 2.0
+# For the whole list, longer than the 2.4 s after which a controller that was killed answers again;
+# and for a replica to say what it holds.
+PATIENCE_SECONDS, DESCRIBE_SECONDS = 5.0, 2.0
 LOADING = ("DEPLOYING", "NOT_STARTED")
 
 
@@ -44,17 +49,30 @@ class Entry:
 class Directory:
     """Reads the list of models when asked for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, asking: Asking | None = None) -> None:
+        """Asks on a thread of its own if `asking` is None."""
+        self._asking = asking or Asking()
         self._described: dict[str, tuple[float, dict[str, str]]] = {}
         self._entries: Sequence[Entry] = ()
         self._read_at = float("-inf")
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
 
     async def entries(self) -> Sequence[Entry]:
-        """Return the models, in the order of their applications."""
-        async with self._reading:
-            if time.monotonic() - self._read_at > MAX_AGE_SECONDS:
-                applications = await asyncio.to_thread(_applications)
+        """Return the models, in the order of their applications.
+
+        Raises `RequestError` (503) where Serve's controller does not answer.
+        """
+        if time.monotonic() - self._read_at > MAX_AGE_SECONDS:
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read())
+            # Whoever asks meanwhile waits for the same list, and takes it from nobody by leaving.
+            await asyncio.shield(self._reading)
+        return self._entries
+
+    async def _read(self) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                applications = await self._asking.answer(_applications)
                 self._entries = await asyncio.gather(
                     *(
                         self._entry(name, details)
@@ -62,8 +80,16 @@ class Directory:
                         if DEPLOYMENT in details["deployments"] or not details["deployments"]
                     )
                 )
-                self._read_at = time.monotonic()
-            return self._entries
+            self._read_at = time.monotonic()
+        except TimeoutError as error:
+            raise RequestError(
+                503,
+                "not_ready",
+                f"Serve's controller has not answered for {PATIENCE_SECONDS:g} s, so which models "
+                "are served is not known; models are scored all the same",
+            ) from error
+        finally:
+            self._reading = None
 
     async def _entry(self, application: str, details: dict[str, Any]) -> Entry:
         deployment = details["deployments"].get(DEPLOYMENT, {})
@@ -93,12 +119,16 @@ class Directory:
         """Ask a replica which model it holds; the answer holds until the next deployment."""
         known = self._described.get(application)
         if known is None or known[0] != deployed:
-            asking = serve.get_app_handle(application).describe.remote()
+            described: DeploymentResponse[dict[str, str]] | None = None
             try:
-                answer = await asyncio.wait_for(asking, DESCRIBE_TIMEOUT_SECONDS)
+                async with asyncio.timeout(DESCRIBE_SECONDS):
+                    handle = await self._asking.answer(serve.get_app_handle, application)
+                    described = handle.describe.remote()
+                    answer = await described
             # a busy or dying replica must not take the list down with it
             except Exception as error:
-                asking.cancel()
+                if described is not None:
+                    described.cancel()
                 logger.warning("application %r does not say what it holds: %s", application, error)
                 return {"name": application, "version": ""}
             known = (deployed, answer)

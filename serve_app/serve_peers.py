@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.asking import Asking
 from serve_app.directory import Directory, num_running
 from serve_app.logs import OURS
 from serve_app.model import ServedModel
@@ -30,17 +31,32 @@ class ServePeers:
     def __init__(self, application: str, model: ServedModel) -> None:
         self._model = model
         self._alone = Alone(model)
-        self._all = Replicas(application)
-        self._directory = Directory()
+        self._asking = Asking()
+        self._all = Replicas(application, self._asking)
+        self._directory = Directory(self._asking)
 
     async def refresh_labels(self, revision: int) -> Confirmed:
         """Let all look into the log. One that is not reached finds the revision by itself."""
         found = await self._all.call("refresh_labels", REFRESH_SECONDS)
         if not found:  # one of them hangs, or Serve does; this replica is here, and knows of itself
-            own = await self._alone.refresh_labels(revision)
-            running = await asyncio.to_thread(num_running, self._all.application)
+            own, running = await asyncio.gather(self._refresh_own(revision), self._num_running())
             return Confirmed(max(own.asked, running), own.confirmed)
         return Confirmed(len(found), sum(head is not None and head >= revision for head in found))
+
+    async def _refresh_own(self, revision: int) -> Confirmed:
+        try:
+            return await asyncio.wait_for(self._alone.refresh_labels(revision), REFRESH_SECONDS)
+        except TimeoutError:  # the store hangs; the revision is stored, and is found later
+            return Confirmed(1, 0)
+
+    async def _num_running(self) -> int:
+        """Return how many replicas run, 0 where that is not known."""
+        asked = self._asking.answer(num_running, self._all.application)
+        try:
+            return await asyncio.wait_for(asked, COUNT_SECONDS)
+        except (TimeoutError, RayServeException, RayError) as error:
+            logger.warning("how many replicas run is not known: %r", error)
+            return 0
 
     async def statistics(self) -> Sequence[Counters]:
         """Return the counters of each replica that answers."""
@@ -69,8 +85,9 @@ class ServePeers:
 class Replicas:
     """The replicas of an application, called all at once."""
 
-    def __init__(self, application: str) -> None:
+    def __init__(self, application: str, asking: Asking) -> None:
         self.application = application
+        self._asking = asking
         self._handle: DeploymentHandle[Any] | None = None
 
     async def call(self, method: str, seconds: float) -> list[Any]:
@@ -80,7 +97,7 @@ class Replicas:
         try:
             async with asyncio.timeout(seconds):
                 if self._handle is None:
-                    self._handle = serve.get_app_handle(self.application)
+                    self._handle = await self._asking.answer(serve.get_app_handle, self.application)
                 response = self._handle.broadcast(method)
                 results = await response.results_async(return_exceptions=True)
         except (TimeoutError, RayServeException, RayError) as error:
