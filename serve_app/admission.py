@@ -59,7 +59,7 @@ class Gate:
         self._busy_until = -math.inf
         self._max_upload_bytes = options.limits.max_upload_bytes
         self._deadline_seconds = options.deadline_seconds
-        self._retry_after = str(max(1, math.ceil(options.retry_after_seconds)))
+        self.retry_after = str(max(1, math.ceil(options.retry_after_seconds)))
         self._statistics = statistics
         self.num_too_late = 0  # given up while nothing was finished, since the engine proved itself
         self.num_inside = 0
@@ -109,8 +109,8 @@ class Gate:
                 429,
                 "queue_full",
                 f"bodies that are still arriving hold {self._max_upload_bytes:,} bytes already; "
-                f"try again after {self._retry_after} s",
-                {"Retry-After": self._retry_after, **CLOSE},
+                f"try again after {self.retry_after} s",
+                CLOSE,
             )
 
     def enter(self, alarm: Alarm) -> None:
@@ -141,8 +141,7 @@ class Gate:
                 "queue_full",
                 f"this replica has {self.num_inside} requests to answer already, with "
                 f"{num_images} images; try again after "
-                f"{self._retry_after} s",
-                {"Retry-After": self._retry_after},
+                f"{self.retry_after} s",
             )
 
     @contextmanager
@@ -164,9 +163,8 @@ class Gate:
             503,
             "deadline",
             f"no answer within {self._deadline_seconds:g} s of the request's arrival; send fewer "
-            f"images at once, try again after {self._retry_after} s, or raise deadline_seconds in "
+            f"images at once, try again after {self.retry_after} s, or raise deadline_seconds in "
             "the serve file",
-            {"Retry-After": self._retry_after},
         )
 
 

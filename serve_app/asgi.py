@@ -73,6 +73,7 @@ def build_asgi(model: ServedModel, keys: Keys | None = None, peers: Peers | None
         rewrite=without_version,
         watch=model.watch,
         name_call=call_name,
+        retry_after=model.gate.retry_after,
     )
 
 

@@ -95,7 +95,10 @@ class Catalog(CatalogCalls):
 
     async def get_ready(self, request: Request) -> Reply:
         """Answer 200 when every deployed model can be asked, else 503."""
-        entries = await self._directory.entries()
+        try:
+            entries = await self._directory.entries()
+        except RequestError as error:
+            return json_reply({"live": True, "ready": False}, error.status)
         waiting = [entry.name for entry in entries if entry.state != "READY"]
         body = {"live": True, "ready": not waiting}
         return json_reply(

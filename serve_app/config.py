@@ -103,7 +103,9 @@ class ServeOptions(_Frozen):
         description="the same while more comes than can be answered, where each image of a request "
         "counts; 6 per thread, or two batches, if unset",
     )
-    retry_after_seconds: float = Field(1.0, ge=0, description="told with 429 and 503")
+    retry_after_seconds: float = Field(
+        1.0, ge=0, description="told with every 429 and 503 over HTTP, rounded up"
+    )
     deadline_seconds: float = Field(
         60, gt=0, description="from the end of a request's body to its answer; beyond it 503"
     )

@@ -8,16 +8,21 @@ of this server keeps, and can ask nobody anything.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 
 from models.bundle import Bundle
+from models.errors import NotFoundError, StorageError
 from models.manifest import Manifest
 from serve_app.errors import RequestError
+from serve_app.logs import OURS
 from serve_app.replies import Reply
 from serve_app.request import Request
 from serve_app.routing import Handler, Routes
+
+logger = logging.getLogger(OURS)
 
 BELOW = "/documents"
 THREADS, STORE_SECONDS = 2, 20.0  # for a store to give a document
@@ -87,6 +92,15 @@ def _document(bundle: Bundle, name: str, threads: ThreadPoolExecutor) -> Handler
         except TimeoutError as error:
             raise RequestError(
                 503, "deadline", f"the bundle store has not answered for {STORE_SECONDS:g} s"
+            ) from error
+        except NotFoundError:  # a bundle that is not whole: trying again does not help
+            raise
+        except StorageError as error:
+            logger.warning("document %s: %s", name, error)
+            raise RequestError(
+                503,
+                "bundle_store",
+                "the bundle store does not answer; the replica's log has the reason",
             ) from error
         return Reply(body, content_type=content_type, headers=headers)
 

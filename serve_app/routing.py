@@ -30,6 +30,7 @@ Routes = Mapping[str, Mapping[str, Handler]]
 
 
 GONE = Reply(b"", CLIENT_GONE)
+TRY_AGAIN = (429, 503)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
@@ -43,13 +44,16 @@ class Api:
         rewrite: Callable[[str], str] | None = None,
         watch: Watch | None = None,
         name_call: Callable[[str], str] = str,
+        retry_after: str = "1",
     ) -> None:
         """`rewrite` may change a path before it is looked up, or refuse it with an error;
-        `name_call` makes the name that a route has in metrics.
+        `name_call` makes the name that a route has in metrics. Who may try again is told to after
+        `retry_after` seconds.
         """
         self.routes = routes
         self._watch = watch or Watch()
         self._names = {path: name_call(path) for path in routes}
+        self._retry_after = retry_after
         self._has_stars = any("*" in path for path in routes)
         self._rewrite = rewrite
 
@@ -99,6 +103,8 @@ class Api:
         # a request may fail, the server may not; `error_reply` tells the two apart
         except Exception as error:
             reply = error_reply(error)
+        if reply.status in TRY_AGAIN:
+            reply = replace(reply, headers={"Retry-After": self._retry_after, **reply.headers})
         if has_much_to_come(request):
             # Nobody limits or times any more what comes after an answer.
             return replace(reply, headers={**reply.headers, **CLOSE})

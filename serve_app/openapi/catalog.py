@@ -27,6 +27,7 @@ from serve_app.statistics import model_statistics
 TEXT: Schema = {"type": "string"}
 STATES = ["READY", "LOADING", "UNAVAILABLE"]  # the words of the protocol
 EXAMPLE = "elpv"
+LIST_CODES: Codes = {503: ("not_ready",)}  # where Serve does not say which models there are
 BODY_CODES: Codes = {
     **UPLOAD_CODES,
     400: ("bad_request", "bad_json"),
@@ -79,6 +80,7 @@ def _server_calls() -> dict[str, dict[str, Any]]:
             "/v2/models/stats",
             {200: json_answer("The counters", ref("Stats"), stats)},
             scope="infer",
+            codes=LIST_CODES,
         ),
     }
 
@@ -106,7 +108,7 @@ def _repository_calls() -> dict[str, dict[str, Any]]:
                     required=False,
                 ),
                 answers={200: json_answer("The models", ref("Index"), [entry])},
-                codes=BODY_CODES,
+                codes={**BODY_CODES, **LIST_CODES},
                 curl=f"{post} '{{server}}/v2/repository/index'",
             )
         },
@@ -123,7 +125,7 @@ def _repository_calls() -> dict[str, dict[str, Any]]:
                     **BODY_CODES,
                     404: ("unknown_model",),
                     501: ("declarative",),
-                    503: ("not_ready",),
+                    **LIST_CODES,
                 },
                 curl=f"{post} -H 'X-API-Key: KEY' '{{server}}/v2/repository/models/{EXAMPLE}/load'",
             )
@@ -136,7 +138,7 @@ def _repository_calls() -> dict[str, dict[str, Any]]:
                 scope="admin",
                 parameters=[model],
                 answers={},
-                codes={404: ("unknown_model",), 501: ("declarative",)},
+                codes={404: ("unknown_model",), 501: ("declarative",), **LIST_CODES},
                 curl=f"{post} -H 'X-API-Key: KEY' "
                 f"'{{server}}/v2/repository/models/{EXAMPLE}/unload'",
             )
@@ -168,8 +170,16 @@ def _schemas() -> dict[str, Schema]:
 
 
 def _get(
-    name: str, summary: str, path: str, answers: dict[int, dict[str, Any]], *, scope: str = ""
+    name: str,
+    summary: str,
+    path: str,
+    answers: dict[int, dict[str, Any]],
+    *,
+    scope: str = "",
+    codes: Codes | None = None,
 ) -> dict[str, Any]:
     curl = f"curl '{{server}}{path}'"
-    made = operation(name, summary, tag="server", answers=answers, scope=scope, curl=curl)
+    made = operation(
+        name, summary, tag="server", answers=answers, scope=scope, codes=codes, curl=curl
+    )
     return {"get": made}

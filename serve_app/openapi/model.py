@@ -95,6 +95,7 @@ def document_operations(model: ServedModel, root: str) -> Paths:
             tag="about",
             scope="infer",
             answers={200: answer("The file", {media_type: {}})},
+            codes={503: ("bundle_store", "deadline")},
             curl=f"curl -O '{{server}}{root}{path}'",
         )
         found[path] = {"get": call}

@@ -35,6 +35,7 @@ SENTENCES: Mapping[str, str] = {
     "bad_parameter": "unknown query parameter 'topk'; did you mean 'top_k'?",
     "bad_request": "Content-Length must be a whole number, got 'many'",
     "body_too_large": "the body has 70,000,000 bytes; the limit is 67,108,864 per request",
+    "bundle_store": "the bundle store does not answer; the replica's log has the reason",
     "closed": "the model is closed",
     "content_encoding": "the body is compressed with 'br'; send it as it is",
     "declarative": "cannot unload 'elpv': what is served stands in the serve file",
@@ -82,6 +83,7 @@ STATUS_WORDS: Mapping[int, str] = {
 STATUS_HEADERS: Mapping[int, tuple[str, str]] = {
     401: ("WWW-Authenticate", "Bearer"),
     429: ("Retry-After", "1"),
+    503: ("Retry-After", "1"),
 }
 # What any call that reads a body may answer.
 UPLOAD_CODES: Codes = {400: ("bad_request",), 408: ("upload_timeout",)}

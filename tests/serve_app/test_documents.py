@@ -4,6 +4,7 @@ keeps a report's script from whatever the server's page knows.
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from cluster.environment import free_port
 from models.bundle import Bundle, open_bundle
 from serve_app.asgi import build_asgi
 from serve_app.config import ServeOptions
@@ -20,7 +22,9 @@ from serve_app.keys import INFER, Keys, new_key
 from serve_app.model import ServedModel, open_served
 from serve_app.openapi.model import model_document
 from tests.bundles import tiny_bundle
+from tests.conftest import S3Server
 from tests.serve_app.conftest import ROOT, refused
+from tests.serve_app.documents import Document
 
 DOCUMENTS = {
     "model_card.md": b"# caps",
@@ -122,6 +126,44 @@ def test_a_store_that_hangs_is_given_up_and_keeps_no_thread_from_scoring(
 
     monkeypatch.setattr("serve_app.documents.STORE_SECONDS", 0.1)
     monkeypatch.setattr(Bundle, "path", lambda _, name: hang(name))
-    refusal = refused(client.get("/documents/confusion.png"), 503, "deadline")
+    answer = client.get("/documents/confusion.png")
+    refusal = refused(answer, 503, "deadline")
+    assert answer.headers["retry-after"] == "1"
     assert "the bundle store has not answered for 0.1 s" in refusal
     assert asked[0].startswith("documents"), "not of those that everything else has"
+
+
+def test_a_document_that_cannot_be_fetched_now_is_to_be_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(cache))
+    uri = tiny_bundle(tmp_path / "models", documents=DOCUMENTS)
+    model = open_served(ServeOptions(bundle=uri, threads=1, retry_after_seconds=2.5))
+    shutil.rmtree(cache)
+    cache.write_bytes(b"a file where the folder was")
+    check_unavailable(model)
+    cache.unlink()
+    with TestClient(build_asgi(model), base_url=f"http://test{ROOT}", root_path=ROOT) as client:
+        assert client.get("/documents/model_card.md").content == DOCUMENTS["model_card.md"]
+    model.close()
+
+
+def test_a_bucket_that_refuses_connections_is_to_be_asked_again(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "cache"))
+    uri = tiny_bundle(f"{s3_server.make_bucket('documents')}/models", documents=DOCUMENTS)
+    model = open_served(ServeOptions(bundle=uri, threads=1, retry_after_seconds=2.5))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    check_unavailable(model)
+    model.close()
+
+
+def check_unavailable(model: ServedModel) -> None:
+    """Assert that a document is not to be had now, and that the client is told when to ask."""
+    with TestClient(build_asgi(model), base_url=f"http://test{ROOT}", root_path=ROOT) as client:
+        answer = client.get("/documents/model_card.md")
+    assert "the bundle store does not answer" in refused(answer, 503, "bundle_store")
+    assert answer.headers["retry-after"] == "3"
+    Document(model_document(model, ROOT)).check("GET", "/documents/model_card.md", answer)
