@@ -8,6 +8,7 @@ from reprlib import repr as shown
 from typing import Any
 
 from ray import serve
+from ray.serve.config import BackpressureConfig
 
 from serve_app.asgi import guarded
 from serve_app.asking import Asking
@@ -41,8 +42,13 @@ EXTENSIONS_OF_OTHERS = (
 )
 REPOSITORY = "/v2/repository/models"
 NAMES = {"/v2": "server", "/openapi.json": "openapi.json"}
-MAX_BODY_BYTES = 1 << 20
+# What the catalog reads is smaller; HAProxy hands it over whole, so nobody is waited for.
+MAX_BODY_BYTES = 1 << 16
 UPLOAD_SECONDS = 10.0
+# No call takes long here, and all of them together hold little: five, Serve's default, that wait
+# for its controller or for a client would keep the page and health from everybody.
+MAX_REQUESTS = 1000
+REJECTED = 429
 
 
 class Catalog(CatalogCalls):
@@ -83,7 +89,13 @@ class Catalog(CatalogCalls):
             f"{REPOSITORY}/*/unload": {"POST": self.post_unload},
         }
         routes = {**open_to_all, **guarded(keyed, self._keys)}
-        return Api(routes, rewrite=_refuse_models, watch=self._watch, name_call=call_name)
+        return Api(
+            routes,
+            rewrite=_refuse_models,
+            watch=self._watch,
+            name_call=call_name,
+            max_body_bytes=MAX_BODY_BYTES,
+        )
 
     async def get_server(self, request: Request) -> Reply:
         """Answer who this is."""
@@ -172,7 +184,13 @@ def build(args: dict[str, Any]) -> serve.Application:
     """Return the application. Raises `ConfigError` naming what is wrong in `args`."""
     options = parse_options(CatalogOptions, args, "serve_app.catalog:build")
     deployment = serve.deployment(
-        serve.ingress()(Catalog), name="catalog", num_replicas=1, ray_actor_options={"num_cpus": 0}
+        serve.ingress()(Catalog),
+        name="catalog",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=MAX_REQUESTS,
+        max_queued_requests=MAX_REQUESTS,
+        backpressure_config=BackpressureConfig(status_code=REJECTED, retry_after_s=1),
     )
     application: serve.Application = deployment.bind(options)
     return application

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.limits import CLIENT_GONE
 from serve_app.logs import OURS
+from serve_app.long_way import answer_bounded
 from serve_app.routing import Api
 from serve_app.watch import NS_PER_MS, SCORING
 
@@ -52,7 +53,8 @@ class FastPath:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._entrance = _entrance_behind(app)
+        replica, self._api = _replica_behind(app)
+        self._entrance = None if self._api is None else _entrance(replica, self._api)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a scoring request, and hand on any other."""
@@ -60,6 +62,8 @@ class FastPath:
         if entrance is None or not entrance.takes(scope):
             if scope["type"] == "http":
                 scope["headers"] = _that_decode(scope["headers"])
+                if self._api is not None:
+                    return await answer_bounded(self._app, self._api, scope, receive, send)
             return await self._app(scope, receive, send)
         return await entrance.answer(scope, receive, send)
 
@@ -219,12 +223,17 @@ class _Held:
         return self._transport
 
 
-def _entrance_behind(app: ASGIApp) -> _Entrance | None:
-    """Return the entrance of the replica that Serve has wrapped, None where there is none."""
+def _replica_behind(app: ASGIApp) -> tuple[Any, Api | None]:
+    """Return the replica that Serve has wrapped and our application in it, None in a proxy or for
+    an application of somebody else.
+    """
     replica = getattr(getattr(app, "_app", None), "__self__", None)
     api = getattr(replica, "_user_callable_asgi_app", None)
-    if replica is None or not isinstance(api, Api):
-        return None  # a proxy, or an application of somebody else
+    return replica, api if isinstance(api, Api) else None
+
+
+def _entrance(replica: Any, api: Api) -> _Entrance | None:
+    """Return the entrance of a replica, None where it is not as we know it."""
     try:
         # On a thread of its own, our application could not be awaited here.
         is_apart = replica._user_callable_wrapper._run_user_code_in_separate_thread

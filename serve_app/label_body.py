@@ -20,9 +20,9 @@ from serve_app.errors import bad_request
 from serve_app.limits import parse_whole, read_body
 from serve_app.queries import check_query
 from serve_app.request import Request
+from serve_app.routing import MAX_BODY_BYTES
 from serve_app.uploads import parse_json
 
-MAX_BODY_BYTES = 4 << 20  # a whole map of 10,000 labels has 2 MiB
 MAX_JSON_VALUES = 200_000
 UPLOAD_SECONDS = 10.0
 MAX_EDITS = 10_000

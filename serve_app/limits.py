@@ -48,7 +48,7 @@ async def read_body(
                 chunk, is_whole = message.get("body", b""), not message.get("more_body", False)
                 received += len(chunk)
                 if received > max_bytes:
-                    raise _too_large(f"more than {max_bytes:,}", max_bytes)
+                    raise too_large(f"more than {max_bytes:,}", max_bytes)
                 chunks.append(chunk)
                 if received - seen >= SLOWEST * LOOK_SECONDS and not is_whole:
                     seen = received
@@ -99,6 +99,16 @@ def parse_whole(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS else None
 
 
+def too_large(size: str, max_bytes: int) -> RequestError:
+    """Return the error for a body of so many bytes, in words."""
+    return RequestError(
+        413,
+        "body_too_large",
+        f"the body has {size} bytes; the limit is {max_bytes:,} per request",
+        CLOSE,
+    )
+
+
 def _check_declared_length(request: Request, max_bytes: int) -> None:
     declared = request.headers.get("content-length")
     if declared is None:
@@ -107,7 +117,7 @@ def _check_declared_length(request: Request, max_bytes: int) -> None:
     if length is None:
         raise bad_request(f"Content-Length must be a whole number, got {reprlib.repr(declared)}")
     if length > max_bytes:
-        raise _too_large(f"{length:,}", max_bytes)
+        raise too_large(f"{length:,}", max_bytes)
 
 
 def _encoding(request: Request, known: Collection[str]) -> str:
@@ -125,12 +135,3 @@ def _encoding(request: Request, known: Collection[str]) -> str:
             CLOSE,
         )
     return encoding
-
-
-def _too_large(size: str, max_bytes: int) -> RequestError:
-    return RequestError(
-        413,
-        "body_too_large",
-        f"the body has {size} bytes; the limit is {max_bytes:,} per request",
-        CLOSE,
-    )

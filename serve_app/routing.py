@@ -22,6 +22,7 @@ from serve_app.trace import KEY, Connection, Trace
 from serve_app.watch import Watch
 
 Handler = Callable[[Request], Awaitable[Reply]]
+MAX_BODY_BYTES = 4 << 20  # of calls that do not score: a whole map of 10,000 labels has 2 MiB
 MAX_PARTS = 12  # of a path that is looked up with a star
 MAX_PARTS_TOLD = 3  # of a path that a 404 names
 
@@ -45,11 +46,15 @@ class Api:
         watch: Watch | None = None,
         name_call: Callable[[str], str] = str,
         retry_after: str = "1",
+        max_body_bytes: int = MAX_BODY_BYTES,
+        max_scoring_bytes: int = 0,
     ) -> None:
         """`rewrite` may change a path before it is looked up, or refuse it with an error;
         `name_call` makes the name that a route has in metrics. Who may try again is told to after
-        `retry_after` seconds.
+        `retry_after` seconds. No handler takes a larger body than `max_body_bytes`, or
+        `max_scoring_bytes` if it scores.
         """
+        self.max_body_bytes, self.max_scoring_bytes = max_body_bytes, max_scoring_bytes
         self.routes = routes
         self._watch = watch or Watch()
         self._names = {path: name_call(path) for path in routes}

@@ -77,6 +77,21 @@ def test_a_route_that_is_not_the_models_path_fails_the_deployment(
     assert "has the route_prefix '/v2/models/cap' but holds the model caps/1" in message
 
 
+@pytest.mark.parametrize("path", ["/v2/repository/index", "/v2/models/elpv/labels"])
+@pytest.mark.parametrize("is_told", [True, False])
+def test_no_body_is_read_ahead_that_no_call_takes(server: Server, path: str, is_told: bool) -> None:
+    """Serve reads it to its end, into memory, while a call waits."""
+    method, size = ("POST" if "index" in path else "GET"), 300_000
+    length = {"Content-Length": str(size)} if is_told else {}
+    parts = (bytes(1000) for _ in range(size // 1000))
+    answer = httpx.request(method, server.url + path, content=parts, headers=length, timeout=20)
+    if is_told and method == "GET":  # not read, and not asked for
+        assert answer.status_code == 200
+    elif answer.status_code != 200:  # a call that does not wait is answered before it comes
+        refused(answer, 413, "body_too_large")
+    assert answer.status_code == 413 or method == "GET"
+
+
 def test_loading_and_unloading_are_answered_for_a_server_that_is_deployed(server: Server) -> None:
     url = f"{server.url}/v2/repository/models/elpv"
     # The local serve file has no keys, so nobody may.
