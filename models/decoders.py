@@ -108,10 +108,10 @@ def decode(
     then skips work that the caller's resize would throw away. Raises `ImageTypeError`,
     `ImageTooLargeError` or `ImageDecodeError`.
     """
-    view = bytes(data) if not isinstance(data, bytes) else data
-    if not view:
+    if not len(data):
         raise ImageDecodeError("the image is empty: 0 bytes")
-    limits.check_bytes(len(view))
+    limits.check_bytes(len(data))
+    view = bytes(data) if not isinstance(data, bytes) else data
     name = sniff(view)
     if name is None:
         raise ImageTypeError(

@@ -105,7 +105,7 @@ class Predictor:
         self.kind: Kind = find_kind(bundle.manifest.kind)
         self._pool = ThreadPoolExecutor(engine.feeding.parallel, thread_name_prefix="predict")
 
-    def prepare(self, data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
+    def prepare(self, data: bytes | memoryview, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
         """Decode one encoded image to the model's input (H, W, 3). Raises `ImageError`."""
         return prepare(data, self.manifest.preprocess, limits)
 

@@ -10,7 +10,8 @@ counts that is not scored yet, since sixteen in one request keep the next one wa
 sixteen requests.
 
 A request takes its place when the whole of it has come, so clients that send slowly cannot keep
-others out. What unfinished bodies hold is bounded by itself.
+others out. What unfinished bodies hold is bounded by itself (`arriving`), and so is what those hold
+that are inside.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from starlette.types import Message
 
 from models.engines.base import Feeding
 from serve_app.alarm import Alarm
+from serve_app.arriving import Arrival, Arrivals
 from serve_app.config import ServeOptions
 from serve_app.errors import RequestError
-from serve_app.limits import CLOSE
 from serve_app.replies import Reply
 from serve_app.request import Request
 from serve_app.routing import Handler
@@ -57,32 +58,36 @@ class Gate:
             options.max_requests, options.max_queued_images, options.busy_requests or at_once
         )
         self._busy_until = -math.inf
-        self._max_upload_bytes = options.limits.max_upload_bytes
+        self._max_bytes = options.limits.max_queued_bytes
         self._deadline_seconds = options.deadline_seconds
         self.retry_after = str(max(1, math.ceil(options.retry_after_seconds)))
         self._statistics = statistics
         self.num_too_late = 0  # given up while nothing was finished, since the engine proved itself
         self.num_inside = 0
         self.num_more_images = 0  # that wait beside one of each request
-        self.upload_bytes = 0  # of bodies whose end has not come yet
+        self.num_bytes = 0  # of the bodies of those inside
+        self.arrivals = Arrivals(options.limits.max_upload_bytes, self.retry_after)
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Hold a place for a request that has come whole. Raises `RequestError` (429)."""
+    def admitted(self, num_bytes: int = 0) -> Iterator[None]:
+        """Hold a place for a request of so many bytes that has come whole. Raises `RequestError`
+        (429).
+        """
         with self._statistics.request():
-            self._check_room()
-            self.num_inside += 1
+            self._take_place(num_bytes)
             try:
                 yield
             finally:
-                self.num_inside -= 1
+                self.leave(num_bytes)
 
-    async def answered_whole(self, answer: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Return the answer to a request that has come whole.
+    async def answered_whole(
+        self, answer: Callable[[], Awaitable[Answer]], num_bytes: int = 0
+    ) -> Answer:
+        """Return the answer to a request of so many bytes that has come whole.
 
         Raises `RequestError`: 429 where there is no room, 503 when the answer is not there in time.
         """
-        with self.admitted(), Alarm() as alarm:
+        with self.admitted(num_bytes), Alarm() as alarm:
             alarm.set(self._deadline_seconds)
             with self._telling(alarm):
                 return await answer()
@@ -99,25 +104,33 @@ class Gate:
             try:
                 with self._telling(alarm):
                     return await handler(request)
+            except asyncio.CancelledError:
+                visit.check()
+                raise
             finally:
                 visit.leave()
 
-    def check_upload(self) -> None:
-        """Raise `RequestError` (429) where unfinished bodies hold more than they may."""
-        if self.upload_bytes > self._max_upload_bytes:
+    def enter(self, alarm: Alarm, num_bytes: int) -> None:
+        """Take a place for a request whose body of so many bytes has come, and set its alarm."""
+        self._take_place(num_bytes)
+        alarm.set(self._deadline_seconds)
+
+    def leave(self, num_bytes: int) -> None:
+        """Give back the place of a request that holds so many bytes."""
+        self.num_inside -= 1
+        self.num_bytes -= num_bytes
+
+    def hold(self, num_bytes: int) -> None:
+        """Count bytes that a request inside holds. Raises `RequestError` (429)."""
+        if self.num_bytes + num_bytes > self._max_bytes:
             raise RequestError(
                 429,
                 "queue_full",
-                f"bodies that are still arriving hold {self._max_upload_bytes:,} bytes already; "
-                f"try again after {self.retry_after} s",
-                CLOSE,
+                f"the {self.num_inside} requests that this replica has to answer already hold "
+                f"{self.num_bytes:,} of {self._max_bytes:,} bytes; try again after "
+                f"{self.retry_after} s",
             )
-
-    def enter(self, alarm: Alarm) -> None:
-        """Take a place for a request whose body has come, and set its alarm."""
-        self._check_room()
-        self.num_inside += 1
-        alarm.set(self._deadline_seconds)
+        self.num_bytes += num_bytes
 
     def count_images(self, images: Sequence[asyncio.Future[Any]]) -> None:
         """Count the images of a request that is inside, each until it is scored or given up."""
@@ -127,6 +140,11 @@ class Gate:
 
     def _forget_image(self, _: asyncio.Future[Any]) -> None:
         self.num_more_images -= 1
+
+    def _take_place(self, num_bytes: int) -> None:
+        self._check_room()
+        self.hold(num_bytes)
+        self.num_inside += 1
 
     def _check_room(self) -> None:
         num_images = self.num_inside + self.num_more_images
@@ -171,14 +189,15 @@ class Gate:
 class _Visit:
     """One request at the gate, from its first header on: it sees the body come, and its end."""
 
-    __slots__ = ("_alarm", "_gate", "_is_inside", "_receive", "_upload_bytes")
+    __slots__ = ("_alarm", "_arrival", "_gate", "_is_inside", "_num_bytes", "_receive")
 
     def __init__(self, gate: Gate, request: Request, alarm: Alarm) -> None:
         self._gate = gate
         self._receive = request.receive
-        request.receive = self.receive
+        request.receive, request.note_size = self.receive, self.note_size
         self._alarm = alarm
-        self._upload_bytes = 0
+        self._arrival: Arrival | None = None  # of a body that comes in parts
+        self._num_bytes = 0  # that are held inside
         self._is_inside = False
 
     async def receive(self) -> Message:
@@ -186,20 +205,34 @@ class _Visit:
         message = await self._receive()
         if message["type"] != "http.request" or self._is_inside:
             return message
+        num_bytes = len(message.get("body", b""))
+        arrival = self._arrival
         if message.get("more_body", False):
-            self._hold(len(message.get("body", b"")))
-            self._gate.check_upload()
+            if arrival is None:
+                arrival = self._arrival = self._gate.arrivals.begin()
+            arrival.add(num_bytes)
         else:
-            self._hold(-self._upload_bytes)
-            self._gate.enter(self._alarm)
-            self._is_inside = True
+            if arrival is not None:
+                num_bytes += arrival.num_bytes
+                arrival.end()
+            self._gate.enter(self._alarm, num_bytes)
+            self._num_bytes, self._is_inside = num_bytes, True
         return message
+
+    def note_size(self, num_bytes: int) -> None:
+        """Count a body anew that holds so many bytes now. Raises `RequestError` (429)."""
+        if self._is_inside:
+            self._gate.hold(num_bytes - self._num_bytes)
+            self._num_bytes = num_bytes
+
+    def check(self) -> None:
+        """Raise `RequestError` (429) where the task was cancelled for the body to give way."""
+        if self._arrival is not None:
+            self._arrival.check()
 
     def leave(self) -> None:
         """Give back what is held."""
-        self._hold(-self._upload_bytes)
-        self._gate.num_inside -= self._is_inside
-
-    def _hold(self, num_bytes: int) -> None:
-        self._upload_bytes += num_bytes
-        self._gate.upload_bytes += num_bytes
+        if self._arrival is not None:
+            self._arrival.end()
+        if self._is_inside:
+            self._gate.leave(self._num_bytes)

@@ -35,14 +35,18 @@ class Limits(_Frozen):
     max_upload_bytes: int = Field(
         256 * MIB, ge=1, description="held by bodies that are still arriving, per replica"
     )
+    max_queued_bytes: int = Field(
+        512 * MIB, ge=1, description="held by bodies that are not answered yet, per replica"
+    )
 
     @model_validator(mode="after")
     def _let_the_largest_body_in(self) -> Limits:
-        if self.max_upload_bytes < self.max_body_bytes:
-            raise ValueError(
-                f"max_upload_bytes = {self.max_upload_bytes} is less than max_body_bytes = "
-                f"{self.max_body_bytes}, so that the largest body could never arrive"
-            )
+        for name in ("max_upload_bytes", "max_queued_bytes"):
+            if getattr(self, name) < self.max_body_bytes:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} is less than max_body_bytes = "
+                    f"{self.max_body_bytes}, so that the largest body could never be answered"
+                )
         return self
 
     @property
@@ -92,7 +96,7 @@ class ServeOptions(_Frozen):
         0.01, ge=0, le=1, description="share of the requests without an error that are logged"
     )
 
-    # A replica holds the bodies of all these, so this bounds its memory.
+    # A replica holds the bodies of all these: `limits.max_queued_bytes` at most.
     max_requests: int = Field(96, ge=1, description="at once, per replica; beyond it 429")
     max_queued_images: int = Field(
         512, ge=1, description="the same of all their images that are not scored yet"

@@ -64,7 +64,12 @@ async def read_body(
         ) from error
     request.is_whole = True
     body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    return await unpack(body, encoding, max_bytes) if encoding else body
+    if not encoding:
+        return body
+    unpacked = await unpack(body, encoding, max_bytes)
+    if request.note_size is not None:
+        request.note_size(len(unpacked))
+    return unpacked
 
 
 def has_much_to_come(request: Request) -> bool:

@@ -33,6 +33,7 @@ from serve_app.watch import Watch
 logger = logging.getLogger(__name__)
 
 Scored = Prediction | SightlineError
+Encoded = bytes | memoryview  # an image file
 
 
 class ServedModel:
@@ -71,7 +72,7 @@ class ServedModel:
         self._proving: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    async def score(self, data: bytes) -> Prediction:
+    async def score(self, data: Encoded) -> Prediction:
         """Score one encoded image. Raises `ImageError` for what cannot be decoded."""
         try:
             return await self._feeder.score(partial(self._decode, data))
@@ -79,7 +80,7 @@ class ServedModel:
             self._num_failures += 1
             raise
 
-    async def score_each(self, images: Sequence[bytes | SightlineError]) -> list[Scored]:
+    async def score_each(self, images: Sequence[Encoded | SightlineError]) -> list[Scored]:
         """Score several images; one that cannot be read has its error in its place.
 
         An error that is not about one image is raised.
@@ -158,7 +159,7 @@ class ServedModel:
         if trace is not None and self.kind.has_label_map:
             trace.revision = reading.revision
 
-    def _decode(self, data: bytes) -> Image:
+    def _decode(self, data: Encoded) -> Image:
         return self.predictor.prepare(data, self.limits.image)
 
     async def _all(self, asked: Sequence[Awaitable[Prediction]]) -> list[Scored]:

@@ -192,7 +192,9 @@ class GrpcCalls(NotOffered):
         raise declared("unload a model")
 
     async def _infer(self, request: Any) -> Any:
-        return await self._model.gate.answered_whole(lambda: self._answer(request))
+        return await self._model.gate.answered_whole(
+            lambda: self._answer(request), request.ByteSize()
+        )
 
     async def _answer(self, request: Any) -> Any:
         view = self._view(request.model_name, request.model_version)

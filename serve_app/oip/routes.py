@@ -89,6 +89,9 @@ def _infer(model: ServedModel, view: View) -> Handler:
             json_length(header, len(body)), parse_infer, body, header, view, limits
         )
 
+        # Files are views of it; what was read out of JSON would be kept twice.
+        del body
+
         def write(answered: Answered) -> Reply:
             return infer_reply(manifest.name, manifest.version, asked.wanted, answered)
 

@@ -36,7 +36,7 @@ Parameters = Mapping[str, Any]
 class Data(Protocol):
     """The data of one input, not read yet."""
 
-    def elements(self, count: int) -> list[bytes]:
+    def elements(self, count: int) -> Sequence[bytes | memoryview]:
         """Return the elements of a BYTES tensor. Raises `RequestError` if they are malformed or
         more than `count`.
         """
@@ -74,7 +74,7 @@ class Images:
     what makes them ready and takes too long for the event loop.
     """
 
-    encoded: Sequence[bytes] = ()
+    encoded: Sequence[bytes | memoryview] = ()
     pixels: Sequence[Image] = ()
     unready: Sequence[Prepare] = ()
 
@@ -127,9 +127,11 @@ class RawData:
 
     raw: bytes | memoryview
 
-    def elements(self, count: int) -> list[bytes]:
-        """Cut a BYTES tensor into its elements."""
-        raw, elements, position = memoryview(self.raw), list[bytes](), 0
+    def elements(self, count: int) -> list[memoryview]:
+        """Return the elements of a BYTES tensor where they lie: copied, all of a request would be
+        in memory twice until it is answered.
+        """
+        raw, elements, position = memoryview(self.raw), list[memoryview](), 0
         while position < len(raw):
             if len(elements) == count:
                 raise bad_request(f"the BYTES tensor goes on after its shape's {count} elements")
@@ -142,7 +144,7 @@ class RawData:
                     f"the BYTES tensor ends within element {len(elements)}, which has {size:,} "
                     "bytes"
                 )
-            elements.append(bytes(raw[position : position + size]))
+            elements.append(raw[position : position + size])
             position += size
         return elements
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack
@@ -11,9 +12,11 @@ from typing import Any
 
 import orjson
 import pytest
+from starlette.testclient import TestClient
 from starlette.types import Message
 
 import serve_app.admission
+import serve_app.arriving
 import serve_app.limits
 from models.bundle import open_bundle
 from models.engines.base import Feeding
@@ -25,7 +28,7 @@ from serve_app.errors import RequestError
 from serve_app.model import ServedModel
 from serve_app.statistics import Statistics
 from tests.clock import Clock
-from tests.serve_app.conftest import ROOT, encode
+from tests.serve_app.conftest import ROOT, encode, refused
 
 PATIENCE = 20.0
 IMAGE = encode()
@@ -127,12 +130,12 @@ def test_a_body_that_is_still_coming_takes_nobodys_place(narrow: Change) -> None
         model = narrow()
         slow, quick = Client(model), Client(model)
         await slow.send(IMAGE[:100])
-        assert (model.gate.num_inside, model.gate.upload_bytes) == (0, 100)
+        assert (model.gate.num_inside, model.gate.arrivals.num_bytes) == (0, 100)
         await quick.send(IMAGE, is_last=True)
         assert (await quick.answer())[0] == 200
         await slow.send(IMAGE[100:], is_last=True)
         assert (await slow.answer())[0] == 200
-        assert (model.gate.num_inside, model.gate.upload_bytes) == (0, 0)
+        assert (model.gate.num_inside, model.gate.arrivals.num_bytes) == (0, 0)
 
     asyncio.run(run())
 
@@ -146,7 +149,8 @@ def test_a_body_that_ends_when_all_places_are_taken_is_refused(narrow: Change) -
             await late.send(IMAGE[100:], is_last=True)
             status, body = await late.answer()
         assert (status, body["code"]) == (429, "queue_full")
-        assert (model.gate.num_inside, model.gate.upload_bytes) == (0, 0)
+        assert (model.gate.num_inside, model.gate.arrivals.num_bytes) == (0, 0)
+        assert model.gate.num_bytes == 0
 
     asyncio.run(run())
 
@@ -291,11 +295,98 @@ def test_unfinished_bodies_hold_no_more_than_they_may(
         status, body = await second.answer()
         assert (status, body["code"]) == (429, "queue_full")
         assert "1,000 bytes" in body["error"]
-        assert model.gate.upload_bytes == 900
+        assert model.gate.arrivals.num_bytes == 900
         first.leave()
-        await until(lambda: model.gate.upload_bytes == 0)
+        await until(lambda: model.gate.arrivals.num_bytes == 0)
 
     asyncio.run(run())
+
+
+def test_who_sends_slowest_gives_way_and_not_who_comes_last(
+    narrow: Change, options: ServeOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four clients that sent all but the end of a large body kept out everybody with another."""
+    clock = Clock()
+    monkeypatch.setattr(serve_app.arriving, "time", clock)
+
+    async def run() -> None:
+        limits = options.limits.model_copy(update={"max_upload_bytes": 4000})
+        model = narrow(limits=limits, max_requests=8)
+        slow = [Client(model) for _ in range(4)]
+        for client in slow:
+            await client.send(IMAGE[:900])
+        steady = Client(model)
+        await steady.send(IMAGE[:100])
+        for at in range(900, 910):
+            clock.now += 1
+            for client in slow[1:]:  # of the first one nothing comes
+                await client.send(IMAGE[at : at + 1])
+        await steady.send(IMAGE[100:300])
+        new = Client(model)
+        await new.send(IMAGE[:500])
+        status, body = await slow[0].answer()
+        assert (status, body["code"]) == (429, "queue_full")
+        assert "this one comes slowest" in body["error"]
+        assert slow[0].header("connection") == "close"
+        assert slow[0].header("retry-after") == "1"
+        assert not any(client.is_answered for client in (*slow[1:], steady, new))
+        more = Client(model)
+        await more.send(IMAGE[:600])
+        assert (await slow[1].answer())[0] == 429  # a byte a second
+        more.leave()
+        for client, came in ((steady, 300), (new, 500), (slow[2], 910)):
+            await client.send(IMAGE[came:], is_last=True)
+            assert (await client.answer())[0] == 200
+        assert model.gate.arrivals.num_bytes == 910
+        slow[3].leave()
+        await until(lambda: model.gate.arrivals.num_bytes == 0)
+
+    asyncio.run(run())
+
+
+def test_requests_inside_hold_no_more_bytes_than_they_may(
+    narrow: Change, options: ServeOptions
+) -> None:
+    async def run() -> None:
+        most = len(IMAGE) + 1000
+        limits = options.limits.model_copy(update={"max_queued_bytes": most})
+        model = narrow(limits=limits, max_requests=8)
+        with model.gate.admitted(1001):
+            late, parts = Client(model), Client(model)
+            await late.send(IMAGE, is_last=True)
+            await parts.send(IMAGE[:100])
+            await parts.send(IMAGE[100:], is_last=True)
+            for client in (late, parts):
+                status, body = await client.answer()
+                assert (status, body["code"]) == (429, "queue_full")
+                assert f"hold 1,001 of {most:,} bytes" in body["error"]
+            with pytest.raises(RequestError, match="bytes") as refused:
+                await model.gate.answered_whole(lambda: asyncio.sleep(0), len(IMAGE))
+            assert refused.value.status == 429
+        fits = Client(model)
+        await fits.send(IMAGE, is_last=True)
+        assert (await fits.answer())[0] == 200
+        assert (model.gate.num_inside, model.gate.num_bytes) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_a_body_that_was_compressed_counts_as_what_it_unpacks_to(
+    narrow: Change, options: ServeOptions
+) -> None:
+    limits = options.limits.model_copy(update={"max_queued_bytes": 400_000})
+    model = narrow(limits=limits, max_requests=8)
+    packed = gzip.compress(bytes(300_000))
+    headers = {"Content-Encoding": "gzip", "Inference-Header-Content-Length": "0"}
+    with TestClient(build_asgi(model), base_url=f"http://test{ROOT}", root_path=ROOT) as client:
+        with model.gate.admitted(150_000):
+            refusal = refused(
+                client.post("/infer", content=packed, headers=headers), 429, "queue_full"
+            )
+            assert "bytes" in refusal
+        # It is no image, as is found out when it is looked at.
+        refused(client.post("/infer", content=packed, headers=headers), 415, "image_type")
+    assert (model.gate.num_inside, model.gate.num_bytes) == (0, 0)
 
 
 def test_a_body_that_comes_a_byte_at_a_time_is_given_up(
@@ -387,5 +478,6 @@ def test_a_request_whose_client_has_left_gives_its_place_back(
 
 
 def test_limits_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(ValueError, match="max_upload_bytes = 10 is less than max_body_bytes"):
-        Limits(max_upload_bytes=10)
+    for name in ("max_upload_bytes", "max_queued_bytes"):
+        with pytest.raises(ValueError, match=f"{name} = 10 is less than max_body_bytes"):
+            Limits.model_validate({name: 10})
