@@ -64,7 +64,7 @@ class StreamFeeder:
     def run(self, image: Image) -> Awaitable[Prediction]:
         """Run one image that is ready."""
         context, asked = copy_context(), time.perf_counter_ns()
-        return self._threads.run(context.run, self._run, image, asked)
+        return self._threads.run(context.run, self._run_ready, image, asked)
 
     def close(self) -> None:
         """End the threads."""
@@ -74,6 +74,10 @@ class StreamFeeder:
         _check_client(current.get())
         started = time.perf_counter_ns()
         return self._run(prepare(), asked, started)
+
+    def _run_ready(self, image: Image, asked: int) -> Prediction:
+        _check_client(current.get())
+        return self._run(image, asked)
 
     def _run(self, image: Image, asked: int, started: int | None = None) -> Prediction:
         """Run an image that was asked for, and whose decoding began, at those nanoseconds."""

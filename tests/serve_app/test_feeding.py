@@ -167,6 +167,25 @@ def test_images_of_a_connection_that_has_ended_are_neither_decoded_nor_run(
     assert sum(engine.sizes) == (0 if has_left else 2)
 
 
+@pytest.mark.parametrize("has_left", [True, False])
+def test_pixels_of_a_connection_that_has_ended_are_not_run(
+    served: ServedModel, engine: WatchedEngine, model: ServedModel, has_left: bool
+) -> None:
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+
+    async def ask(asked: ServedModel) -> list[object]:
+        trace = Trace("x", "http")
+        trace.connection = Connection(has_left)
+        current.set(trace)
+        return list(await asyncio.gather(asked.run_each([pixels] * 2), return_exceptions=True))
+
+    num_before = model.statistics.counters()["runs"]
+    for (found,) in (asyncio.run(ask(model)), asyncio.run(ask(served))):
+        assert isinstance(found, asyncio.CancelledError) == has_left
+    num_run = model.statistics.counters()["runs"] - num_before
+    assert (num_run, sum(engine.sizes)) == ((0, 0) if has_left else (2, 2))
+
+
 def test_images_whose_connection_ends_while_they_wait_for_a_batch_are_not_run(
     served: ServedModel, engine: WatchedEngine
 ) -> None:
