@@ -175,10 +175,12 @@ class LabelKeeper:
 
     def status(self) -> dict[str, Any]:
         """Return where this replica stands, and why it is not further."""
+        # In this order: what waits in a newer schedule may begin with what counts already.
+        schedule = self._schedule
         current = self.current()
         waiting = [
             {"revision": reading.revision, "effective_at": datetime.fromtimestamp(when, UTC)}
-            for when, reading in self._schedule
+            for when, reading in schedule
             if reading.revision > current.revision
         ]
         return {

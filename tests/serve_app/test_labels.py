@@ -228,6 +228,26 @@ def test_a_replica_that_starts_reads_what_counts_now(model: ServedModel, log: La
     keeper.close()
 
 
+def test_a_revision_that_is_taken_up_while_the_status_is_told_does_no_harm(
+    log: LabelLog,
+) -> None:
+    """It has no time to wait for, and `/config` answered 500."""
+
+    class Busy(LabelKeeper):
+        """Has news each time that it was asked what counts now."""
+
+        def current(self) -> Reading:
+            reading = super().current()
+            self.refresh()
+            return reading
+
+    keeper = Busy(log, 3600)
+    number = write(log, Rename(label="good", name="one"))
+    assert keeper.status()["waiting"] == []
+    assert keeper.status()["revision"] == number
+    keeper.close()
+
+
 def test_a_clock_that_is_set_back_takes_no_labels_away(
     client: TestClient, log: LabelLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
