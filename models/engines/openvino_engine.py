@@ -109,9 +109,9 @@ def open_engine(bundle: Bundle, precision: str, options: EngineOptions) -> OpenV
             network = shared_core().read_model(path)
         with part("compile"):
             compiled = shared_core().compile_model(network, "CPU", settings)
+        return OpenVinoEngine(compiled, precision, num_streams)
     except RuntimeError as error:
         raise EngineError(f"OpenVINO cannot compile {path.name}: {_last_line(error)}") from error
-    return OpenVinoEngine(compiled, precision, num_streams)
 
 
 @cache
@@ -129,7 +129,11 @@ def shared_core() -> Any:
 
 
 def _capabilities() -> Sequence[str]:
-    found: Sequence[str] = shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    """Return what the CPU computes in hardware. Raises `EngineError` where OpenVINO has no CPU."""
+    try:
+        found: Sequence[str] = shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except RuntimeError as error:
+        raise EngineError(f"OpenVINO cannot use this CPU: {_last_line(error)}") from error
     return found
 
 

@@ -159,6 +159,24 @@ def test_a_refused_engine_is_kept_in_mind_when_the_next_one_serves(
     predictor.close()
 
 
+def test_a_cpu_that_openvino_cannot_use_refuses_that_engine_and_no_other(
+    model_store: Path, tmp_path: Path, absent_engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoCpu:
+        """OpenVINO's core where it has no plugin for this machine."""
+
+        def get_property(self, device: str, name: str) -> None:
+            raise RuntimeError(f'Exception from core.cpp:\nDevice "{device}" is not registered')
+
+    monkeypatch.setattr(openvino_engine, "shared_core", NoCpu)
+    bundle = open_bundle(model_store / "tiny" / "1", cache=tmp_path)
+    with pytest.raises(EngineError, match="no engine can serve") as refused:
+        open_predictor(bundle, EngineOptions(engines=("openvino", absent_engine)))
+    first, second = str(refused.value).splitlines()[1:]
+    assert first == '  openvino: OpenVINO cannot use this CPU: Device "CPU" is not registered'
+    assert second.startswith("  absent: ")
+
+
 class Clock:
     """Stands in the place of `time`, and goes on only when it is told to."""
 
