@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -100,21 +100,27 @@ def has_room(wanted: Mapping[str, float], nodes: Iterable[Mapping[str, float]]) 
 def _laid_out(options: ServeOptions) -> ServeOptions:
     """Return the options with as many replicas as fill the cluster as it is, where they say neither
     how many nor that they scale; and with their threads, where nothing is said of these either.
-
-    Logical CPUs may be more than the machine has, and a thread that runs images keeps a real core
-    busy, so the cores count.
     """
     if options.replicas is not None or options.autoscaling is not None:
         return options
     if options.num_gpus:
         replicas = max(1, int(ray.cluster_resources().get("GPU", 0) / options.num_gpus))
         return options.model_copy(update={"replicas": replicas})
-    nodes = cores_of(ray.nodes(), ray.get_runtime_context().get_node_id())
-    if options.threads is not None or "num_cpus" in options.model_fields_set:
-        replicas = max(1, int(sum(nodes) / (options.num_cpus or 1)))
-        return options.model_copy(update={"replicas": replicas})
-    replicas, threads = spread_over(nodes)
-    return options.model_copy(update={"replicas": replicas, "threads": threads})
+    return filling(options, cores_of(ray.nodes(), ray.get_runtime_context().get_node_id()))
+
+
+def filling(options: ServeOptions, nodes: Sequence[int]) -> ServeOptions:
+    """Return the options with as many replicas as fill nodes of so many cores.
+
+    Logical CPUs may be more than the machine has, and a thread that runs images keeps a real core
+    busy, so the cores count: those that the threads of a replica take, or that it reserves.
+    """
+    if options.threads is None and "num_cpus" not in options.model_fields_set:
+        replicas, threads = spread_over(nodes)
+        return options.model_copy(update={"replicas": replicas, "threads": threads})
+    taken = max(options.engine_options.num_threads, options.num_cpus)
+    replicas = max(1, sum(int(cores // taken) for cores in nodes))
+    return options.model_copy(update={"replicas": replicas})
 
 
 def cores_of(nodes: Iterable[Mapping[str, Any]], here: str) -> list[int]:

@@ -80,7 +80,9 @@ class ServeOptions(_Frozen):
     )
     batch_wait_ms: float = Field(2.0, ge=0, le=1000, description="for engines that take batches")
 
-    replicas: int | None = Field(None, ge=1, description="all cores (or GPUs) there are, if unset")
+    replicas: int | None = Field(
+        None, ge=1, description="as many as fill the cores (or GPUs) there are, if unset"
+    )
     autoscaling: dict[str, Any] | None = Field(None, description="Ray Serve's autoscaling_config")
     num_cpus: float = Field(1, ge=0, description="reserved per replica")
     num_gpus: float = Field(0, ge=0, description="reserved per replica; a fraction shares one GPU")

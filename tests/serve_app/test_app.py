@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from serve_app.app import cores_of, has_room, seconds_to_leave, spread_over
+from serve_app.app import cores_of, filling, has_room, seconds_to_leave, spread_over
 from serve_app.config import ServeOptions
 
 
@@ -68,3 +68,28 @@ def test_replicas_fill_the_nodes_with_up_to_four_threads_each(
     nodes: list[int], replicas: int, threads: int
 ) -> None:
     assert spread_over(nodes) == (replicas, threads)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said", "replicas", "threads"),
+    [
+        ([2], {}, 1, 2),
+        ([8, 8], {}, 4, 4),
+        ([2], {"threads": 2}, 1, 2),  # there were two of them, with four threads on two cores
+        ([8], {"threads": 4}, 2, 4),
+        ([8], {"threads": 3}, 2, 3),
+        ([2, 6], {"threads": 4}, 1, 4),  # no replica lies on two nodes
+        ([2], {"threads": 4}, 1, 4),
+        ([8], {"num_cpus": 2}, 4, 2),
+        ([8], {"num_cpus": 2.5}, 2, 3),
+        ([8], {"num_cpus": 0.5}, 8, 1),
+        ([8], {"num_cpus": 0}, 8, 1),
+        ([8], {"num_cpus": 4, "threads": 1}, 2, 1),
+        ([8], {"num_cpus": 1, "threads": 4}, 2, 4),
+    ],
+)
+def test_the_threads_of_all_replicas_fill_the_cores_and_no_more(
+    nodes: list[int], said: dict[str, float], replicas: int, threads: int
+) -> None:
+    options = filling(ServeOptions.model_validate({"bundle": "x", **said}), nodes)
+    assert (options.replicas, options.engine_options.num_threads) == (replicas, threads)
