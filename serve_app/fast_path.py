@@ -98,6 +98,8 @@ class _Entrance:
             "deployment_name": replica._deployment_id.name,
         }
         self._timeout = replica._http_options.request_timeout_s
+        self._is_leaving()
+        api.is_leaving = self._is_leaving
         self._prefix()
 
     def takes(self, scope: Scope) -> bool:
@@ -148,6 +150,9 @@ class _Entrance:
                 status_code=str(status),
                 **self._names,
             )
+
+    def _is_leaving(self) -> bool:
+        return bool(self._replica._shutting_down)
 
     def _prefix(self) -> str:
         prefix: str = self._replica._route_prefix  # changes when the application moves

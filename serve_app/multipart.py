@@ -16,6 +16,7 @@ from python_multipart.multipart import parse_options_header
 
 from serve_app.errors import RequestError, bad_request
 from serve_app.limits import check_count
+from serve_app.shown import shown
 
 MAX_HEADER_BYTES = 8192
 MAX_BOUNDARY_BYTES = 70  # RFC 2046, 5.1.1
@@ -86,7 +87,7 @@ def _read_part(body: bytes, start: int, end: int) -> Part:
         raise RequestError(
             400,
             "not_a_file",
-            f"the multipart field {field!r} is no file; send each image as a file, for "
+            f"the multipart field {shown(field)} is no file; send each image as a file, for "
             "example with curl -F image=@photo.jpg",
         )
     return Part(field, file.decode("utf-8", "replace"), body[data:end])

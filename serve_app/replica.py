@@ -60,6 +60,10 @@ class Replica(GrpcCalls):
         """Return the HTTP application; Serve asks for it once, after the constructor."""
         return self._http
 
+    def is_leaving(self) -> bool:
+        """Say whether Serve has asked this replica to end when it has answered what it has."""
+        return self._http.is_leaving()
+
     async def check_health(self) -> None:
         """Raise when the engine does not reproduce its proof any more; Serve then replaces us."""
         await self._model.check()

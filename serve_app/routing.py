@@ -54,6 +54,8 @@ class Api:
         `retry_after` seconds. No handler takes a larger body than `max_body_bytes`, or
         `max_scoring_bytes` if it scores.
         """
+        # Whether whoever answers by this application takes its leave; who knows puts it here.
+        self.is_leaving: Callable[[], bool] = bool
         self.max_body_bytes, self.max_scoring_bytes = max_body_bytes, max_scoring_bytes
         self.routes = routes
         self._watch = watch or Watch()

@@ -17,6 +17,7 @@ from serve_app.errors import RequestError, bad_request
 from serve_app.keys import ADMIN, INFER, Keys
 from serve_app.model import ServedModel
 from serve_app.oip.grpc_service import Unreadable
+from serve_app.oip.grpc_streams import requests_of
 from serve_app.oip.grpc_watch import Watched
 from serve_app.oip.identity import declared, server_metadata
 from serve_app.oip.infer import infer, parse_aside
@@ -148,23 +149,16 @@ class GrpcCalls(NotOffered):
         return await self._infer(request)
 
     async def ModelStreamInfer(self, request_stream: Any, grpc_context: Any) -> AsyncIterator[Any]:
-        """Score a stream of requests, one after the other; an error answers its request only."""
+        """Score a stream of requests, one after the other; an error answers its request only. A
+        stream on which nothing comes for long is ended.
+        """
         try:
             _require(self._keys, grpc_context, INFER)
+            async for request in requests_of(aiter(request_stream), self.is_leaving):
+                yield await self._answer_streamed(request, grpc_context)
         except RequestError as error:
             with Watched(self.watch, STREAM, grpc_context) as watched:
                 watched.refused(error)
-            return
-        async for request in request_stream:
-            response = message("ModelStreamInferResponse")()
-            with Watched(self.watch, STREAM, grpc_context) as watched:
-                try:
-                    response.infer_response.CopyFrom(await self._infer(_read(request)))
-                    watched.answered(request, response)
-                except Exception as error:  # the same border as in `rpc`
-                    response.error_message = str(watched.failed(error)["error"])
-                    response.infer_response.id = getattr(request, "id", "")
-            yield response
 
     @rpc(INFER)
     async def RepositoryIndex(self, request: Any) -> Any:
@@ -190,6 +184,21 @@ class GrpcCalls(NotOffered):
         """Refuse: what is served stands in the serve file."""
         self._view(request.model_name, "")
         raise declared("unload a model")
+
+    def is_leaving(self) -> bool:
+        """Say whether this replica takes its leave, so that nobody should stay connected."""
+        return False
+
+    async def _answer_streamed(self, request: Any, grpc_context: Any) -> Any:
+        response = message("ModelStreamInferResponse")()
+        with Watched(self.watch, STREAM, grpc_context) as watched:
+            try:
+                response.infer_response.CopyFrom(await self._infer(_read(request)))
+                watched.answered(request, response)
+            except Exception as error:  # the same border as in `rpc`
+                response.error_message = str(watched.failed(error)["error"])
+                response.infer_response.id = getattr(request, "id", "")
+        return response
 
     async def _infer(self, request: Any) -> Any:
         return await self._model.gate.answered_whole(

@@ -26,6 +26,7 @@ CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     409: grpc.StatusCode.FAILED_PRECONDITION,
     # Not RESOURCE_EXHAUSTED, which asks to be tried again: too large stays too large.
     413: grpc.StatusCode.INVALID_ARGUMENT,

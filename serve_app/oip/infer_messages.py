@@ -30,6 +30,7 @@ from serve_app.oip.tensors import (
     read_min_revision,
     read_wanted,
 )
+from serve_app.shown import shown
 
 MAX_PARAMETERS = 100  # of a request, an input or an output
 MAX_DIMENSIONS = 8
@@ -39,7 +40,7 @@ def parse_request(request: Any, view: View, limits: Limits) -> Asked:
     """Read a ModelInferRequest, or raise `RequestError` (400, 413)."""
     check_num_outputs(len(request.outputs), view)
     listed = [
-        (output.name, _plain(output.parameters, f"output {output.name!r}"))
+        (output.name, _plain(output.parameters, f"output {shown(output.name)}"))
         for output in request.outputs
     ]
     parameters = _plain(request.parameters, "the request")
@@ -90,9 +91,9 @@ def _given(request: Any, view: View, limits: Limits) -> Given:
         expected = " or ".join(view.inputs)
         raise bad_request(f"expected one input, {expected}; got {len(request.inputs)}")
     tensor = request.inputs[0]
-    _plain(tensor.parameters, f"input {tensor.name!r}")
+    _plain(tensor.parameters, f"input {shown(tensor.name)}")
     if len(tensor.shape) > MAX_DIMENSIONS:
-        raise bad_request(f"input {tensor.name!r} has {len(tensor.shape)} dimensions")
+        raise bad_request(f"input {shown(tensor.name)} has {len(tensor.shape)} dimensions")
     return Given(tensor.name, tensor.datatype, list(tensor.shape), _data(request, tensor, limits))
 
 
@@ -101,8 +102,8 @@ def _data(request: Any, tensor: Any, limits: Limits) -> Data:
     is_typed = tensor.HasField("contents")
     if len(raw) > 1 or (len(raw) == 1) == is_typed:
         raise bad_request(
-            f"input {tensor.name!r} needs its data either in raw_input_contents, with one entry "
-            f"for it, or in its contents; got {len(raw)} raw entries and "
+            f"input {shown(tensor.name)} needs its data either in raw_input_contents, with one "
+            f"entry for it, or in its contents; got {len(raw)} raw entries and "
             f"{'typed' if is_typed else 'no typed'} contents"
         )
     if is_typed:

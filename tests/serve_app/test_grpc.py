@@ -220,6 +220,11 @@ def with_parameters(**values: Any) -> Any:
     return image_request(encode(), parameters=given)
 
 
+def with_many() -> dict[str, Any]:
+    """Return more parameters than are read."""
+    return {str(number): PARAMETER(int64_param=1) for number in range(200)}
+
+
 HUGE = 2**62
 WRONG = [
     (message("ModelInferRequest")(model_name="tiny"), "expected one input"),
@@ -315,6 +320,22 @@ def framed(number: int, payload: bytes) -> bytes:
     size = len(payload)
     length = bytes([size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127])
     return bytes([number << 3 | 2]) + length + payload
+
+
+LONG = "x" * (1 << 20)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        infer_request({**IMAGE, "name": LONG}),
+        infer_request({**IMAGE, "name": LONG, "shape": [1] * 9}),
+        infer_request({**IMAGE, "name": LONG, "parameters": with_many()}),
+        image_request(b"x", outputs=[{"name": LONG, "parameters": with_many()}]),
+    ],
+)
+def test_what_is_told_is_short_however_long_a_name_is(triton: GrpcClient, wrong: Any) -> None:
+    assert len(triton.refused("INVALID_ARGUMENT", "ModelInfer", wrong)) < 400
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""The requests of one stream over gRPC, until nothing comes for too long: an open stream holds one
+of the places that Serve has, and a replica that leaves waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from serve_app.errors import RequestError
+
+IDLE_SECONDS = 600.0  # without a request: a camera may have nothing to show for minutes
+LOOK_SECONDS = 5.0  # between two looks whether the replica leaves
+END = object()
+
+
+async def requests_of(
+    stream: AsyncIterator[Any], is_leaving: Callable[[], bool]
+) -> AsyncIterator[Any]:
+    """Yield the requests. Raises `RequestError` where none came for `IDLE_SECONDS` (408), or since
+    the replica leaves (503).
+    """
+    while (request := await _next(stream, is_leaving)) is not END:
+        yield request
+
+
+async def _next(stream: AsyncIterator[Any], is_leaving: Callable[[], bool]) -> Any:
+    coming = asyncio.ensure_future(_next_or_end(stream))
+    end = time.monotonic() + IDLE_SECONDS
+    try:
+        while not (await asyncio.wait([coming], timeout=LOOK_SECONDS))[0]:
+            if is_leaving():
+                raise RequestError(503, "closed", "this replica leaves; open another stream")
+            if time.monotonic() > end:
+                raise RequestError(
+                    408,
+                    "idle_stream",
+                    f"no request came for {IDLE_SECONDS:g} s; open another stream",
+                )
+        return coming.result()
+    finally:
+        coming.cancel()
+
+
+async def _next_or_end(stream: AsyncIterator[Any]) -> Any:
+    return await anext(stream, END)

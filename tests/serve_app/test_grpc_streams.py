@@ -1,0 +1,68 @@
+"""Streams over gRPC that stay open while nothing comes: each is ended some time."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import pytest
+
+import serve_app.oip.grpc_streams
+from serve_app.keys import Keys
+from serve_app.model import ServedModel
+from tests.serve_app.conftest import encode
+from tests.serve_app.grpc_client import GrpcClient, image_request
+from tests.serve_app.test_grpc import Calls, serve
+
+
+@pytest.fixture
+def triton(model: ServedModel) -> Iterator[GrpcClient]:
+    """A client of a model that anybody may score with."""
+    for address in serve(model, Keys()):
+        client = GrpcClient(address)
+        yield client
+        client.close()
+
+
+def open_stream(triton: GrpcClient, requests: queue.SimpleQueue[Any]) -> list[Any]:
+    """Send requests as they come, None for their end; return the answers and what ended it."""
+    answers: list[Any] = []
+    try:
+        for answer in triton.stream_on(iter(requests.get, None)):
+            answers.append(answer)
+    except grpc.RpcError as error:
+        answers.append(error)
+    return answers
+
+
+@pytest.mark.parametrize("is_leaving", [True, False])
+def test_a_stream_on_which_nothing_comes_is_ended(
+    triton: GrpcClient, monkeypatch: pytest.MonkeyPatch, is_leaving: bool
+) -> None:
+    monkeypatch.setattr(serve_app.oip.grpc_streams, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(serve_app.oip.grpc_streams, "IDLE_SECONDS", 30 if is_leaving else 0.5)
+    leaves = threading.Event()
+    monkeypatch.setattr(Calls, "is_leaving", lambda _: leaves.is_set())
+    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    requests.put(image_request(encode(1), id="a"))
+    if is_leaving:
+        threading.Timer(0.5, leaves.set).start()
+    began = time.monotonic()
+    answer, ended = open_stream(triton, requests)
+    assert time.monotonic() - began < 10
+    requests.put(None)
+    assert answer.infer_response.id == "a"
+    code, word, sentence = (
+        ("UNAVAILABLE", "closed", "this replica leaves; open another stream")
+        if is_leaving
+        else ("DEADLINE_EXCEEDED", "idle_stream", "no request came for 0.5 s; open another stream")
+    )
+    assert ended.code() == grpc.StatusCode[code]
+    assert dict(ended.trailing_metadata())["sightline-code"] == word
+    assert ended.details() == sentence
+    # Another one is answered, as long as something comes.
+    assert [each.infer_response.id for each in triton.stream([image_request(encode(1), id="b")])]
