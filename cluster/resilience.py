@@ -23,6 +23,11 @@ FILES_PER_CONNECTION, OTHER_FILES = 2.5, 500
 RETRY_ON = "conn-failure empty-response junk-response"
 HEADER_SECONDS = 10
 BODY_SECONDS = 30
+# For a client to take the next part of its answer: a replica and HAProxy hold the rest, by default
+# for an hour. A request that has come whole may wait for its answer as long as it takes; between
+# two requests `timeout http-request` counts. A stream over gRPC has to be ended by us before this
+# does it (`serve_app.oip.grpc_streams`), and a connection without a call comes anew with the next.
+READ_SECONDS = 330
 # For the answer to HAProxy's own look at a replica; as long as the 5 s between looks by default.
 LOOK_SECONDS = 3
 
@@ -51,6 +56,7 @@ def resilience_environment() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
         # A kernel takes a connection at once, however busy it is: silence means a lost node.
         "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(READ_SECONDS),
         "RAY_SERVE_HAPROXY_MAXCONN": str(max_connections()),
         # A dead HAProxy is replaced after three looks: with the default of 10 s, 31 s later.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",

@@ -96,9 +96,11 @@ class Replicas:
         """
         try:
             async with asyncio.timeout(seconds):
-                if self._handle is None:
-                    self._handle = await self._asking.answer(serve.get_app_handle, self.application)
-                response = self._handle.broadcast(method)
+                handle = self._handle
+                if handle is None:
+                    asked = self._asking.answer(serve.get_app_handle, self.application)
+                    handle = self._handle = await asked
+                response = handle.broadcast(method)
                 results = await response.results_async(return_exceptions=True)
         except (TimeoutError, RayServeException, RayError) as error:
             logger.warning("%s of application %r: no answer: %r", method, self.application, error)

@@ -11,7 +11,9 @@ from typing import Any
 
 from serve_app.errors import RequestError
 
-IDLE_SECONDS = 600.0  # without a request: a camera may have nothing to show for minutes
+# Without a request: a camera may have nothing to show for minutes. HAProxy would cut a stream off
+# soon after (`cluster.resilience`).
+IDLE_SECONDS = 300.0
 LOOK_SECONDS = 5.0  # between two looks whether the replica leaves
 END = object()
 

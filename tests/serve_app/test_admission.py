@@ -384,8 +384,8 @@ def test_a_body_that_was_compressed_counts_as_what_it_unpacks_to(
                 client.post("/infer", content=packed, headers=headers), 429, "queue_full"
             )
             assert "bytes" in refusal
-        # It is no image, as is found out when it is looked at.
-        refused(client.post("/infer", content=packed, headers=headers), 415, "image_type")
+        # It is too large for an image, as is found out when it is looked at.
+        refused(client.post("/infer", content=packed, headers=headers), 413, "image_too_large")
     assert (model.gate.num_inside, model.gate.num_bytes) == (0, 0)
 
 

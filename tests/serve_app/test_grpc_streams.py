@@ -12,6 +12,7 @@ import grpc  # type: ignore[import-untyped]
 import pytest
 
 import serve_app.oip.grpc_streams
+from cluster.resilience import resilience_environment
 from serve_app.keys import Keys
 from serve_app.model import ServedModel
 from tests.serve_app.conftest import encode
@@ -66,3 +67,9 @@ def test_a_stream_on_which_nothing_comes_is_ended(
     assert ended.details() == sentence
     # Another one is answered, as long as something comes.
     assert [each.infer_response.id for each in triton.stream([image_request(encode(1), id="b")])]
+
+
+def test_a_stream_is_ended_before_haproxy_cuts_it_off() -> None:
+    cut_off = float(resilience_environment()["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"])
+    streams = serve_app.oip.grpc_streams
+    assert cut_off > streams.IDLE_SECONDS + streams.LOOK_SECONDS
