@@ -1,5 +1,8 @@
 """The requests of one stream over gRPC, until nothing comes for too long: an open stream holds one
 of the places that Serve has, and a replica that leaves waits for it.
+
+Where a stream came by Serve's own proxy, and not straight from HAProxy, it just ends: the proxy
+hears of no status behind the last answer.
 """
 
 from __future__ import annotations

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.faults.conftest import Figures
@@ -15,6 +18,7 @@ from tests.faults.site import Site, kill, session_processes, wait_until
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(240)]
 
 SECONDS_WITHOUT = 20.0  # HAProxy; 6 s is what it takes
+SLOWEST_WITHOUT_CONTROLLER = 1.5  # the replicas wait for it for 2 s and more
 CONTROLLER, HAPROXY, MANAGER = "ray::ServeController", "bin/haproxy", "ray::HAProxyManager"
 
 
@@ -42,6 +46,32 @@ def test_a_controller_that_is_killed_is_not_noticed(
         )
     )
     assert figures[-1].failed == 0
+
+
+def test_while_the_controller_hangs_scoring_goes_on_and_nobody_waits_for_it_long(
+    site: Site, store: Path, photo: bytes, figures: Figures
+) -> None:
+    """The first look at the statistics froze the replica that scores."""
+    site.serve({"bundle": f"{store}/tiny/1"}, replicas=2)
+    (controller,) = session_processes(CONTROLLER)
+    waited: list[float] = []
+    with load(f"{site.url}/classify", photo) as seen:
+        time.sleep(2)
+        os.kill(controller, signal.SIGSTOP)
+        try:
+            for path in ("/stats", "/stats", ""):  # of either replica
+                began = time.monotonic()
+                assert httpx.get(f"{site.url}{path}", timeout=20).status_code == 200
+                waited.append(time.monotonic() - began)
+        finally:
+            os.kill(controller, signal.SIGCONT)
+        time.sleep(2)
+        assert httpx.get(f"{site.url}/stats", timeout=20).json()["replicas"] == 2
+    told = ", ".join(f"{seconds:.1f}" for seconds in waited)
+    figures.append(row("controller hangs", seen, note=f"who asks for it waits {told} s"))
+    assert figures[-1].failed == 0
+    assert figures[-1].slowest < SLOWEST_WITHOUT_CONTROLLER
+    assert max(waited) < 8
 
 
 def test_haproxy_killed_is_back_soon(

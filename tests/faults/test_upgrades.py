@@ -8,14 +8,21 @@ import json
 import shutil
 import time
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import numpy as np
+import psutil
 import pytest
 
 from tests.faults.conftest import Figures
 from tests.faults.load import load
 from tests.faults.report import row
 from tests.faults.site import Site, wait_until
+from tests.serve_app.grpc_client import GrpcClient, image_request
+
+SECONDS_TO_LEAVE = 60.0  # with all that an update takes on a busy machine
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -39,6 +46,35 @@ def test_a_new_version_replaces_the_old_without_losing_a_request(
     assert {outcome.version for outcome in seen.outcomes} == {1, 2}
     assert {outcome.version for outcome in seen.since(settled)} == {2}
     assert not [each for each in seen.outcomes if each.answered < began and each.version != 1]
+
+
+def test_an_old_version_does_not_wait_for_a_stream_on_which_nothing_comes(
+    site: Site, store: Path, photo: bytes
+) -> None:
+    """It did until it was killed, after 155 s."""
+    site.serve({"bundle": f"{store}/tiny/1"}, replicas=1)
+    (old,) = (replica["pid"] for replica in site.replicas())
+    client, requests = GrpcClient(f"127.0.0.1:{site.grpc_port}"), SimpleQueue[Any]()
+    try:
+        answers = client.stream_on(iter(requests.get, None), seconds=120)
+        requests.put(image_request(photo))
+        assert next(answers).infer_response.model_version == "1"
+        began = time.monotonic()
+        site.deploy({"bundle": f"{store}/tiny/2", "replicas": 1})
+        # Serve's own proxy, which answers until HAProxy knows the replica, loses what is told then.
+        with pytest.raises((grpc.RpcError, StopIteration)) as ended:
+            next(answers)
+        if isinstance(ended.value, grpc.RpcError):
+            assert "this replica leaves; open another stream" in str(ended.value)
+        gone = wait_until(
+            lambda: not psutil.pid_exists(old), lambda: f"still there: {site.all_replicas()}"
+        )
+        assert gone - began < SECONDS_TO_LEAVE
+        (answer,) = client.stream([image_request(photo)])
+        assert answer.infer_response.model_version == "2"
+    finally:
+        requests.put(None)
+        client.close()
 
 
 @pytest.mark.parametrize(("fault", "replicas"), [("proof", 1), ("bytes", 2)])

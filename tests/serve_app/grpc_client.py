@@ -51,7 +51,7 @@ class GrpcClient:
         """Send requests through one stream and yield what comes back."""
         yield from self.stream_on(iter(requests))
 
-    def stream_on(self, requests: Iterator[Any]) -> Iterator[Any]:
+    def stream_on(self, requests: Iterator[Any], *, seconds: float = SECONDS) -> Iterator[Any]:
         """Send requests through one stream, each as it comes, and yield what comes back."""
         _, answered = STREAM_CALLS["ModelStreamInfer"]
         ask = self._channel.stream_stream(
@@ -59,7 +59,7 @@ class GrpcClient:
             request_serializer=lambda each: each.SerializeToString(),
             response_deserializer=message(answered).FromString,
         )
-        yield from ask(requests, timeout=SECONDS, metadata=self._metadata)
+        yield from ask(requests, timeout=seconds, metadata=self._metadata)
 
     def refused(self, code: str, name: str, request: Any = None, /, **fields: Any) -> str:
         """Assert that a call is refused with a code, and return `word: sentence`."""
