@@ -23,7 +23,7 @@ def test_the_split_is_printed_as_a_table(ray_session: Session, tmp_path: Path) -
     ):
         write(tmp_path / split, class_files(counts, start=start))
     out = io.StringIO()
-    config = DataConfig(uri=str(tmp_path), split={"train": 0.75, "validation": 0.25, "test": 0})  # type: ignore[arg-type]
+    config = DataConfig(uri=str(tmp_path), split={"train": 0.75, "validation": 0.25, "test": 0})
     read_index(config, SPEC, Console(file=out, width=100), cpu_limit=2)
     rows = [
         [cell.strip() for cell in line.strip("│┃ ").replace("┃", "│").split("│")]
