@@ -311,6 +311,10 @@ class IndexedImages:
         weights: npt.NDArray[np.float64] = column.fill_null(1.0).to_numpy().astype(np.float64)
         return weights
 
+    def shuffle_in_effect(self, split: str) -> Literal["images", "runs"]:
+        """Return how a split is shuffled where nothing is drawn: what `auto` means for it."""
+        return "runs" if self.num_images(split) and self._shuffles_runs(split) else "images"
+
     def _shuffles_runs(self, split: str) -> bool:
         if self.options.shuffle != "auto":
             return self.options.shuffle == "runs"

@@ -9,6 +9,7 @@ import json
 
 from jobs.data.index import Index
 from jobs.train.config import TrainConfig
+from jobs.train.epoch_order import shuffle_of
 from models.errors import AlreadyExistsError, ConfigError, StorageError
 from models.storage import open_store
 
@@ -83,6 +84,8 @@ def _identity(config: TrainConfig, index: Index) -> dict[str, object]:
         "embedding": "" if section is None else section.model_dump(mode="json"),
         "batch_size": config.batch_size,
         "seed": config.seed,
+        # by which a run goes on in mid-epoch; with `auto` it changes with where the images are
+        "shuffle": shuffle_of(config, index),
         # what a checkpoint's optimiser and schedule have counted with
         "optimiser": config.optimiser.kind,
         "has_layer_decay": config.optimiser.layer_decay < 1,

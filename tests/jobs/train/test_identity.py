@@ -15,13 +15,16 @@ from jobs.train.identity import claim_run
 from models.errors import ConfigError, StorageError
 
 
-def make_index(classes: tuple[str, ...] = ("bad", "good"), digest: str = "aa") -> Index:
-    """Return an index of two images."""
-    columns = {
+def make_index(
+    classes: tuple[str, ...] = ("bad", "good"), digest: str = "aa", **more: list[object]
+) -> Index:
+    """Return an index of two images, with `more` columns."""
+    columns: dict[str, list[object]] = {
         "path": ["1.png", "2.png"],
         "label": [0, 1],
         "split": ["train", "train"],
         "sha256": [digest, "bb"],
+        **more,
     }
     others = {field.name: pa.nulls(2, field.type) for field in SCHEMA if field.name not in columns}
     return Index(pa.table({**columns, **others}).select(SCHEMA.names).cast(SCHEMA), classes)
@@ -66,13 +69,49 @@ def test_a_name_used_for_something_else_is_refused(
         claim_run(make_config(tmp_path, **changes), index, "night")
 
 
+def packed(container: str, *offsets: int) -> Index:
+    """Return the index of the two images in a container."""
+    return make_index(container=[container] * 2, offset=list(offsets), size=[5, 5])
+
+
+def test_an_epoch_in_another_order_is_refused(tmp_path: Path) -> None:
+    """In mid-epoch it would skip some images and see others twice."""
+    here, there = packed("/set/0.shard", 0, 5), packed("s3://set/0.shard", 0, 5)
+    claim_run(make_config(tmp_path), here, "night")
+    with pytest.raises(ConfigError, match="shuffle: 'images', now 'runs"):
+        claim_run(make_config(tmp_path), there, "night")
+    data = {"uri": "x", "shuffle": "runs"}
+    with pytest.raises(ConfigError, match="shuffle: 'images', now 'runs"):
+        claim_run(make_config(tmp_path, data=data), here, "night")
+    claim_run(make_config(tmp_path), there, "day")
+    claim_run(make_config(tmp_path, data=data), here, "day")
+
+
+def test_runs_of_a_set_that_was_packed_anew_are_others(tmp_path: Path) -> None:
+    config = make_config(tmp_path, data={"uri": "x", "shuffle": "runs"}, seed=1)
+    orders = [packed("/set/0.shard", *offsets) for offsets in ((0, 5), (5, 0))]
+    claim_run(config, orders[0], "night")
+    with pytest.raises(ConfigError, match="shuffle: 'runs, laid out as"):
+        claim_run(config, orders[1], "night")
+
+
+@pytest.mark.parametrize("changes", [{"balance": "sampling"}, {"network": {"freeze": "backbone"}}])
+def test_where_nothing_is_shuffled_images_may_move(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    claim_run(make_config(tmp_path, **changes), packed("/set/0.shard", 0, 5), "night")
+    claim_run(make_config(tmp_path, **changes), packed("s3://set/0.shard", 0, 5), "night")
+
+
 def test_what_an_older_version_did_not_write_down_is_not_compared(tmp_path: Path) -> None:
     claim_run(make_config(tmp_path), make_index(), "night")
     account = tmp_path / "night" / "run.json"
-    older = {k: v for k, v in json.loads(account.read_text()).items() if k != "seed"}
+    older = json.loads(account.read_text())
+    del older["seed"], older["shuffle"]
     del older["preprocess"]["grey_bits"]
     account.write_text(json.dumps(older))
-    claim_run(make_config(tmp_path, seed=3), make_index(), "night")
+    moved = {"uri": "x", "shuffle": "runs"}
+    claim_run(make_config(tmp_path, seed=3, data=moved), make_index(), "night")
 
 
 def test_a_damaged_account_of_a_run_is_an_error(tmp_path: Path) -> None:
