@@ -41,21 +41,31 @@ def hold_out(index: Index, wanted: Sequence[str] | float, seed: int) -> Divided:
     """
     names = _chosen(index.classes, wanted, seed) if isinstance(wanted, float) else tuple(wanted)
     _check(index.classes, names)
-    if not names:
+    if not wanted:
         return Divided(index, None)
     kept = tuple(name for name in index.classes if name not in names)
     for side, classes in (("held out", names), ("left to train on", kept)):
         if len(classes) < LEAST:
             raise DataError(
                 f"embedding.held_out_classes {wanted!r}: {len(classes)} of {len(index.classes)} "
-                f"classes would be {side}, and at least {LEAST} are needed on either side; change "
-                "it, or add classes"
+                f"classes would be {side}, and at least {LEAST} are needed on either side; "
+                f"{_advice(index, wanted)}"
             )
     held_out = _only(index, tuple(name for name in index.classes if name in names))
     splits = pa.array([HELD_OUT] * held_out.table.num_rows, pa.string())
     column = held_out.table.column_names.index("split")
     table = held_out.table.set_column(column, held_out.table.schema.field("split"), splits)
     return Divided(_only(index, kept), replace(held_out, table=table, quarantine=(), warnings=()))
+
+
+def _advice(index: Index, wanted: Sequence[str] | float) -> str:
+    total = len(index.classes)
+    if total < 2 * LEAST:
+        return f"add classes, or set it to 0 to hold out none: there must be {2 * LEAST} to divide"
+    if isinstance(wanted, float):
+        low, high = LEAST / total, (total - LEAST) / total
+        return f"give a share from {low:.2g} to {high:.2g}, or 0 to hold out none, or add classes"
+    return f"name {LEAST} to {total - LEAST} of them, or add classes"
 
 
 def _chosen(classes: Sequence[str], share: float, seed: int) -> tuple[str, ...]:

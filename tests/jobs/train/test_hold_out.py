@@ -80,6 +80,20 @@ def test_one_class_alone_on_either_side_is_refused(wanted: tuple[str, ...] | flo
         hold_out(make_index(), wanted, seed=0)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.01])
+def test_a_share_that_comes_to_no_class_is_refused(share: float) -> None:
+    """It held out nothing, and the figures of new classes were missing without a word."""
+    with pytest.raises(DataError, match=r"0 of 4 classes .* give a share from 0\.5 to 0\.5, or 0"):
+        hold_out(make_index(NAMES[:4]), share, seed=0)
+
+
+def test_what_to_do_is_said_for_names_and_for_few_classes_too() -> None:
+    with pytest.raises(DataError, match="name 2 to 3 of them"):
+        hold_out(make_index(), ("cap",), seed=0)
+    with pytest.raises(DataError, match="there must be 4 to divide"):
+        hold_out(make_index(NAMES[:3]), 0.5, seed=0)
+
+
 def test_a_split_without_two_images_of_a_class_is_refused() -> None:
     index = make_index()
     refuse_lonely(index, "test")
