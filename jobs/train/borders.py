@@ -103,7 +103,9 @@ class Watcher:
         return
 
     def notice(self) -> Notice | None:
-        """Return what is asked of the run, once; looked at after every step."""
+        """Return what is asked of the run, once; looked at after every step, and every batch of a
+        validation.
+        """
         return None
 
     def close(self) -> None:

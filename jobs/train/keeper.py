@@ -1,4 +1,5 @@
-"""Says when a checkpoint is written, and has the first worker write it.
+"""Says when a checkpoint is written, and has the first worker write it: after an update, or between
+two batches of a validation, which would else lose the steps before it as well.
 
 The first one alone decides: cadence, notices and the pace of the store are known to it. Where all
 hold the same, the others hear nothing of it; where each holds a part, all have to put the state
@@ -58,6 +59,15 @@ class Keeper:
                     f"in {self.writer.checkpoints.store.uri}"
                 )
             logger.warning("%s: a checkpoint was written in %s", notice.reason, where)
+
+    def between_validation_batches(
+        self, history: Sequence[EpochRecord], tally: Tally, watcher: Watcher
+    ) -> None:
+        """Do the same where the steps of an epoch are done and its figures are not: a run that goes
+        on from there begins with the validation. Every worker has to call it equally often where
+        each holds a part.
+        """
+        self.update(history, tally, tally.step, watcher, is_due=self.due.is_due)
 
     def _is_wanted(self, notice: Notice | None, *, is_due: bool) -> bool:
         is_time = is_due and not self.writer.is_busy

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,8 @@ def fit(
             if should_stop(history[grown:], config.monitor, config.early_stop_epochs):
                 break
             run.train_epoch(tally, history, watcher, keeper)
-            record = tally.record(run.evaluate(class_names))
+            look = partial(keeper.between_validation_batches, history, tally, watcher)
+            record = tally.record(run.evaluate(class_names, look))
             better = is_better(record, history, config.monitor)
             history.append(record)
             tally = Tally(len(history), world=place.world)
@@ -202,15 +204,17 @@ class _Run:
         set_training(self.model, self.learner.network, head_only=head_only)
         return self.model
 
-    def evaluate(self, class_names: tuple[str, ...]) -> dict[str, float] | None:
+    def evaluate(
+        self, class_names: tuple[str, ...], look: Callable[[], None]
+    ) -> dict[str, float] | None:
         """Return the validation figures over all workers, or None where there are no validation
-        images.
+        images. `look` is called after every batch, and may raise.
         """
         place, served = self.place, self.learner.served
         served.eval()
         if place.world > 1:
             share_buffers(served)
-        answers = self._answers(served)
+        answers = self._answers(served, look)
         if isinstance(served, EmbeddingNetwork):  # about the images of all workers together
             size = served.head.out_features
             return retrieve_shared(answers, size, place.device, rank=place.rank, world=place.world)
@@ -220,7 +224,9 @@ class _Run:
         evaluation = evaluator.compute()
         return evaluation.flat() if evaluation.num_images else None
 
-    def _answers(self, served: Network) -> Iterator[tuple[Tensor, Tensor]]:
+    def _answers(
+        self, served: Network, look: Callable[[], None]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what the network answers to this worker's validation images, and their labels."""
         device, size = self.place.device, self.config.preprocess
         batches: Iterable[Batch | None] = self.batches.validation()
@@ -230,9 +236,10 @@ class _Run:
             if batch is None:  # the others have one more, and need this worker's parts
                 nothing = torch.zeros(1, size.height, size.width, 3, dtype=torch.uint8)
                 eval_step(served, nothing.to(device), self.autocast)
-                continue
-            images, labels = to_device(batch, device)
-            yield eval_step(served, images, self.autocast), labels
+            else:
+                images, labels = to_device(batch, device)
+                yield eval_step(served, images, self.autocast), labels
+            look()
 
     def resume(self, state: State | None) -> tuple[list[EpochRecord], Tally]:
         """Take over a checkpoint's state; return the epochs that are done, and the one to go on

@@ -72,6 +72,13 @@ class Cadence:
     def step(self) -> bool:
         """Count a step; say whether one is due, and go on saying so until `restart`."""
         self._steps += 1
+        return self.is_due
+
+    @property
+    def is_due(self) -> bool:
+        """Whether one is due now; never of no step."""
+        if not self._steps:
+            return False
         is_enough = self.every_steps is not None and self._steps >= self.every_steps
         is_late = self.every_seconds is not None and (
             time.monotonic() - self._since >= self.every_seconds

@@ -1,5 +1,6 @@
-"""SIGTERM while a run trains: it ends at the next step, with a checkpoint of it, instead of in the
-middle of one. That is how a cluster takes a machine back.
+"""SIGTERM while a run trains: it ends at the next step, or batch of a validation, with a checkpoint
+of the steps until then, instead of in the middle of one. That is how a cluster takes a machine
+back.
 """
 
 from __future__ import annotations

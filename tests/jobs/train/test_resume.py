@@ -5,6 +5,7 @@ epoch, the same figures, the same weights.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,12 @@ import torch
 from jobs.data.streams import Batch
 from jobs.train.borders import Notice, StoppedError
 from jobs.train.checkpoints import Checkpoints
-from jobs.train.config import TrainConfig
+from jobs.train.config import CheckpointConfig, TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.network import Network
 from jobs.train.position import Cadence, Tally
 from jobs.train.seeding import seed_step
-from models.storage import open_store
+from models.storage import Store, open_store
 from tests.jobs.train.test_loop import Notes, Shades, make_config, run
 
 STEPS = 4 * 6
@@ -163,6 +164,79 @@ def test_a_notice_that_does_not_end_the_run_leaves_a_checkpoint(tmp_path: Path) 
     assert len(history) == 4
 
 
+@dataclass
+class Validating(Log):
+    """Takes its time for the batches of a validation, and ends the run at one as a kill would."""
+
+    seconds: float = 0.0
+    kill_at: int = 0
+    asked: int = 0  # batches of validations
+
+    def validation(self) -> Iterator[Batch]:
+        """Yield the three batches of a validation."""
+        for batch in super().validation():
+            self.asked += 1
+            if self.asked == self.kill_at:
+                raise KeyboardInterrupt
+            time.sleep(self.seconds)
+            yield batch
+
+
+def test_a_kill_in_a_long_validation_loses_no_step(tmp_path: Path, uninterrupted: Trained) -> None:
+    """The steps since the last checkpoint were lost with the validation."""
+    config = CONFIG.model_copy(update={"checkpoint": CheckpointConfig(every_seconds=0.2)})
+    log = Validating(seconds=0.3, kill_at=5)  # the second batch of the second epoch
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path, batches=log, dropout=0.3)
+    last = Checkpoints(open_store(tmp_path)).find("last")
+    assert last is not None
+    assert (last.next_epoch, last.next_step, last.score) == (1, 6, None)
+    notes = Notes()
+    network, history = run(config, tmp_path, notes, log, dropout=0.3)
+    assert notes.steps == STEPS - 12
+    assert_same((network, history, log), uninterrupted)
+
+
+def test_a_notice_in_a_validation_ends_it_with_all_steps(tmp_path: Path) -> None:
+    config = make_config(checkpoint={"every_seconds": None})
+    log = Validating()
+
+    class Preempted(Notes):
+        def notice(self) -> Notice | None:
+            return Notice("SIGTERM", ends=True) if log.asked == 4 else None
+
+    with pytest.raises(StoppedError, match=r"epoch 2, step 6 of 6 because of SIGTERM"):
+        run(config, tmp_path, Preempted(), log)
+    assert log.asked == 4, "the other batches are not waited for"
+    notes = Notes()
+    _, history = run(config, tmp_path, notes)
+    assert notes.steps == STEPS - 12, "no step is lost"
+    assert [record.epoch for record in history] == [0, 1, 2, 3]
+
+
+def test_a_validation_writes_the_same_state_once(tmp_path: Path) -> None:
+    early, late = Counting(str(tmp_path / "early")), Counting(str(tmp_path / "late"))
+    config = make_config(epochs=1, checkpoint={"every_seconds": 1e9, "every_steps": 7})
+    run(config, tmp_path, batches=Validating(seconds=0.05), store=early)
+    assert early.states == ["00001-00000000"]
+    config = make_config(epochs=1, checkpoint={"every_seconds": 0.1})
+    run(config, tmp_path, batches=Validating(seconds=0.2), store=late)
+    assert late.states.count("00000-00000006") == 1
+
+
+@dataclass(frozen=True)
+class Counting(Store):
+    """Notes which states are written."""
+
+    states: list[str] = field(default_factory=list, compare=False)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Note a state; write it."""
+        if key.endswith(".pt"):
+            self.states.append(key[:14])
+        super().write(key, data)
+
+
 def test_randomness_is_a_function_of_seed_epoch_step_and_worker() -> None:
     def draw(*numbers: int) -> tuple[float, float]:
         generator = seed_step(*numbers)
@@ -181,3 +255,4 @@ def test_a_checkpoint_is_due_by_steps_or_by_time() -> None:
     assert not by_steps.step()
     assert Cadence(None, 1e-9).step()
     assert not Cadence(None, None).step()
+    assert not Cadence(None, 1e-9).is_due, "of no step"
