@@ -9,6 +9,7 @@ bundle comes of it.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,8 +86,11 @@ class _Rise:
         hook = register_optimizer_step_pre_hook(before_step)
         try:
             yield
-        except (_Finished, NotFiniteError):
+        except _Finished:
             pass
+        except NotFiniteError:  # told instead of the loss of that step
+            self.rates.append(self.rate)
+            self.losses.append(math.nan)
         finally:
             hook.remove()
 
@@ -134,9 +138,13 @@ def _test_network(config: TrainConfig, index: Index, rise: _Rise, advance: Step)
 
 
 def at_once(config: TrainConfig) -> TrainConfig:
-    """Return the training as one epoch of the whole network on whole images from the beginning."""
+    """Return the training as one epoch of the whole network on whole images from the beginning, in
+    this process: one of four workers would take a quarter of each rate.
+    """
     network = config.network.model_copy(update={"head_epochs": 0})
-    return config.model_copy(update={"epochs": 1, "network": network, "progressive": None})
+    workers = config.workers.model_copy(update={"num_workers": 0, "shard": False})
+    changes = {"epochs": 1, "network": network, "progressive": None, "workers": workers}
+    return config.model_copy(update=changes)
 
 
 def _test_head(config: TrainConfig, index: Index, run_id: str, rise: _Rise, advance: Step) -> None:

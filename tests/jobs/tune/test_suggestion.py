@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
-from jobs.tune.lr_test import at_once
+from jobs.train.loop import fit
+from jobs.tune.config import LrTestConfig
+from jobs.tune.lr_test import _Rise, _Watcher, at_once
 from jobs.tune.suggestion import (
     BELOW_DIVERGENCE,
     STEEPEST,
@@ -17,6 +23,8 @@ from jobs.tune.suggestion import (
     smooth_centred,
     suggest,
 )
+from models.storage import open_store
+from tests.jobs.train.test_loop import CPU, NAMES, Shades, make_config, make_network
 
 RATES = np.logspace(-6, 1, 211).tolist()  # 30 steps a decade
 
@@ -49,11 +57,52 @@ def test_the_range_test_trains_the_whole_network_on_whole_images_at_once() -> No
             "epochs": 9,
             "network": {"head_epochs": 2, "dropout": 0.4},
             "progressive": {"start_size": 128, "epochs": 4},
+            "workers": {"num_workers": 2, "shard": True},
         }
     )
     found = at_once(config)
     assert (found.epochs, found.network.head_epochs, found.progressive) == (1, 0, None)
+    assert (found.workers.num_workers, found.workers.shard) == (0, False)
     assert found.network.dropout == 0.4
+
+
+@pytest.mark.parametrize("num_workers", [0, 4])
+def test_a_loss_that_breaks_at_once_is_the_divergence_at_the_rate_of_its_step(
+    tmp_path: Path, num_workers: int
+) -> None:
+    """The training raises instead of telling the loss, and the test knew of no divergence."""
+    rise = _Rise(LrTestConfig(start=1e-4, end=1e-2, steps=20), 0.02)
+    network = make_network()
+    applied: list[float] = []
+
+    def look(optimiser: torch.optim.Optimizer, *_: object) -> None:
+        applied.append(max(group["lr"] for group in optimiser.param_groups))
+
+    def spoil(count: int) -> None:
+        if len(applied) == 3:
+            with torch.no_grad():
+                network.head.weight.fill_(float("inf"))
+
+    with rise.setting():
+        hook = register_optimizer_step_pre_hook(look)
+        try:
+            fit(
+                network,
+                Shades(),
+                at_once(make_config(workers={"num_workers": num_workers})),
+                class_names=NAMES,
+                class_counts=(48, 48),
+                checkpoints=Checkpoints(open_store(tmp_path)),
+                place=CPU,
+                watcher=_Watcher(rise, spoil),
+            )
+        finally:
+            hook.remove()
+    found = rise.result()
+    assert len(found.rates) == len(found.losses) == 4
+    assert math.isnan(found.losses[-1])
+    assert found.suggestion.diverged == found.rates[-1]
+    assert applied == pytest.approx(found.rates[:3]), "also where four workers would train"
 
 
 def test_a_steepest_point_close_to_the_divergence_is_not_trusted() -> None:
