@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs.evaluate.report import FEW, Report, overall
+from jobs.evaluate.thresholds import threshold_text
 from jobs.markdown import plain
 from models.manifest import Manifest
 
@@ -84,7 +85,7 @@ def _calibration(report: Report) -> str:
         if one.threshold is not None and one.coverage is not None:
             lines.append(
                 f"- To be right in {one.target:.1%} of the answers: threshold "
-                f"{one.threshold:.3f}, {one.coverage:.1%} of the images are answered."
+                f"{threshold_text(one.threshold)}, {one.coverage:.1%} of the images are answered."
             )
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from jobs.evaluate.compare import Comparison
 from jobs.evaluate.intervals import DASH, Estimate
 from jobs.evaluate.report import FEW, Change, Report
 from jobs.evaluate.slices import Slice
-from jobs.evaluate.thresholds import Suggestion, Thresholds
+from jobs.evaluate.thresholds import Suggestion, Thresholds, threshold_text
 from jobs.html_page import text
 
 MATRIX_LABELS = 30
@@ -202,7 +202,7 @@ def changed_images(comparison: Comparison, changes: Sequence[Change], limit: int
 
 def _threshold(suggestion: Suggestion) -> str:
     value = suggestion.threshold
-    return number(value, "not reached" if value is None else f"{value:.3f}")
+    return number(value, "not reached" if value is None else threshold_text(value))
 
 
 def _number(sort: str) -> str:

@@ -8,6 +8,7 @@ that was chosen on some images flatters itself on the same ones.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from jobs.evaluate.judged import Flags, Floats, Judged
 STEPS = 100
 TARGETS = (0.95, 0.98, 0.99, 0.995)
 LEAST_ANSWERS = 10
+LEAST_DIGITS, MOST_DIGITS = 3, 17  # of a suggested threshold; more than the last no number has
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Curve:
 @dataclass(frozen=True)
 class Suggestion:
     """The lowest threshold that reaches a share of right answers; None where none does with
-    `LEAST_ANSWERS` answers or more. `reached` and `coverage` are what it gives.
+    `LEAST_ANSWERS` answers or more. `reached` and `coverage` are what it gives. Of the numbers that
+    give the same it is one with few digits: what is shown is what was checked.
     """
 
     target: float
@@ -102,9 +105,27 @@ def suggest(confidence: Floats, is_right: Flags, target: float) -> Suggestion:
     if not len(reaching):
         return Suggestion(target, None, None, None)
     last = int(reaching[-1])
-    return Suggestion(
-        target, float(falling[last]), float(shares[last]), float(counts[last] / len(order))
-    )
+    below = float(falling[last + 1]) if last + 1 < len(order) else 0.0
+    threshold = _shortened(float(falling[last]), below)
+    return Suggestion(target, threshold, float(shares[last]), float(counts[last] / len(order)))
+
+
+def _shortened(confidence: float, below: float) -> float:
+    """Return a number with few digits, at most `confidence` and above the next one `below` it: as a
+    threshold it lets in what `confidence` lets in, and no more.
+    """
+    exact = Decimal(repr(confidence))
+    for digits in range(LEAST_DIGITS, MOST_DIGITS + 1):
+        short = float(exact.quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR))
+        if short > below:
+            return short
+    return confidence
+
+
+def threshold_text(threshold: float) -> str:
+    """Return a threshold with all its digits, three at least."""
+    short = f"{threshold:.{LEAST_DIGITS}f}"
+    return short if float(short) == threshold else f"{Decimal(repr(threshold)):f}"
 
 
 def _curve(confidence: Floats, is_right: Flags) -> Curve:

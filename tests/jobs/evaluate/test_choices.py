@@ -9,10 +9,12 @@ from scipy.stats import binom
 
 from jobs.data.config import DataConfig
 from jobs.evaluate.assess import Seen, find_slices
+from jobs.evaluate.card import _calibration
 from jobs.evaluate.compare import compare, mcnemar
 from jobs.evaluate.slices import by_name, by_value, in_order
-from jobs.evaluate.thresholds import LEAST_ANSWERS, STEPS, explore, suggest
-from tests.jobs.evaluate.answers import draw, index_rows, judge
+from jobs.evaluate.tables import suggestion_table
+from jobs.evaluate.thresholds import LEAST_ANSWERS, STEPS, explore, suggest, threshold_text
+from tests.jobs.evaluate.answers import draw, index_rows, judge, make_report
 
 
 def test_the_curve_counts_what_is_answered_at_each_threshold() -> None:
@@ -37,6 +39,46 @@ def test_a_suggested_threshold_reaches_its_target_and_no_lower_one_does() -> Non
     assert right_above(found.threshold) >= 0.9
     lower = np.unique(judged.confidence[judged.confidence < found.threshold])
     assert all(right_above(each) < 0.9 for each in lower)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "text"),
+    [
+        (0.99962, 0.9, "0.999"),
+        (0.99962, 0.9995, "0.9996"),
+        (0.91249, 0.91246, "0.91249"),
+        (0.9, 0.8, "0.900"),
+        (0.0004, 0.0003, "0.0004"),
+    ],
+)
+def test_a_threshold_as_it_is_printed_lets_in_what_was_checked(
+    right: float, wrong: float, text: str
+) -> None:
+    """With three digits it let in answers below the last one that was counted, or none at all."""
+    confidence = np.array([right] * 12 + [wrong] * 12)
+    found = suggest(confidence, np.arange(24) < 12, 0.95)
+    assert found.threshold is not None
+    assert threshold_text(found.threshold) == text
+    assert wrong < float(text) <= right
+    assert f">{text}<" in suggestion_table([found])
+
+
+@pytest.mark.parametrize("target", [0.8, 0.9, 0.95])
+def test_every_printed_threshold_gives_the_coverage_and_accuracy_beside_it(target: float) -> None:
+    judged = judge(*draw(3000))
+    found = suggest(judged.confidence, judged.is_best_right, target)
+    assert found.threshold is not None
+    kept = judged.confidence >= float(threshold_text(found.threshold))
+    assert kept.mean() == pytest.approx(found.coverage, abs=1e-12)
+    assert judged.is_best_right[kept].mean() == pytest.approx(found.reached, abs=1e-12)
+
+
+def test_the_card_has_thresholds_with_all_their_digits() -> None:
+    logits = np.zeros((40, 3))
+    logits[:, 0] = np.where(np.arange(40) < 20, 8.6, 8.5)  # 0.99963 and 0.99959 sure
+    judged = judge(logits, np.where(np.arange(40) < 20, 0, 1))
+    report = make_report(judged)
+    assert "threshold 0.9996, 50.0% of the images" in _calibration(report)
 
 
 def test_a_target_out_of_reach_or_met_by_a_handful_is_not_suggested() -> None:
