@@ -51,21 +51,22 @@ def explained_shortage(config: TrainConfig) -> Iterator[None]:
             if advice is not None:
                 first = (str(cause).splitlines() or [type(cause).__name__])[0]
                 raise OutOfMemoryError(
-                    f"{advice}, and run again with the same `run` to go on from the last "
-                    f"checkpoint. What was said: {first[:300]}"
+                    f"{advice}, and run again. {_going_on(config)}. What was said: {first[:300]}"
                 ) from error
         raise
 
 
 def _advice(error: BaseException, config: TrainConfig) -> str | None:
+    is_frozen = config.network.freeze == "backbone"  # features come in batches of a fixed size
     size = f"preprocess.height and .width (now {config.preprocess.height} x "
     size += f"{config.preprocess.width})"
+    batch = "" if is_frozen else f"batch_size (now {config.batch_size})"
     if type(error).__module__.startswith("ray.") and type(error).__name__ == "OutOfMemoryError":
+        of_steps = "" if is_frozen else f"data.cache_gib (now {_cache(config)}), {batch}, "
         return (
             "the memory of a node ran out and Ray ended a process there; lower "
             f"data.images_per_task (now {config.data.images_per_task}), data.prefetch_batches "
-            f"(now {config.data.prefetch_batches}), data.cache_gib (now "
-            f"{_cache(config)}), batch_size (now {config.batch_size}), {size} "
+            f"(now {config.data.prefetch_batches}), {of_steps}{size} "
             f"or the number of workers on a node (workers.num_workers is {config.workers.most})"
             f"{'' if config.workers.shard else _parts(config)}"
         )
@@ -73,13 +74,23 @@ def _advice(error: BaseException, config: TrainConfig) -> str | None:
     if is_told or isinstance(error, MemoryError) or _is_torchs(error):
         on_gpu = config.workers.use_gpu and not isinstance(error, MemoryError)
         where = "of the GPU" if on_gpu else "of the training process"
-        bf16 = "" if config.precision == "bf16" else ", set precision: bf16"
+        bf16 = "" if is_frozen or config.precision == "bf16" else ", set precision: bf16"
+        sizes = size if is_frozen else f"{batch} or {size}"
         return (
-            f"the memory {where} ran out; lower batch_size (now {config.batch_size}) or {size}"
-            f"{bf16}{_parts(config)}, or take a smaller network.backbone than "
-            f"{config.network.backbone}"
+            f"the memory {where} ran out; lower {sizes}{bf16}{_parts(config)}, or take a smaller "
+            f"network.backbone than {config.network.backbone}"
         )
     return None
+
+
+def _going_on(config: TrainConfig) -> str:
+    """Return which changes the same `run` allows."""
+    if config.network.freeze == "backbone":
+        return "Another size or backbone needs another `run`"
+    return (
+        "With the same `run` it goes on from the last checkpoint; another batch_size, size or "
+        "backbone needs another `run`"
+    )
 
 
 def _cache(config: TrainConfig) -> str:

@@ -62,6 +62,27 @@ def test_a_gpu_is_told_as_one() -> None:
     assert "set precision" not in other
 
 
+def test_a_frozen_backbone_is_told_what_its_features_take() -> None:
+    """Batches are of a fixed size there, and bfloat16 is on already on a GPU."""
+    import ray.exceptions
+
+    frozen = {"network": {"freeze": "backbone"}}
+    gpu = told(torch.OutOfMemoryError("CUDA out of memory"), workers={"use_gpu": True}, **frozen)
+    node = told(ray.exceptions.OutOfMemoryError("Memory on the node was 15.9GB / 16GB"), **frozen)
+    for said in (gpu, node, told(MemoryError(), **frozen)):
+        assert "preprocess.height and .width (now 32 x 32)" in said
+        assert "Another size or backbone needs another `run`" in said
+        for idle in ("batch_size", "bf16", "cache_gib", "checkpoint"):
+            assert idle not in said
+    assert "data.images_per_task (now 512)" in node
+
+
+def test_it_is_said_what_the_same_run_does_not_take() -> None:
+    said = told(MemoryError())
+    assert "With the same `run` it goes on from the last checkpoint" in said
+    assert "another batch_size, size or backbone needs another `run`" in said
+
+
 def test_several_workers_are_told_to_split_the_network() -> None:
     shortage = torch.OutOfMemoryError("CUDA out of memory")
     assert "shard" not in told(shortage, workers={"num_workers": 1})
