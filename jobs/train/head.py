@@ -111,7 +111,7 @@ def fit_head(
             best = copy.deepcopy(model.state_dict())
         history.append(record)
         on_epoch(record)
-        if should_stop(history, config.monitor, config.early_stop_epochs):
+        if should_stop(history, config):
             break
     assert best is not None
     model.load_state_dict(best)

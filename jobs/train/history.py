@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobs.train.config import TrainConfig
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -41,11 +43,18 @@ def best_epoch(history: Sequence[EpochRecord], monitor: str) -> int:
     return max(range(len(history)), key=lambda i: (score(history[i], monitor), -i))
 
 
-def should_stop(history: Sequence[EpochRecord], monitor: str, patience: int | None) -> bool:
-    """Say whether the last `patience` epochs all failed to beat the best before them."""
-    if patience is None or not history:
+def should_stop(history: Sequence[EpochRecord], config: TrainConfig) -> bool:
+    """Say whether the last `early_stop_epochs` epochs all failed to beat the best before them.
+
+    Epochs on images below the full size do not count: what is better there may be worse at first.
+    """
+    patience = config.early_stop_epochs
+    is_frozen = config.network.freeze == "backbone"  # whose features are of the full size
+    growing = 0 if is_frozen or config.progressive is None else config.progressive.epochs
+    whole = history[growing:]
+    if patience is None or not whole:
         return False
-    return len(history) - 1 - best_epoch(history, monitor) >= patience
+    return len(whole) - 1 - best_epoch(whole, config.monitor) >= patience
 
 
 def describe(record: EpochRecord) -> str:

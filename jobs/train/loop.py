@@ -74,9 +74,7 @@ def fit(
         keeper = Keeper(run.learner, place, writer, due)
         run.begin(tally, watcher)
         while len(history) < config.epochs:
-            # Not before the full size: what is better there may be worse at first.
-            grown = 0 if config.progressive is None else config.progressive.epochs
-            if should_stop(history[grown:], config.monitor, config.early_stop_epochs):
+            if should_stop(history, config):
                 break
             run.train_epoch(tally, history, watcher, keeper)
             look = partial(keeper.between_validation_batches, history, tally, watcher)

@@ -109,7 +109,7 @@ def fit_projection(
             best = copy.deepcopy(model.state_dict())
         history.append(record)
         on_epoch(record)
-        if should_stop(history, config.monitor, config.early_stop_epochs):
+        if should_stop(history, config):
             break
     assert best is not None
     model.load_state_dict(best)

@@ -59,9 +59,7 @@ def make_record(
     failure: str | None = None,
 ) -> Record:
     """Sum up a trial that has ended; without a failure, whether by itself shows in its epochs."""
-    ended = len(history) >= config.epochs or should_stop(
-        history, config.monitor, config.early_stop_epochs
-    )
+    ended = len(history) >= config.epochs or should_stop(history, config)
     best = best_epoch(history, config.monitor) if history else None
     return Record(
         number,

@@ -50,6 +50,19 @@ def test_how_a_trial_ended_shows_in_its_epochs() -> None:
     assert ended.status == "finished", "that it stopped by its own patience is no halving"
 
 
+def test_epochs_on_small_images_do_not_use_up_the_patience_of_a_trial() -> None:
+    """A trial that others had stopped was listed as one that had finished."""
+    growing = {"start_size": 96, "epochs": 3}
+    values = {**CONFIG.model_dump(mode="json"), "early_stop_epochs": 2, "progressive": growing}
+    config = TrainConfig.model_validate({**values, "epochs": 10})
+    losses = (0.5, 0.6, 0.7, 0.8, 0.9)
+    assert make_record(1, {}, history(*losses), config, seconds=1).status == "stopped"
+    assert make_record(1, {}, history(*losses, 1.0), config, seconds=1).status == "finished"
+    frozen = {**values, "epochs": 10, "network": {"freeze": "backbone"}}
+    seen = TrainConfig.model_validate(frozen)  # the full size from the first epoch on
+    assert make_record(1, {}, history(*losses[:3]), seen, seconds=1).status == "finished"
+
+
 def test_a_trial_that_failed_is_never_the_best() -> None:
     records = [record(1, 0.5), record(2, 0.1, failure="NaN"), record(3, 0.3), record(4, 0.3)]
     best = best_of(records)
