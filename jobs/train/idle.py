@@ -12,8 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from jobs.data.index import Index
 from jobs.data.transforms import AugmentConfig
 from jobs.train.config import TrainConfig
+from jobs.train.epoch_order import drawn_by
 
 # what only steps through the whole network use
 OF_FINE_TUNING = (
@@ -23,12 +25,14 @@ OF_FINE_TUNING = (
     "checkpoint.every_steps",
     "compile",
     "data.cache_gib",
+    "data.shuffle",
     "network.drop_path",
     "optimiser.backbone_lr_scale",
     "optimiser.ema_decay",
     "optimiser.layer_decay",
     "precision",
     "progressive",
+    "tracking.every_steps",
     "tracking.sample_ids",
 )
 # a strength, and what has to be on for it
@@ -39,11 +43,36 @@ STRENGTHS = {
 }
 
 
-def idle_settings(config: TrainConfig) -> list[str]:
-    """Return a sentence for every group of settings that does nothing in this run, with what to
-    do.
+def idle_settings(config: TrainConfig, *, is_trial: bool = False) -> list[str]:
+    """Return a sentence for every group of settings that does nothing in this run, or trial of a
+    sweep, with what to do.
     """
-    return [*_of_the_mode(config), *_of_the_kind(config), *_strengths(config)]
+    found = [*_of_the_mode(config), *_of_the_kind(config), *_strengths(config)]
+    if not is_trial and not config.workers.most and _is_changed(config, "workers.cpus_per_worker"):
+        found.append(
+            f"workers.cpus_per_worker {config.workers.cpus_per_worker:g} does nothing with "
+            "workers.num_workers: 0, where this process takes the steps; set num_workers to 1 or "
+            "more"
+        )
+    return found
+
+
+def idle_with_images(config: TrainConfig, index: Index) -> list[str]:
+    """Return the same for what shows only when the images are known."""
+    found = []
+    if config.early_stop_epochs is not None and not index.num_images("validation"):
+        found.append(
+            f"early_stop_epochs {config.early_stop_epochs} does nothing without validation images, "
+            "by which epochs are compared; set data.split"
+        )
+    if config.network.freeze == "none" and _is_changed(config, "data.shuffle"):
+        drawn = drawn_by(config, index)
+        if drawn is not None:
+            found.append(
+                f"data.shuffle: {config.data.shuffle} does nothing where images are drawn, here by "
+                f"{drawn}"
+            )
+    return found
 
 
 def _of_the_mode(config: TrainConfig) -> Iterator[str]:
@@ -78,7 +107,20 @@ def _of_the_mode(config: TrainConfig) -> Iterator[str]:
 
 
 def _of_the_kind(config: TrainConfig) -> Iterator[str]:
-    if config.embedding is not None and _is_changed(config, "optimiser.label_smoothing"):
+    if config.embedding is None:
+        return
+    if config.embedding.has_class_weights and _is_changed(config, "embedding.images_per_class"):
+        yield (
+            f"embedding.images_per_class {config.embedding.images_per_class} does nothing with "
+            f"embedding.objective: {config.embedding.objective}, which needs no pairs in a batch; "
+            "set embedding.objective: supcon"
+        )
+    if _is_changed(config, "export.num_report_pictures"):
+        yield (
+            "export.num_report_pictures does nothing with kind: embedding, whose report has no "
+            "mistakes to show"
+        )
+    if _is_changed(config, "optimiser.label_smoothing"):
         yield (
             "optimiser.label_smoothing does nothing with kind: embedding, which learns from images "
             "that are alike or not; embedding.margin or .temperature make it stricter"

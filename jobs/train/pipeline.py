@@ -69,8 +69,8 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def run_training(config: TrainConfig, console: Console) -> Outcome:
-    """Train and publish one model. Needs a running Ray.
+def run_training(config: TrainConfig, console: Console, *, is_trial: bool = False) -> Outcome:
+    """Train and publish one model, or the best trial of a sweep. Needs a running Ray.
 
     Raises the errors of its stages; unless it returns, nothing was published.
     """
@@ -79,7 +79,7 @@ def run_training(config: TrainConfig, console: Console) -> Outcome:
             "kind: embedding answers with vectors and has no classes to be judged by here; train "
             "it by python -m jobs.train or jobs.train.embedding_run"
         )
-    with opened_run(config, console) as (run_id, lease):
+    with opened_run(config, console, is_trial=is_trial) as (run_id, lease):
         return _run(config, run_id, lease, console)
 
 

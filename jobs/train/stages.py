@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice, zip_longest
@@ -27,7 +27,7 @@ from jobs.train.bar import BarWatcher
 from jobs.train.borders import StoppedError
 from jobs.train.config import TrainConfig
 from jobs.train.history import best_epoch, describe
-from jobs.train.idle import idle_settings
+from jobs.train.idle import idle_settings, idle_with_images
 from jobs.train.inputs import check_sizes
 from jobs.train.stop import StopRequest
 from jobs.train.threads import use_all_cores
@@ -40,7 +40,9 @@ from models.storage import open_store
 
 
 @contextmanager
-def opened_run(config: TrainConfig, console: Console) -> Iterator[tuple[str, Lease]]:
+def opened_run(
+    config: TrainConfig, console: Console, *, is_trial: bool = False
+) -> Iterator[tuple[str, Lease]]:
     """Give a run its name and hold that, after everything that can be checked before images are
     read: hours before it would be needed.
 
@@ -49,8 +51,7 @@ def opened_run(config: TrainConfig, console: Console) -> Iterator[tuple[str, Lea
     """
     run_id = config.run or new_run_id()
     use_all_cores()
-    for note in idle_settings(config):
-        console.print(f"[yellow]note:[/] {note}", highlight=False)
+    print_notes(idle_settings(config, is_trial=is_trial), console)
     check_sizes(prepare_network(config, 2), config)
     check_tracking(config)
     if config.workers.most == 0 and config.network.freeze == "none":
@@ -59,6 +60,12 @@ def opened_run(config: TrainConfig, console: Console) -> Iterator[tuple[str, Lea
         open_store(uri).check_writable()
     with holding(config.runs, run_id, "run") as lease:
         yield run_id, lease
+
+
+def print_notes(notes: Iterable[str], console: Console) -> None:
+    """Say what does nothing, a line each."""
+    for note in notes:
+        console.print(f"[yellow]note:[/] {note}", highlight=False)
 
 
 def new_run_id() -> str:
@@ -98,6 +105,7 @@ def train_in_sight(
     frozen = config.network.freeze == "backbone"
     images = index.num_images("train")
     total = images + index.num_images("validation") if frozen else images * config.epochs
+    print_notes(idle_with_images(config, index), console)
     console.print(
         f"run {run_id}: {config.network.backbone}, {config.epochs} epochs", highlight=False
     )

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from jobs.data.tables import read_index
 from jobs.lease import holding
 from jobs.train.config import TrainConfig
 from jobs.train.identity import digest_of_images
-from jobs.train.idle import idle_settings
+from jobs.train.idle import idle_settings, idle_with_images
 from jobs.train.inputs import check_sizes
 from jobs.train.network import build_network
 from jobs.train.pipeline import Outcome, run_training
+from jobs.train.stages import print_notes
 from jobs.train.threads import use_all_cores
 from jobs.train.worker import check_tracking, open_checkpoints, prepare_network
 from jobs.train.wrapping import check_compiler
@@ -108,6 +110,8 @@ def sweep(
                 f"{training.data.uri} has no validation images to compare trials by; set "
                 "train.data.split"
             )
+        notes = (idle_with_images(trial.config, index) for trial in trials)
+        print_notes(dict.fromkeys(chain.from_iterable(notes)), console)
         claim_sweep(store, _about(config, training, index))
         kept = _kept(config, read_records(store), trials, console)
 
@@ -168,9 +172,8 @@ def plan(config: TuneConfig, training: TrainConfig, console: Console) -> list[Tr
             f"trials than that, instead of {config.trials}",
             highlight=False,
         )
-    notes = dict.fromkeys(note for trial in trials for note in idle_settings(trial.config))
-    for note in notes:
-        console.print(f"[yellow]note:[/] {note}", highlight=False)
+    notes = (idle_settings(trial.config, is_trial=True) for trial in trials)
+    print_notes(dict.fromkeys(chain.from_iterable(notes)), console)
     return trials
 
 

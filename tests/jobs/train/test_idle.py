@@ -9,7 +9,8 @@ import pytest
 
 from jobs.config import load_config
 from jobs.train.config import TrainConfig
-from jobs.train.idle import OF_FINE_TUNING, idle_settings
+from jobs.train.idle import OF_FINE_TUNING, idle_settings, idle_with_images
+from tests.jobs.train.test_identity import make_index
 from tests.jobs.train.test_loop import make_config
 from tests.jobs.train.test_train_config import CONFIGS
 
@@ -43,13 +44,13 @@ def test_what_only_fine_tuning_uses_is_listed_beside_a_frozen_backbone() -> None
         "batch_size": 16,
         "checkpoint": {"every_seconds": 30.0, "every_steps": 5},
         "compile": True,
-        "data": {"uri": "images", "cache_gib": 1.0},
+        "data": {"uri": "images", "cache_gib": 1.0, "shuffle": "images"},
         "network": {"drop_path": 0.1},
         "optimiser": {"backbone_lr_scale": 0.5, "ema_decay": 0.9, "layer_decay": 0.9},
         "precision": "bf16",
         "preprocess": {"height": 64, "width": 64},
         "progressive": {"start_size": 32, "epochs": 1},
-        "tracking": {"sample_ids": True},
+        "tracking": {"every_steps": 5, "sample_ids": True},
     }
     assert idle_settings(make_config(**changes)) == []
     (note,) = idle_settings(make_config(**{**changes, "network": {"drop_path": 0.1, **FROZEN}}))
@@ -76,6 +77,59 @@ def test_a_strength_of_something_that_is_off_is_said(
 def test_views_of_a_backbone_that_is_trained_are_said() -> None:
     (note,) = idle_settings(make_config(network={"num_views": 3}))
     assert note.startswith("network.num_views 3 does nothing")
+
+
+EMBEDDING: dict[str, Any] = {"kind": "embedding", "monitor": "recall_at_1"}
+
+
+@pytest.mark.parametrize("objective", ["arcface", "cosface"])
+def test_images_side_by_side_are_said_where_no_pairs_are_needed(objective: str) -> None:
+    group = {"images_per_class": 8}
+    (note,) = idle_settings(make_config(**EMBEDDING, embedding={"objective": objective, **group}))
+    assert note.startswith("embedding.images_per_class 8 does nothing")
+    assert idle_settings(make_config(**EMBEDDING, embedding={"objective": "supcon", **group})) == []
+
+
+def test_pictures_of_mistakes_that_vectors_do_not_make_are_said() -> None:
+    pictures = {"num_report_pictures": 0}
+    (note,) = idle_settings(make_config(**EMBEDDING, export=pictures))
+    assert note.startswith("export.num_report_pictures does nothing")
+    assert idle_settings(make_config(export=pictures)) == []
+
+
+def test_cpus_of_no_worker_are_said_but_for_a_trial() -> None:
+    config = make_config(workers={"cpus_per_worker": 2})
+    (note,) = idle_settings(config)
+    assert note.startswith("workers.cpus_per_worker 2 does nothing")
+    assert idle_settings(config, is_trial=True) == []
+    assert idle_settings(make_config(workers={"cpus_per_worker": 2, "num_workers": 1})) == []
+
+
+def test_patience_without_validation_images_is_said() -> None:
+    (note,) = idle_with_images(make_config(early_stop_epochs=2), make_index())
+    assert note.startswith("early_stop_epochs 2 does nothing")
+    seen = make_index(split=["train", "validation"])
+    assert idle_with_images(make_config(early_stop_epochs=2), seen) == []
+    assert idle_with_images(make_config(), make_index()) == []
+
+
+def test_a_way_of_shuffling_is_said_where_images_are_drawn() -> None:
+    runs: dict[str, Any] = {"data": {"uri": "images", "shuffle": "runs"}}
+    weighed = make_index(weight=[1.0, 2.0])
+    assert idle_with_images(make_config(**runs), make_index()) == []
+    for config, index, by in (
+        (make_config(**runs, balance="sampling"), make_index(), "balance: sampling"),
+        (make_config(**runs), weighed, "the weights of the images"),
+        (
+            make_config(**runs, **EMBEDDING, embedding={"objective": "supcon"}),
+            make_index(),
+            "embedding.objective: supcon",
+        ),
+    ):
+        (note,) = idle_with_images(config, index)
+        assert note.startswith("data.shuffle: runs does nothing")
+        assert note.endswith(by)
+    assert idle_with_images(make_config(balance="sampling"), make_index()) == []
 
 
 def quiet() -> dict[str, Any]:
