@@ -262,6 +262,20 @@ def _publish(config: TuneConfig, trial: Trial, console: Console) -> Outcome:
     """
     name = run_name(config.name, trial.number)
     console.print(f"exporting trial {trial.number}", highlight=False)
-    return run_training(
-        TrainConfig.model_validate({**trial.config.model_dump(mode="json"), "run": name}), console
-    )
+    _say_if_anew(trial, name, console)
+    values = {**trial.config.model_dump(mode="json"), "run": name}
+    return run_training(TrainConfig.model_validate(values), console, is_trial=True)
+
+
+def _say_if_anew(trial: Trial, run_id: str, console: Console) -> None:
+    """Say where nothing is left of a trial's training: its checkpoints were removed for a better
+    trial, which a sweep that was made shorter has no more. A head is fitted anew in any case.
+    """
+    if trial.config.network.freeze == "backbone":
+        return
+    if open_checkpoints(trial.config, run_id).find("last") is None:
+        console.print(
+            f"[yellow]note:[/] the checkpoints of trial {trial.number} are gone, since another one "
+            "was better when the sweep had more trials; it is trained again from the beginning",
+            highlight=False,
+        )

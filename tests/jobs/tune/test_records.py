@@ -11,6 +11,7 @@ from rich.console import Console
 
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
+from jobs.train.worker import open_checkpoints
 from jobs.tune.board import Board, _short, trials_table
 from jobs.tune.records import (
     Record,
@@ -20,6 +21,7 @@ from jobs.tune.records import (
     read_records,
     write_record,
 )
+from jobs.tune.search import _say_if_anew
 from jobs.tune.space import Trial
 from models.errors import ConfigError, StorageError
 from models.storage import open_store
@@ -61,6 +63,21 @@ def test_epochs_on_small_images_do_not_use_up_the_patience_of_a_trial() -> None:
     frozen = {**values, "epochs": 10, "network": {"freeze": "backbone"}}
     seen = TrainConfig.model_validate(frozen)  # the full size from the first epoch on
     assert make_record(1, {}, history(*losses[:3]), seen, seconds=1).status == "finished"
+
+
+def test_a_best_trial_without_its_checkpoints_is_said_to_be_trained_again(tmp_path: Path) -> None:
+    said = Console(file=io.StringIO(), width=400)
+    config = CONFIG.model_copy(update={"runs": str(tmp_path)})
+    trial = Trial(7, {}, config)
+    _say_if_anew(trial, "night-0007", said)
+    assert isinstance(said.file, io.StringIO)
+    assert "trial 7 are gone" in said.file.getvalue()
+    assert "trained again from the beginning" in said.file.getvalue()
+    quiet = Console(file=io.StringIO())
+    open_checkpoints(config, "night-0007").save({}, next_epoch=1)
+    _say_if_anew(trial, "night-0007", quiet)
+    assert isinstance(quiet.file, io.StringIO)
+    assert not quiet.file.getvalue()
 
 
 def test_a_trial_that_failed_is_never_the_best() -> None:
