@@ -14,7 +14,7 @@ import torch
 from cluster.environment import data_cpus
 from jobs.data.index import Index
 from jobs.data.quarantine import keep_quarantine
-from jobs.data.streams import Batch, IndexedImages, StreamOptions
+from jobs.data.streams import Batch, IndexedImages, Order, StreamOptions
 from jobs.train.audience import Audience
 from jobs.train.borders import Place, Watcher
 from jobs.train.checkpoints import Checkpoints
@@ -48,29 +48,10 @@ class Share:
     store: Store  # where the images of its steps are written down
 
     def num_train_batches(self, start: int = 0) -> int:
-        return self.images.num_batches(
-            "train",
-            batch_size=self.config.batch_size,
-            shuffle=True,
-            class_weights=self._class_weights,
-            images_per_class=self.config.images_per_class,
-            world=self.place.world,
-            start=start,
-        )
+        return self.images.num_batches("train", **self.order(0, start))
 
     def train(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        batches = self.images.batches(
-            "train",
-            batch_size=self.config.batch_size,
-            epoch=epoch,
-            seed=self.config.seed,
-            shuffle=True,
-            class_weights=self._class_weights,
-            images_per_class=self.config.images_per_class,
-            rank=self.place.rank,
-            world=self.place.world,
-            start=start,
-        )
+        batches = self.images.batches("train", **self.order(epoch, start))
         if not self.config.tracking.sample_ids:
             return batches
         return recorded(batches, self.store, self.place, epoch, start, self.config.batch_size)
@@ -84,10 +65,20 @@ class Share:
             world=self.place.world,
         )
 
-    @property
-    def _class_weights(self) -> list[float] | None:
+    def order(self, epoch: int, start: int = 0) -> Order:
+        """Return which training images this worker takes in an epoch, and how."""
         even = [1.0] * len(self.images.classes)
-        return even if self.config.balance == "sampling" else None
+        return {
+            "batch_size": self.config.batch_size,
+            "epoch": epoch,
+            "seed": self.config.seed,
+            "shuffle": True,
+            "class_weights": even if self.config.balance == "sampling" else None,
+            "images_per_class": self.config.images_per_class,
+            "rank": self.place.rank,
+            "world": self.place.world,
+            "start": start,
+        }
 
 
 def run_worker(

@@ -20,6 +20,7 @@ from jobs.train.borders import NotFiniteError, Place, Watcher
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
+from jobs.train.learner import Learner
 from jobs.train.loop import fit
 from jobs.train.network import Network
 from jobs.train.steps import train_step
@@ -162,6 +163,15 @@ def test_a_run_that_has_all_its_epochs_says_that_nothing_is_trained(
     run(make_config(), tmp_path, notes)
     assert notes.steps == 0
     assert "has its 4 epochs already, so nothing is trained" in caplog.text
+
+
+def test_convolutions_are_laid_out_with_their_channels_last() -> None:
+    network = make_network()
+    learner = Learner(network, make_config(optimiser={"ema_decay": 0.9}), CPU, steps=6)
+    for one in (network, learner.served):
+        weight = next(one.backbone.parameters())
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        assert not weight.is_contiguous()
 
 
 def test_it_learns_what_can_be_learnt(tmp_path: Path) -> None:
