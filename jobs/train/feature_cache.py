@@ -42,10 +42,11 @@ class FeatureCache:
         rank: int,
         world: int,
     ) -> str:
-        """Return a digest of the weights, the images and their labels, and everything done to
-        them.
+        """Return a digest of the weights, the images and their labels, everything done to them, and
+        what computes them: features of a GPU are rounded to bfloat16, those of a CPU are not.
         """
-        digest = hashlib.sha256(f"3 {config.network.backbone}".encode())
+        by = "gpu" if config.workers.use_gpu else "cpu"  # nothing else decides where they come from
+        digest = hashlib.sha256(f"4 {by} {config.network.backbone}".encode())
         for name, tensor in (
             *network.backbone.state_dict().items(),
             ("mean", network.mean),
