@@ -212,8 +212,8 @@ class IndexedImages:
         Batch k always holds the same images for the same arguments, whatever the speed of the
         machines. An image that cannot be read any more is missing from its batch and listed in
         `broken`; too many of them raise `DataError`. A batch that has lost all of them is left out,
-        or raises `DataError` where all ranks go in step: shuffled or drawn. Close the iterator to
-        stop reading early.
+        or raises `DataError` where all ranks go in step, shuffled or drawn, and where nothing is
+        left of the pass. Close the iterator to stop reading early.
         """
         in_step = arguments.get("shuffle", False) or arguments.get("class_weights") is not None
         ids = self.order(split, **arguments)
@@ -223,17 +223,20 @@ class IndexedImages:
         read = partial(self._read, split, batch_size)
         labels, weights = self.labels(split), self._weights(split)
         batches = self._kept_of(split).passed(ids, batch_size, read)
+        num_passed = 0
         for number, (images, positions) in enumerate(batches):
             mine = ids[positions]
-            if not len(mine) and not in_step:
+            is_last = (number + 1) * batch_size >= len(ids)
+            if not len(mine) and not in_step and (num_passed or not is_last):
                 continue
-            if not len(mine):  # a training step cannot do without
+            if not len(mine):  # a training step cannot do without, nor a pass without any
                 lost = ids[number * batch_size : (number + 1) * batch_size]
                 first = self._broken[self.paths(split)[lost[0]]]
                 raise DataError(
                     f"none of the {len(lost)} images of a batch can be read any more, for "
                     f"example {first.path}: {first.reason}"
                 )
+            num_passed += 1
             yield Batch(images, labels[mine], mine, None if weights is None else weights[mine])
 
     def _kept_of(self, split: str) -> KeptImages:

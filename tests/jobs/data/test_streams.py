@@ -183,6 +183,10 @@ def test_images_that_break_after_indexing_are_left_out_and_listed(
         DataError, match=r"none of the 1 images of a batch .* there is no such object"
     ):
         list(tolerant.batches("train", batch_size=1, shuffle=True))
+    for path in train:
+        Path(path).unlink(missing_ok=True)
+    with pytest.raises(DataError, match="none of the"):
+        list(tolerant.batches("train", batch_size=7))
 
 
 @pytest.mark.ray
