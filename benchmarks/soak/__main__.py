@@ -2,9 +2,9 @@
 
 A generic and a dynamic model are served on a Ray of its own. Clients send photos of several kinds
 in every form that HTTP has, broken ones, wrong requests; some are slow or leave; labels change
-every ten seconds. Every kind of request has the statuses that are right for it. Every process is weighed
-every ten seconds. It ends with 1 if anything came out wrong, if a replica or HAProxy grew or ended,
-or if a log complains. `--samples FILE` judges what an earlier run kept, and runs nothing.
+every ten seconds. Every kind of request has the statuses that are right for it. Every process is
+weighed every ten seconds. It ends with 1 if anything came out wrong, if a replica or HAProxy grew
+or ended, or if a log complains. `--samples FILE` judges what an earlier run kept, and runs nothing.
 """
 
 from __future__ import annotations
