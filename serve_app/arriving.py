@@ -24,12 +24,12 @@ class Arrivals:
         """`retry_after` is in how many seconds who is refused may try again."""
         self.num_bytes = 0
         self._max_bytes, self._retry_after = max_bytes, retry_after
-        self._all: list[Arrival] = []
+        self._all: set[Arrival] = set()
 
     def begin(self) -> Arrival:
         """Return a body of which nothing is here; to be made in the task that reads it."""
         arrival = Arrival(self)
-        self._all.append(arrival)
+        self._all.add(arrival)
         return arrival
 
     def make_room(self, newest: Arrival) -> None:

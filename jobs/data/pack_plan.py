@@ -79,7 +79,7 @@ def load_plan(work: Store) -> Plan:
         bounds=tuple(noted["bounds"]),
         classes=tuple(noted["classes"]),
         broken=tuple(Broken(*one) for one in noted["broken"]),
-        num_lost=noted.get("num_lost", 0),  # not noted by 0.1
+        num_lost=noted.get("num_lost", 0),  # earlier versions noted none
         fingerprint=noted["fingerprint"],
         source=noted["source"],
         overwrites=noted["overwrites"],

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -216,12 +216,12 @@ def _store_shard(
         ) from error
 
 
-def _write(file: BinaryIO, columns: pa.Table, images: Sequence[bytes]) -> tuple[int, str]:
+def _write(file: BufferedRandom, columns: pa.Table, images: Sequence[bytes]) -> tuple[int, str]:
     shards.write_shard(file, columns, images)
     file.flush()
     size = file.tell()
     file.seek(0)
-    return size, hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    return size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify_shards(

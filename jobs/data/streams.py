@@ -226,10 +226,10 @@ class IndexedImages:
         num_passed = 0
         for number, (images, positions) in enumerate(batches):
             mine = ids[positions]
-            is_last = (number + 1) * batch_size >= len(ids)
-            if not len(mine) and not in_step and (num_passed or not is_last):
-                continue
-            if not len(mine):  # a training step cannot do without, nor a pass without any
+            if not len(mine):
+                is_last = (number + 1) * batch_size >= len(ids)
+                if not in_step and (num_passed or not is_last):
+                    continue
                 lost = ids[number * batch_size : (number + 1) * batch_size]
                 first = self._broken[self.paths(split)[lost[0]]]
                 raise DataError(

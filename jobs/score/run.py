@@ -88,6 +88,7 @@ def run_scoring(options: Options, console: Console) -> Outcome:
     if not options.overwrite and output_exists(output):
         clear_left_over(work)
     before = None if options.overwrite else read_journal(work)
+    work = work.patient()  # it has answered
     _refuse_existing(options, output, before)
     source = open_source(
         options.source,
@@ -99,7 +100,6 @@ def run_scoring(options: Options, console: Console) -> Outcome:
         columns = _columns(options, way.model)
         check_output(options.output, has_embedding=bool(columns.embedding_width))
         parts = stack.enter_context(_opened(work, options, output, source, way, columns))
-        work = work.patient()  # it has answered
         tally = Tally()
         done, earlier = parts.load()
         for table in earlier:
@@ -230,7 +230,7 @@ def _opened(
         elif before is not None:
             check_journal(work, before, journal)
         write_journal(work, journal)
-        yield Parts(work.patient(), columns, lease)
+        yield Parts(work, columns, lease)
     finally:
         let_go(work, lease)
 

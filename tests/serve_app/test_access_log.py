@@ -25,7 +25,7 @@ from serve_app.watch import Watch
 from tests.bundles import tiny_bundle
 from tests.serve_app.conftest import ROOT, encode
 from tests.serve_app.grpc_client import GrpcClient, image_request
-from tests.serve_app.test_grpc import serve
+from tests.serve_app.grpc_server import serve
 
 LINE, LINE_ROW = new_key("line-4", [INFER])
 FIELDS = {

@@ -4,12 +4,10 @@ requests.
 
 from __future__ import annotations
 
-import asyncio
 import pickle
 import struct
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -20,12 +18,11 @@ from models.predictor import Predictor
 from serve_app.keys import Keys, new_key
 from serve_app.model import ServedModel
 from serve_app.oip.grpc_calls import GrpcCalls
-from serve_app.oip.grpc_service import add_inference_service
 from serve_app.oip.messages import CALLS, MESSAGES, STREAM_CALLS, message
-from serve_app.peers import Alone
 from tests.collector import collector_off
 from tests.serve_app.conftest import SIZE, encode
 from tests.serve_app.grpc_client import GrpcClient, image_request, infer_request, outputs_of
+from tests.serve_app.grpc_server import connected, serve
 from tests.serve_app.test_oip import with_length
 
 IMAGE = {"name": "image", "datatype": "BYTES", "shape": [1]}
@@ -34,57 +31,9 @@ TENSOR = {"name": "tensor", "datatype": "FP32", "shape": [1, 3, SIZE, SIZE]}
 PARAMETER = message("InferParameter")
 
 
-class Calls(GrpcCalls):
-    """The calls as a replica has them."""
-
-    def __init__(self, model: ServedModel, keys: Keys) -> None:
-        self._model, self._keys, self._peers = model, keys, Alone(model)
-
-
-class Servicer:
-    """Hands a call over as Serve does: by name, with the context as an argument of that name."""
-
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
-
-    def __getattr__(self, name: str) -> Any:
-        call = getattr(self._calls, name)
-
-        async def answer(request: Any, context: Any) -> Any:
-            return await call(request, grpc_context=context)
-
-        async def answers(requests: Any, context: Any) -> AsyncIterator[Any]:
-            async for response in call(requests, grpc_context=context):
-                yield response
-
-        return answers if name in STREAM_CALLS else answer
-
-
-def serve(model: ServedModel, keys: Keys) -> Iterator[str]:
-    """Answer on a port of this machine, in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, daemon=True).start()
-
-    async def start() -> tuple[Any, int]:
-        server = grpc.aio.server()
-        add_inference_service(Servicer(Calls(model, keys)), server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        return server, port
-
-    server, port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
-    yield f"127.0.0.1:{port}"
-    asyncio.run_coroutine_threadsafe(server.stop(0), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-
-
 @pytest.fixture
 def triton(model: ServedModel) -> Iterator[GrpcClient]:
-    """A client of a model that anybody may score with."""
-    for address in serve(model, Keys()):
-        client = GrpcClient(address)
-        yield client
-        client.close()
+    yield from connected(model)
 
 
 # --- what the model says of itself ---------------------------------------------------------------

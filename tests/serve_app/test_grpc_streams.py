@@ -13,20 +13,15 @@ import pytest
 
 import serve_app.oip.grpc_streams
 from cluster.resilience import resilience_environment
-from serve_app.keys import Keys
 from serve_app.model import ServedModel
 from tests.serve_app.conftest import encode
 from tests.serve_app.grpc_client import GrpcClient, image_request
-from tests.serve_app.test_grpc import Calls, serve
+from tests.serve_app.grpc_server import Calls, connected
 
 
 @pytest.fixture
 def triton(model: ServedModel) -> Iterator[GrpcClient]:
-    """A client of a model that anybody may score with."""
-    for address in serve(model, Keys()):
-        client = GrpcClient(address)
-        yield client
-        client.close()
+    yield from connected(model)
 
 
 def open_stream(triton: GrpcClient, requests: queue.SimpleQueue[Any]) -> list[Any]:

@@ -41,7 +41,7 @@ from tests.bundles import tiny_bundle
 from tests.series import OF_RAY
 from tests.serve_app.conftest import encode
 from tests.serve_app.grpc_client import GrpcClient, image_request
-from tests.serve_app.test_grpc import serve
+from tests.serve_app.grpc_server import serve
 
 DOCS = Path(__file__).parents[2] / "docs" / "observability.md"
 OFFICE, OFFICE_ROW = new_key("office", [ADMIN])

@@ -20,7 +20,7 @@ from serve_app.trace import KEY, LONGEST_ID, mark_records
 from serve_app.watch import Watch
 from tests.serve_app.conftest import ROOT, encode
 from tests.serve_app.grpc_client import GrpcClient, image_request
-from tests.serve_app.test_grpc import serve
+from tests.serve_app.grpc_server import serve
 
 SANE = ("a", "42", "0d7c2b4e-6f7f-4c3f", "!~", "x" * LONGEST_ID)
 ODD = ("", "two words", "x" * (LONGEST_ID + 1), "\xe9", "tab\there", "\x7f")

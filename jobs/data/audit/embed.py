@@ -21,7 +21,7 @@ from jobs.data.index import SCHEMA, Index
 from jobs.data.streams import IndexedImages, StreamOptions
 from models.bundle import open_bundle
 from models.engines.base import EngineOptions
-from models.errors import ConfigError, DataError
+from models.errors import ConfigError
 from models.predictor import open_predictor
 from models.preprocess import PreprocessSpec
 
@@ -108,8 +108,6 @@ def embed(
         ids.append(batch.ids)
         vectors.append(embedder.extract(batch.images).astype(np.float32))
         advance(len(batch))
-    if not ids:
-        raise DataError(f"none of {len(rows):,} images can be read any more")
     return rows[np.concatenate(ids)], np.concatenate(vectors)
 
 

@@ -74,12 +74,12 @@ def test_near_same_names_planted_among_many_are_found(capsys: pytest.CaptureFixt
     }  # fmt: skip
     findings = check_names([*sound, *planted.values()], SYNONYMS)
     told = [one.detail for one in findings if one.kind in ("same_name", "similar_name")]
-    hits = {name for name, other in planted.items() if any(
-        repr(name) in detail and repr(other) in detail for detail in told
-    )}  # fmt: skip
-    right = [detail for detail in told if any(
-        repr(name) in detail and repr(other) in detail for name, other in planted.items()
-    )]  # fmt: skip
+
+    def tells(detail: str, name: str) -> bool:
+        return repr(name) in detail and repr(planted[name]) in detail
+
+    hits = {name for name in planted if any(tells(detail, name) for detail in told)}
+    right = [detail for detail in told if any(tells(detail, name) for name in planted)]
     recall, precision = len(hits) / len(planted), len(right) / len(told)
     with capsys.disabled():
         print(f"\nnames: {len(planted)} planted, {len(told)} found, ", end="")
