@@ -44,7 +44,7 @@ test-faults: $(STAMP)  ## what breaks on purpose: killed processes, lost nodes, 
 	$(BIN)/python -m pytest -m faults tests/faults tests/e2e tests/jobs/tune
 
 check: $(STAMP)  ## lint, format, types, drift and the fast tests: under a minute
-	@$(MAKE) --no-print-directory --output-sync --keep-going -j2 fast-served fast-train fast-rest types lint
+	@$(MAKE) --no-print-directory --output-sync --keep-going -j3 fast-train fast-served fast-rest types lint
 
 lint:
 	$(BIN)/ruff check .
@@ -54,7 +54,8 @@ lint:
 types:
 	$(BIN)/mypy
 
-# The fast tests in three processes, two at once. Those of models and serving do without torch, which takes ten seconds to load.
+# The fast tests in three processes at once, since many of them wait for something. Those of models
+# and serving do without torch, which takes ten seconds to load.
 # All keep what Python and pytest compile of our files, whatever the environment says: compiling it
 # anew takes five seconds a process.
 FAST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -m "not ray and not e2e and not slow"

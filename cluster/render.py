@@ -50,6 +50,7 @@ metadata:
 spec:
 """
 _RAY_PIN = re.compile(r"^ray(?:\[[^\]]*\])?==(?P<version>[^\s;\\,]+)", re.MULTILINE)
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast
 
 
 class RenderError(Exception):
@@ -204,7 +205,7 @@ def _read(path: Path, purpose: str) -> str:
 
 def _load_yaml(path: Path, text: str) -> list[Any]:
     try:
-        return list(yaml.safe_load_all(text))
+        return list(yaml.load_all(text, Loader=_LOADER))
     except yaml.YAMLError as error:
         raise RenderError(f"{path}: not YAML: {error}") from error
 

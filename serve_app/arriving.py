@@ -24,12 +24,12 @@ class Arrivals:
         """`retry_after` is in how many seconds who is refused may try again."""
         self.num_bytes = 0
         self._max_bytes, self._retry_after = max_bytes, retry_after
-        self._all: set[Arrival] = set()
+        self._all: dict[Arrival, None] = {}  # the oldest first: of equally slow ones it gives way
 
     def begin(self) -> Arrival:
         """Return a body of which nothing is here; to be made in the task that reads it."""
         arrival = Arrival(self)
-        self._all.add(arrival)
+        self._all[arrival] = None
         return arrival
 
     def make_room(self, newest: Arrival) -> None:
@@ -47,7 +47,7 @@ class Arrivals:
     def forget(self, arrival: Arrival) -> None:
         """Count a body no more."""
         self.num_bytes -= arrival.num_bytes
-        self._all.remove(arrival)
+        del self._all[arrival]
 
     def refusal(self) -> RequestError:
         """Return what a client is told whose body gives way."""

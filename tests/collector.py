@@ -10,7 +10,6 @@ from contextlib import contextmanager
 @contextmanager
 def collector_off() -> Iterator[None]:
     """Let nothing be collected meanwhile: it looks through all that the tests before have left."""
-    gc.collect()
     gc.disable()
     try:
         yield

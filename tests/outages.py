@@ -27,7 +27,7 @@ class Outage(ThreadingHTTPServer):
     def before(cls, behind: str) -> Iterator[Outage]:
         """Serve for the length of the context."""
         with cls(behind) as outage:
-            threading.Thread(target=outage.serve_forever, daemon=True).start()
+            threading.Thread(target=outage.serve_forever, args=(0.01,), daemon=True).start()
             try:
                 yield outage
             finally:

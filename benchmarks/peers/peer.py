@@ -38,9 +38,8 @@ POLL_SECONDS = 0.05
 NUM_PORTS = 5
 # Answers that waiting does not change: it does not understand the request.
 HOPELESS = (405, 415, 422)
-# Pillow decodes and scales in another way than libjpeg at a fraction and OpenCV.
-TOLERANCE = {"same": 0.01, "own": 0.08}
-LOG_LINES = 12
+TOLERANCE = {"same": 0.01, "own": 0.02}  # torch computes in another order than OpenVINO
+LOG_LINES = 40  # Triton says why it ends some twenty lines before it has ended
 WARM_UP = (16, 2.0)  # connections, seconds
 
 
@@ -78,7 +77,13 @@ class Peer(Server):
                 self._launch(environment)
                 self.stop()
                 warmed.touch()
-            self._launch(environment)
+            try:
+                self._launch(environment)
+            except (
+                PeerFailure
+            ):  # of four starts of PyTriton 0.7, one failed in one of two instances
+                self.stop()
+                self._launch(environment)
             self._check()
             self.learn_idle()
             self.warm_per_second = self.load(*WARM_UP).per_second
@@ -159,9 +164,8 @@ class Peer(Server):
         tolerance = TOLERANCE[self.mode]
         form = self.entry.form(self.mode)
         with httpx.Client(base_url=self.url, timeout=SECONDS_TO_ANSWER) as client:
-            for file, row in zip(
-                self._reference.images, self._reference.probabilities, strict=True
-            ):
+            rows = self._reference.probabilities[self.mode]
+            for file, row in zip(self._reference.images, rows, strict=True):
                 answer = ask(client, form(self.entry.path, file))
                 if answer.status_code != 200:
                     raise PeerFailure(f"{file.name}: {answer.status_code}: {answer.text[:200]}")

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from models.bundle import open_bundle
+from benchmarks.peers.scoring import torchvision_transform
+from models.bundle import Bundle, open_bundle
+from models.engines.base import EngineOptions
+from models.engines.openvino_engine import open_engine
 from models.predictor import open_predictor
 
 NUM_CHECKED = 3
+
+Rows = tuple[tuple[float, ...], ...]  # of each image, the probability of each class
 
 
 class PeerFailure(Exception):
@@ -20,17 +28,20 @@ class PeerFailure(Exception):
 
 @dataclass(frozen=True)
 class Reference:
-    """What the network says of a few images, through Sightline's own predictor."""
+    """What the network says of a few images, by `same` and `own`: of the same photo, Pillow and
+    torchvision make other pixels than Sightline, of which a network may think otherwise.
+    """
 
     images: tuple[Path, ...]
-    probabilities: tuple[tuple[float, ...], ...]
-    precision: str  # in which it was computed, and in which `same` is served
+    probabilities: dict[str, Rows]  # without `own` where torchvision cannot prepare as the bundle
+    precision: str  # in which `same` was computed, and is served; `own` is in float32
 
 
 def open_reference(bundle: str, images: Path) -> Reference:
-    """Score the first images of a folder in this process."""
+    """Score the first images of a folder in this process, with Sightline's engine."""
+    opened = open_bundle(bundle)
     files = tuple(sorted(images.iterdir())[:NUM_CHECKED])
-    predictor = open_predictor(open_bundle(bundle))
+    predictor = open_predictor(opened)
     try:
         pixels = np.stack([predictor.prepare(file.read_bytes()) for file in files])
         found = predictor.predict(pixels).probabilities
@@ -38,8 +49,28 @@ def open_reference(bundle: str, images: Path) -> Reference:
         predictor.close()
     if found is None:
         raise PeerFailure(f"{bundle} has no classes; peers are measured with a classifier")
-    rows = tuple(tuple(float(value) for value in row) for row in found)
-    return Reference(files, rows, predictor.engine.precision)
+    probabilities = {"same": _rows(found)}
+    with contextlib.suppress(ValueError):  # a peer that is started in that way says so itself
+        probabilities["own"] = _rows(_score_own(opened, files))
+    return Reference(files, probabilities, predictor.engine.precision)
+
+
+def _score_own(bundle: Bundle, files: Sequence[Path]) -> np.ndarray[Any, Any]:
+    transform = torchvision_transform(bundle.manifest.preprocess)
+    engine = open_engine(bundle, "fp32", EngineOptions(threads=1))
+    try:
+        rows = []
+        for file in files:
+            with Image.open(file) as image:
+                pixels = transform(image).numpy()
+            rows.append(engine.run(np.ascontiguousarray(pixels)[None])["probabilities"][0])
+    finally:
+        engine.close()
+    return np.stack(rows)
+
+
+def _rows(found: np.ndarray[Any, Any]) -> Rows:
+    return tuple(tuple(float(value) for value in row) for row in found)
 
 
 def compare(got: Sequence[float], expected: Sequence[float], tolerance: float, image: str) -> None:

@@ -11,7 +11,7 @@ import argparse
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -118,8 +118,7 @@ class TorchScorer:
 
     def transform(self, image: PillowImage) -> Tensor:
         """Bring a decoded image to uint8 (H, W, 3); normalisation is inside the network."""
-        pixels: Tensor = self._transform(image.convert("RGB"))
-        return pixels.permute(1, 2, 0)
+        return self._transform(image)
 
     def infer(self, images: Sequence[Tensor]) -> list[Answer]:
         """Answer for N prepared images in one forward pass."""
@@ -135,8 +134,8 @@ class TorchScorer:
         return self.infer([self.prepare(data)])[0]
 
 
-def torchvision_transform(spec: PreprocessSpec) -> Any:
-    """Return the bundle's preprocessing in torchvision's words: a Pillow image to uint8 (3, H, W).
+def torchvision_transform(spec: PreprocessSpec) -> Callable[[PillowImage], Tensor]:
+    """Return the bundle's preprocessing in torchvision's words: a Pillow image to uint8 (H, W, 3).
 
     Raises `ValueError` for a rule that torchvision has no transform for.
     """
@@ -156,7 +155,13 @@ def torchvision_transform(spec: PreprocessSpec) -> Any:
     else:
         shorter = math.ceil(spec.height / spec.crop_ratio)
         steps = [transforms.Resize(shorter, how), transforms.CenterCrop(size)]
-    return transforms.Compose([*steps, transforms.PILToTensor()])
+    bring = transforms.Compose([*steps, transforms.PILToTensor()])
+
+    def transform(image: PillowImage) -> Tensor:
+        pixels: Tensor = bring(image.convert("RGB"))
+        return pixels.permute(1, 2, 0)
+
+    return transform
 
 
 def answers(probabilities: np.ndarray[Any, Any], manifest: Manifest) -> list[Answer]:

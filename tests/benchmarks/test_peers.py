@@ -24,10 +24,15 @@ from benchmarks.peers.forms import (
     triton_raw,
     v2_base64,
 )
-from benchmarks.peers.reference import PeerFailure, compare
+from benchmarks.peers.reference import NUM_CHECKED, PeerFailure, compare, open_reference
 from benchmarks.peers.scoring import MODES, torchvision_transform
 from benchmarks.peers.table import PEERS, find_peer
+from models.bundle import open_bundle
+from models.engines.base import EngineOptions
+from models.engines.openvino_engine import open_engine
 from models.preprocess import PreprocessSpec, prepare
+from tests.bundles import tiny_bundle
+from tests.serve_app.conftest import encode
 
 DATA = b"\xff\xd8\xff\r\n--image"
 
@@ -118,9 +123,8 @@ def test_the_documented_way_sees_nearly_the_same_pixels() -> None:
     Image.fromarray(photo).save(buffer, "JPEG", quality=90)
     data = buffer.getvalue()
     for spec in (PreprocessSpec(), PreprocessSpec(resize="stretch")):
-        pixels = torchvision_transform(spec)(Image.open(io.BytesIO(data)).convert("RGB"))
+        theirs = torchvision_transform(spec)(Image.open(io.BytesIO(data))).numpy()
         ours = prepare(data, spec)
-        theirs = pixels.permute(1, 2, 0).numpy()
         assert theirs.shape == ours.shape
         assert np.abs(theirs.astype(int) - ours.astype(int)).mean() < 6
 
@@ -128,6 +132,34 @@ def test_the_documented_way_sees_nearly_the_same_pixels() -> None:
 def test_a_rule_without_a_transform_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot do 'pad' to 224 x 224"):
         torchvision_transform(PreprocessSpec(resize="pad"))
+
+
+@pytest.mark.slow
+def test_the_documented_way_is_held_to_what_the_network_says_of_its_own_pixels(
+    tmp_path: Path,
+) -> None:
+    import numpy as np
+    from PIL import Image
+
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(4):
+        (images / f"{number}.jpg").write_bytes(encode(number, (300 + number, 211)))
+    uri = tiny_bundle(tmp_path / "models")
+    reference = open_reference(uri, images)
+    assert len(reference.images) == NUM_CHECKED
+    bundle = open_bundle(uri)
+    spec = bundle.manifest.preprocess
+    engine = open_engine(bundle, "fp32", EngineOptions(threads=1))
+    for mode, rows in reference.probabilities.items():
+        for file, row in zip(reference.images, rows, strict=True):
+            ours = prepare(file.read_bytes(), spec)
+            theirs = torchvision_transform(spec)(Image.open(file)).numpy()
+            assert not np.array_equal(ours, theirs)
+            pixels = np.ascontiguousarray(ours if mode == "same" else theirs)
+            compare(engine.run(pixels[None])["probabilities"][0], row, 1e-3, file.name)
+    engine.close()
+    assert list(reference.probabilities) == ["same", "own"] == list(MODES)
 
 
 def test_a_request_to_end_is_an_exception_so_that_peers_are_stopped() -> None:

@@ -27,6 +27,7 @@ def test_the_rules_are_what_prometheus_understands() -> None:
     promtool("check", "rules", ROOT / ALERTS)
 
 
+@pytest.mark.slow
 @needs_promtool
 def test_each_alert_fires_when_it_should_and_else_does_not() -> None:
     promtool("test", "rules", CASES)

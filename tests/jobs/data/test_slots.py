@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import threading
@@ -21,7 +20,6 @@ SHAPE = (4, 2, 2, 3)
 @pytest.fixture
 def pool() -> SlotPool:
     slots._task.opened.clear()
-    gc.collect()
     pool = SlotPool(1 << 20)
     pool.keep = 2
     return pool
@@ -72,11 +70,9 @@ def test_a_slot_is_not_used_again_while_any_view_of_it_is_left(
     images = pool.hand_out(slot, SHAPE)
     view = keep(images)  # type: ignore[operator]
     del images
-    gc.collect()
     other = pool.take()
     assert other is not slot
     del view
-    gc.collect()
     assert pool.take() is slot
 
 
@@ -87,7 +83,6 @@ def test_a_slot_that_was_not_handed_out_is_forgotten(pool: SlotPool) -> None:
     assert descriptors() == before + 1
     address = slot.address
     del slot
-    gc.collect()
     assert descriptors() == before
     # A task that comes late writes nowhere but into its own memory.
     assert isinstance(fill(address, 1), np.ndarray)
@@ -103,7 +98,6 @@ def test_no_more_slots_wait_than_are_to_be_kept(pool: SlotPool) -> None:
     del slot
     assert descriptors() == before + 5
     held.clear()
-    gc.collect()
     assert descriptors() == before + 2
 
 
@@ -132,7 +126,6 @@ def test_the_descriptor_of_something_else_is_not_written_to(pool: SlotPool, tmp_
     assert slot is not None
     address = slot.address
     del slot
-    gc.collect()
     path = tmp_path / "precious"
     path.write_bytes(b"x" * (1 << 20))
     opened = []
@@ -154,7 +147,6 @@ def test_what_is_gone_is_not_kept_open_by_tasks(pool: SlotPool) -> None:
     assert name in slots._task.opened
     other = pool.take()
     del slot
-    gc.collect()
     assert other is not None
     fill(other.address, 2)
     assert list(slots._task.opened) == [other.address.name]

@@ -72,6 +72,7 @@ def run(*arguments: str, **variables: str) -> tuple[float, int]:
     return float(share), int(held)
 
 
+@pytest.mark.slow
 def test_what_a_step_frees_serves_the_next_one_and_goes_back_at_the_end() -> None:
     share_before, held_before = run()
     assert share_before > 0.6  # else there would be nothing to do
@@ -80,6 +81,7 @@ def test_what_a_step_frees_serves_the_next_one_and_goes_back_at_the_end() -> Non
     assert held < held_before + 60  # of 124
 
 
+@pytest.mark.slow
 def test_in_a_thread_the_environment_of_the_process_does_it() -> None:
     assert run("thread")[0] > 0.6
     assert run("thread", **tunables())[0] < 0.2

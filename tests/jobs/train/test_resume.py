@@ -182,6 +182,7 @@ class Validating(Log):
             yield batch
 
 
+@pytest.mark.slow
 def test_a_kill_in_a_long_validation_loses_no_step(tmp_path: Path, uninterrupted: Trained) -> None:
     """The steps since the last checkpoint were lost with the validation."""
     config = CONFIG.model_copy(update={"checkpoint": CheckpointConfig(every_seconds=0.2)})

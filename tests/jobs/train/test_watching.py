@@ -166,10 +166,13 @@ def test_the_board_gives_each_epoch_once_though_it_was_trained_twice() -> None:
     assert board.look() == News()
 
 
-def test_a_worker_and_the_driver_tell_each_other_through_the_board() -> None:
+def test_a_worker_and_the_driver_tell_each_other_through_the_board(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jobs.train.board.SECONDS_BETWEEN", 0.01)
     board, driver = Board(), Shown()
     worker = BoardWatcher(board.report, draining=lambda: None)
-    left = iter(range(100))
+    left = iter(range(1000))
     deadline = time.monotonic() + 5
 
     def is_running() -> bool:
@@ -195,6 +198,7 @@ def test_what_fails_for_good_is_raised_without_waiting_for_more_attempts() -> No
 
 
 def test_workers_that_do_not_answer_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.train.board.SECONDS_BETWEEN", 0.01)
     monkeypatch.setattr("jobs.train.board.SECONDS_TO_STOP", 0.1)
     board = Board()
     with pytest.raises(StoppedError, match="no worker has answered"):

@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from jobs.evaluate.page import render_page
 from serve_app.keys import ADMIN, INFER, new_key
 from tests.bundles import tiny_bundle
-from tests.jobs.evaluate.answers import draw, judge, make_report
 from tests.serve_app.conftest import Server, run_application
 
 if TYPE_CHECKING:
@@ -85,6 +83,10 @@ class Site:
 def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The serve file's applications and three models more."""
     from ray import serve
+
+    # Here, because they load torch, which no other test of serving needs.
+    from jobs.evaluate.page import render_page
+    from tests.jobs.evaluate.answers import draw, judge, make_report
 
     folder = tmp_path_factory.mktemp("page")
     (admin_key, admin_row), (infer_key, infer_row) = (
