@@ -9,11 +9,12 @@ function sort(head) {
     const { textContent: text, dataset } = row.cells[column];
     if (head.dataset.sort !== "number") return text;
     const value = dataset.value ?? text;
-    return value === "" ? Infinity : Number(value);
+    return value === "" ? null : Number(value);
   };
-  const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
-  const sorted = [...body.rows].sort((a, b) => compare(key(a), key(b)) * (rising ? 1 : -1));
-  body.append(...sorted);
+  const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0) * (rising ? 1 : -1);
+  // Whichever way, what has no value comes last.
+  const place = (a, b) => (a === null) - (b === null) || compare(a, b);
+  body.append(...[...body.rows].sort((a, b) => place(key(a), key(b))));
 }
 
 for (const head of document.querySelectorAll("th[data-sort]")) {

@@ -1,12 +1,11 @@
 """A browser, and the models it meets: that of the serve file, and one of each kind, of which the
 embedding model asks for a key.
 
-All fixtures end with this folder: while Playwright runs, no other test can run an event loop.
+All fixtures end with this folder, since `tests.browser` keeps others from running an event loop.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,24 +14,13 @@ import httpx
 import pytest
 
 from serve_app.keys import ADMIN, INFER, new_key
+from tests.browser import PATIENCE_MS, WIDTHS, open_browser
 from tests.bundles import tiny_bundle
 from tests.serve_app.conftest import Server, run_application
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-WIDTHS = {"phone": (390, 844), "desktop": (1280, 800)}
-PATIENCE_MS = 15_000
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-]
 PLAIN, LABELS, LOOKS = "page-cells", "page-caps", "page-looks"
 
 
@@ -125,16 +113,9 @@ def site(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 @pytest.fixture(scope="package")
 def browser(site: Site) -> Iterator[Browser]:
-    """Chromium, as Debian packages it."""
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("no chromium on this machine; on Debian: apt-get install chromium")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    api.expect.set_options(timeout=PATIENCE_MS)
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+    """The browser, once for all tests of the page."""
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(params=list(WIDTHS))

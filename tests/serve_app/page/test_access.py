@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.browser import PATIENCE_MS
 from tests.serve_app.conftest import encode
-from tests.serve_app.page.conftest import LABELS, PATIENCE_MS, Site, watch
+from tests.serve_app.page.conftest import LABELS, Site, watch
 from tests.serve_app.page.test_images import BROKEN, FIVE, as_files, card, choose, pick, status
 from tests.serve_app.page.test_labels import edit, pending, review
 

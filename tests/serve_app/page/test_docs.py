@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.browser import WIDTHS
 from tests.serve_app.conftest import encode
-from tests.serve_app.page.conftest import LABELS, WIDTHS, Site, watch
+from tests.serve_app.page.conftest import LABELS, Site, watch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

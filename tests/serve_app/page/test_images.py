@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.browser import PATIENCE_MS
 from tests.serve_app.conftest import encode
-from tests.serve_app.page.conftest import LOOKS, PATIENCE_MS, PLAIN, Site
+from tests.serve_app.page.conftest import LOOKS, PLAIN, Site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
