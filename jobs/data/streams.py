@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any, Literal, Required, TypedDict, Unpack
 
 import numpy as np
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 import ray
 
 from jobs.data import places
+from jobs.data.assembling import assemble
 from jobs.data.chunks import Columns, Pace, count_cpus, run_chunks
 from jobs.data.class_batches import grouped
 from jobs.data.config import DataConfig
@@ -48,11 +48,9 @@ from models.errors import DataError, ImageError
 from models.preprocess import PreprocessSpec, prepare
 from models.storage import is_remote
 
-# Of a chunk; two more than CPUs are in memory. With half of it, what Ray does for each took 0.02 ms
-# more for an image, 2 % of decoding a photo.
+# Of a chunk; in memory are as many as CPUs and a few more. With half of it, what Ray does for each
+# took 0.02 ms more for an image, 2 % of decoding a photo.
 MAX_CHUNK_BYTES = 64 << 20
-NO_IMAGES: Images = np.empty((0, 0, 0, 3), dtype=np.uint8)
-NO_IDS: Ids = np.empty(0, dtype=np.int64)
 COLUMNS = [*places.SCHEMA.names, "label", "weight", "box"]
 
 
@@ -344,42 +342,6 @@ def _without_blanks(table: pa.Table) -> pa.Table:
         if name in ("weight", "box") and table[name].null_count == table.num_rows:
             table = table.set_column(position, name, pa.nulls(table.num_rows))
     return table
-
-
-def assemble(chunks: Iterator[Columns], cuts: Ids) -> Iterator[tuple[Images, Ids]]:
-    """Cut chunks into batches by position: batch k holds the usable ones of positions `cuts[k]` to
-    `cuts[k + 1]`, the last not included.
-
-    Yields images and positions. Every batch comes, also one that has no images, or lost them.
-    """
-    end = 0
-    for first, last in pairwise(cuts.tolist()):
-        images: list[Images] = []
-        positions: list[Ids] = []
-        lower = first
-        while lower < last:
-            if lower == end:
-                columns = next(chunks)
-                start, end = end, end + len(columns["id"])
-                is_usable = columns["reason"] == ""
-            upper = min(last, end)
-            kept = np.flatnonzero(is_usable[lower - start : upper - start]) + (lower - start)
-            images.append(_own(columns["image"], kept))
-            positions.append(kept + start)
-            lower = upper
-        if len(images) == 1:
-            yield images[0], positions[0]
-        elif images:
-            yield np.concatenate(images), np.concatenate(positions)
-        else:
-            yield NO_IMAGES, NO_IDS
-
-
-def _own(images: Images, kept: Ids) -> Images:
-    """Return these images as an array of the caller's own: without a copy where it is one."""
-    if images.flags.writeable and len(kept) and len(kept) == kept[-1] - kept[0] + 1:
-        return images[kept[0] : kept[-1] + 1]
-    return images[kept]
 
 
 def _read_chunk(

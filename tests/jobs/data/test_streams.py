@@ -15,11 +15,12 @@ import pytest
 import ray
 
 from cluster.session import Session
+from jobs.data.assembling import assemble
 from jobs.data.chunks import Columns, Pace, _call, run_chunks
 from jobs.data.config import DataConfig
 from jobs.data.index import Index, build_index
 from jobs.data.slots import InSlot, SlotPool, room_for
-from jobs.data.streams import Batch, IndexedImages, Order, StreamOptions, assemble
+from jobs.data.streams import Batch, IndexedImages, Order, StreamOptions
 from models.errors import DataError
 from models.preprocess import PreprocessSpec, prepare
 from models.storage import Entry, Store, open_store
