@@ -63,7 +63,7 @@ FAST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -m "not ray an
 fast-served:
 	$(FAST) tests/models tests/serve_app tests/cluster
 
-TRAINING := tests/jobs/train tests/jobs/tune tests/jobs/evaluate tests/benchmarks
+TRAINING := tests/jobs/train tests/jobs/tune tests/jobs/evaluate
 
 fast-train:
 	$(FAST) $(TRAINING)

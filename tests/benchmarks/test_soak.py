@@ -151,6 +151,7 @@ def test_a_spike_does_not_move_the_slope() -> None:
     assert slope(range(50), values) == 0
 
 
+@pytest.mark.slow
 def test_every_kind_of_request_is_whole_and_has_a_right_outcome(tmp_path: Path) -> None:
     images = tmp_path / "photos"
     images.mkdir()
