@@ -79,9 +79,8 @@ class Peer(Server):
                 warmed.touch()
             try:
                 self._launch(environment)
-            except (
-                PeerFailure
-            ):  # of four starts of PyTriton 0.7, one failed in one of two instances
+            except PeerFailure:
+                # One of four starts of PyTriton 0.7 failed in one of its instances, by itself.
                 self.stop()
                 self._launch(environment)
             self._check()

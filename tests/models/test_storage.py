@@ -180,10 +180,12 @@ def test_a_patient_store_outlives_a_bucket_that_answers_503(
     Store(bucket).write("a/b", b"0123456789")
     with Outage.before(s3_server.endpoint) as outage:
         monkeypatch.setenv("AWS_ENDPOINT_URL", outage.endpoint)
-        outage.ends = time.monotonic() + 15
+        began = time.monotonic()
+        outage.ends = began + 60
         with pytest.raises(StorageError):
             Store(bucket).read("a/b")
-        assert time.monotonic() < outage.ends, "it waited as long as a patient one"
+        assert time.monotonic() < began + 15, "it waited as long as a patient one"
+        outage.ends = time.monotonic() + 4
         store = Store(bucket, is_patient=True)
         assert store.child("a").is_patient
         assert store.read_range("a/b", 3, 4) == b"3456"

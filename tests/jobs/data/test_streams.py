@@ -282,10 +282,10 @@ def test_chunks_ahead_of_a_slow_consumer_are_few(ray_session: Session, tmp_path:
         return {"data": np.zeros((1, size), np.uint8)}
 
     ahead = 0
-    for taken, _ in enumerate(run_chunks(work, 60, Pace(size, ahead=2, cpu_limit=2)), start=1):
+    for taken, _ in enumerate(run_chunks(work, 30, Pace(size, ahead=2, cpu_limit=2)), start=1):
         time.sleep(0.1)
         ahead = max(ahead, len(list(tmp_path.iterdir())) - taken)
-    assert taken == 60
+    assert taken == 30
     # 2 waiting, 2 being computed, and what was started while the files were counted.
     assert ahead <= 5
 
