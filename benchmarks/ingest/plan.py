@@ -32,7 +32,7 @@ class Pace:
 
 
 QUICK = Pace(
-    *(12_000, Window(1_500, 6_000), Window(256, 512), 2, 3, 1),
+    *(12_000, Window(1_000, 4_000), Window(256, 512), 2, 2, 1),
     *((2_000, 20_000), 20_000, 1, False),
 )
 FULL = Pace(
@@ -123,7 +123,6 @@ ENTRIES = (
         "Ray Data, read_images",
         *("ray_data", "images", "loose", "ray"),
         options={"reads_far_ahead": True},
-        is_quick=True,
     ),
 )
 
