@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from obstore.store import BackoffConfig, ClientConfig, ObjectStore, RetryConfig
 
 REMOTE_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
+ASKING = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ACCESS_KEY_ID",
+    "AZURE_STORAGE_ACCOUNT_NAME",
+    "GOOGLE_SERVICE_ACCOUNT",
+)
 LIST_CHUNK = 1000  # what one S3 list call returns
 # What the library says, in its own words or with the status of the store, of a range that begins
 # behind the end. A store that answers with the whole object instead is another case.
@@ -298,9 +304,9 @@ def is_remote(uri: str) -> bool:
 
 
 def _environment_key() -> str:
-    # A client freezes the credentials that it was made with. Keying the cache by the endpoint and
-    # key id lets a process (a test, a notebook) change both without a stale client answering.
-    return f"{os.environ.get('AWS_ENDPOINT_URL', '')} {os.environ.get('AWS_ACCESS_KEY_ID', '')}"
+    # A client freezes the credentials that it was made with. Keying the cache by who asks, and
+    # where, lets a process (a test, a notebook) change both without a stale client answering.
+    return " ".join(os.environ.get(name, "") for name in ASKING)
 
 
 @lru_cache(maxsize=64)
