@@ -17,6 +17,7 @@ from jobs.data import places
 from jobs.data.config import DataConfig
 from jobs.data.quarantine import Broken
 from models.errors import DataError
+from models.storage import open_store
 
 BOX = pa.list_(pa.int32(), 4)  # left, top, right, bottom in pixels of the upright image
 GIVEN = (  # what a user may say about an image beside its label
@@ -125,5 +126,20 @@ def list_source(
         raise DataError(
             f"{config.uri} holds no image that has a label ({told}); expected "
             "<root>/<class>/<image> for a folder, one row per image for a manifest"
+            f"{_advice(config)}"
         )
     return listing
+
+
+def _advice(config: DataConfig) -> str:
+    """Return which source a folder without images of classes is, "" where there is no sign."""
+    from jobs.data.shards import COMMIT
+
+    if config.source != "folder":
+        return ""
+    keys = [entry.key for entry in open_store(config.uri).list_children()[1]]
+    if COMMIT in keys:
+        return "; it is a packed set: say source=packed (data.source=packed in training)"
+    if any(key.endswith(".tar") for key in keys):
+        return "; of tar files, say source=webdataset (data.source=webdataset in training)"
+    return ""

@@ -149,6 +149,18 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     assert "holds no image that has a label (1 other files)" in refusal(folder(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "source"), [("pack.json", "packed"), ("000.tar", "webdataset"), ("a.csv", None)]
+)
+def test_a_folder_that_is_another_source_says_which(
+    tmp_path: Path, name: str, source: str | None
+) -> None:
+    write(tmp_path, {name: b""})
+    told = refusal(folder(tmp_path))
+    assert "holds no image" in told
+    assert (f"say source={source} (data.source={source} in training)" in told) == bool(source)
+
+
 def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="does not exist"):
         list_source(folder(tmp_path / "nowhere"))
