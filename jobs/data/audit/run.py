@@ -138,6 +138,8 @@ class Audit:
 
     def _ask_model(self, subject: Subject, look_alikes: LookAlikes, bundle: str | None) -> None:
         config = self.job.audit
+        if suspects.FINDINGS.issubset(config.skip):
+            return
         if len({int(code) for code in subject.codes[subject.usable]}) < 2:
             return  # one class: there is nothing to mistake it for
         rows = choose_rows(subject, config.model_images)

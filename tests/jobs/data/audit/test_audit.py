@@ -263,6 +263,18 @@ def test_skipped_findings_are_not_reported(ray_session: Session, tmp_path: Path)
     assert not kinds(report) & {"few_images", "label_conflict"}
 
 
+def test_no_model_is_asked_for_findings_that_are_all_skipped(
+    ray_session: Session, tmp_path: Path
+) -> None:
+    write(tmp_path / "set", {f"{n % 2}/{n}.jpg": encoded(picture(n)) for n in range(24)})
+
+    def kinds_without(*skipped: str) -> set[str]:  # and without weights that could be asked
+        return kinds(audit(tmp_path / "set", tmp_path / "o", None, f"skip=[{', '.join(skipped)}]"))
+
+    assert "model_skipped" in kinds_without("mislabelled", "ambiguous")
+    assert "model_skipped" not in kinds_without("mislabelled", "ambiguous", "overlapping_classes")
+
+
 def test_images_that_the_listing_could_not_take_count_among_the_broken(
     ray_session: Session, tmp_path: Path
 ) -> None:
