@@ -6,7 +6,7 @@ layouts. Every loader reads in a process of its own, in turns, shuffled in its o
 number of workers get the best of several. What counts is a window in the middle of a pass. A run
 that was killed goes on where it was.
 
-`--quick` takes some 5 minutes on 2 cores. Before its clock the sets are made and the libraries
+`--quick` takes some 4 minutes on 2 cores. Before its clock the sets are made and the libraries
 installed, once.
 """
 
