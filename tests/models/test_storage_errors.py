@@ -73,6 +73,7 @@ def test_azure_without_an_account_is_told_what_to_set(monkeypatch: pytest.Monkey
 
 
 def test_azure_with_a_key_that_is_none_is_told_to_check_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_USE_EMULATOR", raising=False)
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "factory")
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "not base64!")
     with pytest.raises(AccessError, match="check AZURE_STORAGE_ACCOUNT_NAME"):

@@ -24,6 +24,7 @@ from jobs.data.audit.subject import Subject
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
+# Where all of them are skipped, nothing that takes minutes is worth doing.
 FINDINGS = frozenset(("mislabelled", "ambiguous", "overlapping_classes"))
 DIRECTIONS = 128
 UNSEEN = -30.0  # the logit of a class that a fold had no image of

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import inspect
+import re
+
 import numpy as np
 import numpy.typing as npt
 
+from jobs.data.audit import suspects
 from jobs.data.audit.config import AuditConfig
+from jobs.data.audit.findings import KINDS
 from jobs.data.audit.suspects import calibrated, main_directions, out_of_sample
 
 Floats = npt.NDArray[np.float32]
@@ -17,6 +22,12 @@ def clusters(count: int, classes: int, spread: float, seed: int = 0) -> tuple[Fl
     centres = random.normal(size=(classes, 40))
     values = centres[labels] + spread * random.normal(size=(count, 40))
     return values.astype(np.float32), labels
+
+
+def test_no_finding_of_a_model_is_left_out_of_those_it_is_asked_for() -> None:
+    """Else skipping the others would silently skip it, too."""
+    named = set(re.findall(r'"(\w+)"', inspect.getsource(suspects)))
+    assert named & set(KINDS) == suspects.FINDINGS
 
 
 def test_wrong_labels_get_low_probabilities() -> None:
