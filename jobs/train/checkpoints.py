@@ -134,6 +134,15 @@ class Checkpoints:
         state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return state
 
+    def withdraw(self, info: CheckpointInfo) -> None:
+        """Remove a checkpoint that is whole and of no use; the one before it is the last then."""
+        best = self.find("best")
+        if best is not None and best.path == info.path:
+            self.store.delete(BEST)
+        name = info.path.removesuffix(STATE)
+        for suffix in (MARKER, STATE):  # what has lost its marker does not count any more
+            self.store.delete(name + suffix)
+
     def _newest(self) -> Iterator[CheckpointInfo]:
         """Yield what the markers say, the furthest first; those that say nothing are skipped."""
         for name in self._names(MARKER):
@@ -168,7 +177,7 @@ class Checkpoints:
                 if name not in kept:
                     self.store.delete(name + suffix)
         if not is_remote(self.store.uri):
-            for left in Path(self.store.uri).glob(f"*{STATE}#*"):  # by a write that was killed
+            for left in Path(self.store.uri).glob("*#*"):  # by a write that was killed
                 left.unlink(missing_ok=True)
 
 

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from jobs.train.borders import Notice, Place, StoppedError, Watcher
-from jobs.train.checkpoint_writer import CheckpointWriter
+from jobs.train.checkpoint_writer import SECONDS_AFTER_AN_ERROR, CheckpointWriter
 from jobs.train.history import EpochRecord
 from jobs.train.learner import Learner
 from jobs.train.position import Cadence, Tally
 from jobs.train.sharding import first_says
 from jobs.train.snapshot import copy_to_cpu
+from models.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,26 @@ class Keeper:
         each holds a part.
         """
         self.update(history, tally, tally.step, watcher, is_due=self.due.is_due)
+
+    def withdraw(self) -> bool:
+        """Remove the last checkpoints that have the weights of now; say whether there were any.
+
+        The first worker does, where it has all of the weights. What the store raises is a warning,
+        since the run ends for another reason.
+        """
+        if not self.place.is_first or self.learner.is_sharded:
+            return False
+        checkpoints, is_done = self.writer.checkpoints, False
+        try:
+            self.writer.flush(SECONDS_AFTER_AN_ERROR)
+            while (found := checkpoints.load_last()) is not None and self.learner.has_weights_of(
+                found[1]
+            ):
+                checkpoints.withdraw(found[0])
+                is_done = True
+        except StorageError as error:
+            logger.warning("the last checkpoint could not be looked at: %s", error)
+        return is_done
 
     def _is_wanted(self, notice: Notice | None, *, is_due: bool) -> bool:
         is_time = is_due and not self.writer.is_busy

@@ -67,6 +67,14 @@ class Learner:
             "schedule": self.schedule.state_dict(),
         }
 
+    def has_weights_of(self, state: State) -> bool:
+        """Say whether a whole state has the weights of now, whatever else has changed since."""
+        return all(
+            bool(((own == other) | (own.isnan() & other.isnan())).all())
+            for name, weights in self.network.named_parameters()
+            for own, other in [(weights.detach().cpu(), state["network"][name])]
+        )
+
     def load(self, state: State, updates: int | None) -> None:
         """Take over a whole state. Updates are counted anew, `updates` so far, where another number
         of workers did them; None: as they were.

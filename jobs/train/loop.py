@@ -78,7 +78,11 @@ def fit(
                 break
             run.train_epoch(tally, history, watcher, keeper)
             look = partial(keeper.between_validation_batches, history, tally, watcher)
-            record = tally.record(run.evaluate(class_names, look))
+            figures = run.evaluate(class_names, look)
+            if not math.isfinite((figures or {}).get("loss", 0.0)):
+                what = f"the validation loss is no number after epoch {tally.epoch + 1}"
+                raise run.not_finite(what, keeper)
+            record = tally.record(figures)
             better = is_better(record, history, config.monitor)
             history.append(record)
             tally = Tally(len(history), world=place.world)
@@ -170,7 +174,8 @@ class _Run:
                 )
             )
             if not math.isfinite(loss):
-                raise self._not_finite(loss, tally)
+                what = f"the loss is {loss} in epoch {tally.epoch + 1}, step {tally.step + 1}"
+                raise self.not_finite(what, keeper)
             if part.ends:
                 self.learner.follow()
             tally.add(loss, len(labels), self.config.batch_size, source.waited)
@@ -181,11 +186,18 @@ class _Run:
                 keeper.update(history, tally, num_steps, watcher, is_due=is_due)
         tally.seconds = before + time.perf_counter() - started
 
-    def _not_finite(self, loss: float, tally: Tally) -> NotFiniteError:
+    def not_finite(self, what: str, keeper: Keeper) -> NotFiniteError:
+        """Return the error of weights that give no number. In float32 a checkpoint of them would
+        give none again at any rate, so it is withdrawn; in bfloat16 they may be good.
+        """
+        advice = f"lower optimiser.lr (now {self.config.optimiser.lr})"
+        if self.autocast.enabled:
+            advice += " or set precision: fp32"
+        elif keeper.withdraw():
+            advice += "; the last checkpoint had these weights, so it was removed"
         return NotFiniteError(
-            f"the loss is {loss} in epoch {tally.epoch + 1}, step {tally.step + 1}; lower "
-            f"optimiser.lr (now {self.config.optimiser.lr}) or set precision: fp32, and run again "
-            "with the same `run` to go on from the last checkpoint"
+            f"{what}; {advice}. Run again with the same `run` to go on from the last checkpoint "
+            "that is left"
         )
 
     def _begin(self, epoch: int) -> nn.Module:

@@ -11,10 +11,9 @@ import json
 import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import psutil
 import yaml
 
 from cluster.session import SessionOptions, open_session
@@ -24,33 +23,18 @@ from jobs.train.trainer import train
 from models.errors import SightlineError
 from tests.faults.training.interruptions import at_step
 from tests.faults.training.runs import Seen
-
-ROOM = 6 << 30  # for the run itself, and others on the machine
-KEPT = 1 << 30  # of the machine's memory, for everybody
-PART = 256 << 20
-SECONDS_BETWEEN = 0.5
+from tests.faults.training.starving import guarding, starve
 
 
 def main() -> None:
     """Train, and tell how it ended."""
     settings = Path(sys.argv[1])
     config = TrainConfig.model_validate(yaml.safe_load(settings.read_text()))
-    memory = psutil.virtual_memory()
-    share = (memory.total - memory.available + ROOM) / memory.total
-    os.environ |= {
-        "RAY_memory_usage_threshold": f"{share:.4f}",
-        "RAY_memory_monitor_refresh_ms": "100",
-    }
+    os.environ |= guarding()
     ended = threading.Event()
-
-    def starve() -> None:
-        taken = []
-        while not ended.wait(SECONDS_BETWEEN) and psutil.virtual_memory().available > KEPT + PART:
-            taken.append(np.ones(PART // 8))
-
     with open_session(SessionOptions(home=settings.parent, num_cpus=5, connect=False)):
         index = build_index(config.data, config.preprocess)
-        with at_step(Path(config.runs) / "starved", 10, starve):
+        with at_step(Path(config.runs) / "starved", 10, partial(starve, ended)):
             try:
                 train(config, index, "starved", Seen())
                 line = {"error": "", "message": ""}

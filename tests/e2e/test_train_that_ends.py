@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
@@ -17,8 +16,8 @@ from jobs.train.config import TrainConfig
 from jobs.train.samples import FOLDER
 from jobs.train.trainer import train
 from jobs.train.worker import open_checkpoints
-from tests.e2e.starved_node import KEPT, ROOM
 from tests.faults.training.runs import Photos, Seen, run_module
+from tests.faults.training.starving import KEPT, ROOM, has_room
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.slow, pytest.mark.faults]
 
@@ -54,7 +53,7 @@ def test_a_loss_that_is_no_number_ends_the_run_without_further_attempts(photos: 
 def test_a_worker_that_ray_ends_for_its_memory_ends_the_run_and_names_the_settings(
     photos: Photos,
 ) -> None:
-    if psutil.virtual_memory().available < ROOM + 2 * KEPT:
+    if not has_room():
         pytest.skip(f"less than {(ROOM + 2 * KEPT) >> 30} GiB of memory are free on this machine")
     config = photos.config("starved", epochs=100)
     file = Path(photos.uri) / "starved.yaml"

@@ -28,6 +28,7 @@ from tests.faults.training.interruptions import Interruption
 from tests.faults.training.kinds import KINDS, Kind, Plan, Site, train_alone
 from tests.faults.training.nodes import Nodes
 from tests.faults.training.runs import ROOT, STEPS, WORKERS, Photos
+from tests.faults.training.starving import guarding
 from tests.faults.training.table import HEAD, Row, save, table
 from tests.outages import Outage
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     with (
         _folder(given.folder) as folder,
-        opened_site(folder, given.outage_seconds) as site,
+        opened_site(folder, given.outage_seconds, guarded="memory" in given.kinds) as site,
         ending_by_exception(),  # behind Ray, whose own handler of SIGTERM aborts the process
     ):
         console.print(f"seed {seed}\n{HEAD}", highlight=False)
@@ -65,8 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def opened_site(folder: Path, outage_seconds: float) -> Iterator[Site]:
-    """Start an S3 server that can fail and a cluster that can lose nodes, with photos in both."""
+def opened_site(folder: Path, outage_seconds: float, *, guarded: bool = False) -> Iterator[Site]:
+    """Start an S3 server that can fail and a cluster that can lose nodes, with photos in both;
+    `guarded`: whose Ray ends processes when memory runs out.
+    """
     with started_s3() as server, Outage.before(server.endpoint) as outage:
         bucket = server.make_bucket("faults")
         mark = secrets.token_hex(8)
@@ -77,6 +80,7 @@ def opened_site(folder: Path, outage_seconds: float) -> Iterator[Site]:
             **s3_environment(outage.endpoint),
             "RAY_worker_niceness": "0",  # else whoever works beside this leaves them no time
             "RAY_TMPDIR": str(folder),
+            **(guarding() if guarded else {}),
             # Ray's workers import the packages under test from here, installed or not.
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }

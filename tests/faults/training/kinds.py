@@ -5,12 +5,13 @@ run is given again.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +20,19 @@ from rich.console import Console
 
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
+from jobs.train.memory import OutOfMemoryError
 from jobs.train.stages import opened_run, train_in_sight
 from jobs.train.trainer import train
 from tests.faults.training.interruptions import POLL_SECONDS, Interruption, at_steps
 from tests.faults.training.nodes import Nodes
 from tests.faults.training.runs import ROOT, Photos, Seen, in_mid_epoch, worker_of
+from tests.faults.training.starving import starve
 from tests.outages import Outage
 
 CPUS_PER_WORKER = 1.5  # of the two of a node, so that each worker has a node of its own
 MAX_FAILURES = 15  # of a run that is interrupted up to ten times
+WHEN_ASKED = {"every_seconds": None}  # no checkpoint in mid-epoch but the one that is asked for
+BREAKING_RATE = 1e30
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,8 @@ class Site:
             },
             "epochs": kind.epochs,
         }
-        if kind.leaves_its_step:  # then no checkpoint in mid-epoch but the one that is asked for
-            changes["checkpoint"] = {"every_seconds": None}
+        if kind.checkpoint is not None:
+            changes["checkpoint"] = kind.checkpoint
         if kind.is_in_bucket:
             changes["tracking"] = {"sample_ids": str(self.samples), "every_steps": 5}
         return self.photos(kind).config(run, **changes)
@@ -90,7 +95,7 @@ class Kind:
     epochs: int = 3
     epochs_drawn: int = 3  # the first ones, in which interruptions begin
     is_in_bucket: bool = False
-    leaves_its_step: bool = False
+    checkpoint: Mapping[str, int | None] | None = None  # None: every second step
 
 
 def kill_worker(site: Site, kind: Kind, plan: Plan) -> Done:
@@ -148,6 +153,43 @@ def kill_driver(site: Site, kind: Kind, plan: Plan) -> Done:
     return _submitted(site, kind, plan, signal.SIGKILL, -signal.SIGKILL)
 
 
+def break_weights(site: Site, kind: Kind, plan: Plan) -> Done:
+    """Kill the process that started the run, and go on at a rate that breaks the weights, until
+    the loss is no number; then at the rate that it had.
+    """
+    config = site.config(kind, plan.run)
+    broken = config.optimiser.model_copy(update={"lr": BREAKING_RATE})
+    file = _write(config.model_copy(update={"optimiser": broken}), site, kind, "broken")
+
+    def go_on_broken() -> None:
+        with _start(file, site.nodes.address) as process:
+            said = process.communicate()[1]
+        # a step is the first to see it, or a validation
+        if process.returncode != 1 or not re.search("loss is (nan|no number)", said):
+            raise RuntimeError(f"at a rate of {BREAKING_RATE:g} it said {said[-3000:]}")
+
+    return _submitted(site, kind, plan, signal.SIGKILL, -signal.SIGKILL, go_on_broken)
+
+
+def use_up_memory(site: Site, kind: Kind, plan: Plan) -> Done:
+    """Use up the machine's memory until the run has ended, and give it again."""
+    over = [threading.Event() for _ in plan.steps]
+    folder = site.folder(kind, plan.run)
+    with at_steps(folder, plan.steps, lambda number: starve(over[number])) as seen:
+        for each in over:
+            try:
+                train_alone(site, kind, plan.run)
+            except OutOfMemoryError as error:
+                if "batch_size (now" not in str(error):
+                    raise RuntimeError("it does not say which settings to lower") from error
+            else:
+                raise RuntimeError("it ended well, with the memory used up")
+            finally:
+                each.set()
+        history = train_alone(site, kind, plan.run)
+    return history, seen
+
+
 def ask_driver_to_end(site: Site, kind: Kind, plan: Plan) -> Done:
     """Send SIGTERM to the process that started the run, and give the run again when it has
     ended.
@@ -161,8 +203,11 @@ KINDS = {
     "driver": Kind(kill_driver),
     "bucket": Kind(fail_bucket, is_in_bucket=True),
     # longer, so that it still trains when its workers are told, by Ray Train and once a second
-    "preemption": Kind(take_node, epochs=16, epochs_drawn=10, leaves_its_step=True),
-    "sigterm": Kind(ask_driver_to_end, epochs=8, epochs_drawn=5, leaves_its_step=True),
+    "preemption": Kind(take_node, epochs=16, epochs_drawn=10, checkpoint=WHEN_ASKED),
+    "sigterm": Kind(ask_driver_to_end, epochs=8, epochs_drawn=5, checkpoint=WHEN_ASKED),
+    # after each step, so that there are some of broken weights
+    "nan": Kind(break_weights, epochs_drawn=2, checkpoint={"every_steps": 1}),
+    "memory": Kind(use_up_memory, epochs=16, epochs_drawn=10),
 }
 
 
@@ -189,13 +234,19 @@ def _trained(
     return history, seen
 
 
-def _submitted(site: Site, kind: Kind, plan: Plan, number: int, status: int) -> Done:
-    """Train in processes of their own, each of which gets a signal at its step, then in this
-    one.
+def _submitted(
+    site: Site,
+    kind: Kind,
+    plan: Plan,
+    number: int,
+    status: int,
+    then: Callable[[], None] = lambda: None,
+) -> Done:
+    """Train in processes of their own, each of which gets a signal at its step, with something
+    done after each, then in this one.
     """
     config, photos = site.config(kind, plan.run), site.photos(kind)
-    file = Path(photos.uri) / f"{plan.run}.yaml"
-    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    file = _write(config, site, kind, "whole")
     started: list[subprocess.Popen[str]] = []
     try:
         with at_steps(
@@ -206,6 +257,7 @@ def _submitted(site: Site, kind: Kind, plan: Plan, number: int, status: int) -> 
                 said = started[-1].communicate()[1]
                 if started[-1].returncode != status:
                     raise RuntimeError(f"it ended with {started[-1].returncode}: {said[-3000:]}")
+                then()
             console = Console(quiet=True)
             with opened_run(config, console) as (run_id, lease):
                 trained = train_in_sight(config, photos.index, run_id, lease, console)
@@ -213,6 +265,13 @@ def _submitted(site: Site, kind: Kind, plan: Plan, number: int, status: int) -> 
         for process in started:
             process.kill()
     return trained.history, seen
+
+
+def _write(config: TrainConfig, site: Site, kind: Kind, name: str) -> Path:
+    """Write the settings of a run where a process of its own finds them."""
+    file = Path(site.photos(kind).uri) / f"{config.run}-{name}.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return file
 
 
 def _start(file: Path, address: str) -> subprocess.Popen[str]:

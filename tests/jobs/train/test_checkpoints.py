@@ -240,6 +240,28 @@ def test_a_writer_killed_at_any_moment_leaves_the_last_one_whole(
     assert "damaged" not in caplog.text
 
 
+@pytest.mark.parametrize("left", ["00000-00000001-0a1b2c3d.pt#1", "00000-00000001-0a1b2c3d.json#1"])
+def test_what_a_killed_write_left_is_cleared_away(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).write_bytes(b"half")
+    Checkpoints(open_store(tmp_path)).save(state(2), next_epoch=1)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".pt"]
+
+
+def test_a_checkpoint_that_is_withdrawn_counts_no_more(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(open_store(tmp_path))
+    checkpoints.save(state(1), next_epoch=1)
+    checkpoints.save(state(2), next_epoch=2, is_best=True)
+    last = checkpoints.find("last")
+    assert last is not None
+    checkpoints.withdraw(last)
+    before = checkpoints.find("last")
+    assert before is not None
+    assert (before.next_epoch, checkpoints.find("best")) == (1, None)
+    checkpoints.withdraw(before)
+    assert checkpoints.load_last() is None
+    assert not list(tmp_path.iterdir())
+
+
 def test_checkpoints_of_an_older_version_are_refused_and_kept(tmp_path: Path) -> None:
     old = {"path": "epoch-00002.pt", "bytes": 3, "sha256": "0", "next_epoch": 2, "score": 0.5}
     (tmp_path / "last.json").write_text(json.dumps(old))

@@ -17,7 +17,7 @@ from torch import nn
 import jobs.train.loop
 from jobs.data.streams import Batch
 from jobs.train.borders import NotFiniteError, Place, Watcher
-from jobs.train.checkpoints import Checkpoints
+from jobs.train.checkpoints import CheckpointInfo, Checkpoints
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.learner import Learner
@@ -223,30 +223,60 @@ def test_without_validation_images_the_last_epoch_is_kept(tmp_path: Path) -> Non
     assert best.next_epoch == 2
 
 
-def test_a_loss_that_is_no_number_stops_with_advice_and_a_checkpoint(tmp_path: Path) -> None:
-    network = make_network()
+@dataclass
+class Spoiler(Notes):
+    """Breaks the weights behind the update of a step, as too high a rate does."""
 
-    class Spoiler(Notes):
-        def epoch(self, record: EpochRecord) -> None:
-            super().epoch(record)
+    network: Network = field(default_factory=make_network)
+    after: int = 0
+    value: float = 1e30  # which is a number, and what it gives is none
+    said: str = ""
+
+    def step(self, num_images: int, loss: float, waited: float = 0.0) -> None:
+        """Break them at this step."""
+        super().step(num_images, loss, waited)
+        if self.steps == self.after:
             with torch.no_grad():
-                network.head.weight.fill_(float("inf"))
+                for weights in self.network.parameters():
+                    weights.fill_(self.value)
 
-    checkpoints = Checkpoints(open_store(tmp_path))
-    with pytest.raises(NotFiniteError, match=r"epoch 2.*optimiser\.lr"):
-        fit(
-            network,
-            Shades(),
-            make_config(),
-            class_names=NAMES,
-            class_counts=(48, 48),
-            checkpoints=checkpoints,
-            place=CPU,
-            watcher=Spoiler(),
-        )
-    last = checkpoints.find("last")
+    def fit(self, folder: Path, **changes: object) -> CheckpointInfo | None:
+        """Train until the loss is no number; return the last checkpoint that is left."""
+        checkpoints = Checkpoints(open_store(folder))
+        with pytest.raises(NotFiniteError) as raised:
+            fit(
+                self.network,
+                Shades(),
+                make_config(**changes),
+                class_names=NAMES,
+                class_counts=(48, 48),
+                checkpoints=checkpoints,
+                place=CPU,
+                watcher=self,
+            )
+        self.said = str(raised.value)
+        return checkpoints.find("last")
+
+
+def test_a_loss_that_is_no_number_stops_with_advice_and_a_checkpoint(tmp_path: Path) -> None:
+    spoiler = Spoiler(after=8)
+    last = spoiler.fit(tmp_path)
+    assert spoiler.said.startswith("the loss is nan in epoch 2, step 3; lower optimiser.lr (now 0.")
     assert last is not None
-    assert last.next_epoch == 1
+    assert (last.next_epoch, last.next_step) == (1, 0)
+
+
+@pytest.mark.parametrize("after", [2, 6, 9])  # in mid-epoch, at an epoch's end, in the next one
+@pytest.mark.parametrize("num_validation", [0, 40])
+def test_a_checkpoint_of_broken_weights_is_none_to_go_on_from(
+    tmp_path: Path, after: int, num_validation: int
+) -> None:
+    """It would give the same loss again, whatever the rate."""
+    changes = {"checkpoint": {"every_steps": 1, "every_seconds": None}}
+    last = Spoiler(after=after).fit(tmp_path, **changes)
+    assert last is None or last.next_epoch * 6 + last.next_step < after
+    _, history = run(make_config(**changes), tmp_path)
+    assert len(history) == 4
 
 
 def test_too_few_images_for_a_batch_are_an_error(tmp_path: Path) -> None:
