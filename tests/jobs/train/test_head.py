@@ -142,20 +142,23 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_balancing_helps_a_class_that_is_fifty_times_rarer(tmp_path: Path, way: str) -> None:
-    plain = balanced_accuracy(tmp_path / "plain", {})
-    balanced = balanced_accuracy(tmp_path / "balanced", WAYS[way])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_balancing_helps_a_class_that_is_fifty_times_rarer(
+    tmp_path: Path, way: str, smoothing: float
+) -> None:
+    plain = balanced_accuracy(tmp_path / "plain", smoothing, {})
+    balanced = balanced_accuracy(tmp_path / "balanced", smoothing, WAYS[way])
     assert plain < 0.7
     assert balanced > plain + 0.2
 
 
-def balanced_accuracy(folder: Path, settings: dict[str, Any]) -> float:
+def balanced_accuracy(folder: Path, smoothing: float, settings: dict[str, Any]) -> float:
     """Fit on 1,600 and 32 images to the last epoch and return the mean recall of both classes on
     unseen ones.
     """
     folder.mkdir()
     network = make_network()
-    optimiser = {"lr": 0.01, "weight_decay": 0.01, "label_smoothing": 0.0}
+    optimiser = {"lr": 0.01, "weight_decay": 0.01, "label_smoothing": smoothing}
     config = make_config(epochs=20, optimiser=optimiser, **settings)
     train = write(folder, "train", *clouds((1600, 32), 1))
     validation = FeatureWriter(folder / "validation").close()  # none: choosing an epoch balances

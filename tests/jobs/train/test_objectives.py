@@ -31,14 +31,42 @@ def test_cross_entropy_is_torchs(smoothing: float) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_class_weights_are_torchs_on_shares_and_their_mean_is_over_images() -> None:
-    logits, labels, shares = examples()
+def test_class_weights_are_torchs_on_labels_and_their_mean_is_over_images() -> None:
+    logits, labels, _ = examples()
     weights = class_weights(COUNTS)
+    theirs = nn.CrossEntropyLoss(weights, reduction="sum")(logits, labels) / len(labels)
+    torch.testing.assert_close(Objective(weights=weights)(logits, labels), theirs)
     ours = Objective(weights=weights, label_smoothing=0.1)
-    theirs = nn.CrossEntropyLoss(weights, label_smoothing=0.1)
-    torch.testing.assert_close(ours(logits, shares), theirs(logits, shares))
     halves = [ours(logits[part], labels[part]) for part in (slice(6), slice(6, 12))]
     torch.testing.assert_close(sum(halves) / 2, ours(logits, labels))
+
+
+WAYS: dict[str, dict[str, object]] = {
+    "weights": {"balance": "weights"},
+    "logit-adjusted": {"loss": {"kind": "logit_adjusted"}},
+    "focal with weights": {"balance": "weights", "loss": {"kind": "focal"}},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_image_of_a_common_class_costs_least_when_it_is_called_that(way: str) -> None:
+    """Also where labels are smoothed, which made the rare class of a hundred images the answer."""
+    counts = (9900.0, 100.0)
+    config = make_config(optimiser={"label_smoothing": 0.1}, **WAYS[way])
+    objective = build_objective(config, counts)
+    for label in (0, 1):
+        doubts = torch.linspace(-8, 8, 161)  # of the answer: the other class against its own
+        logits = torch.zeros(161, 1, 2)
+        logits[:, 0, 1 - label] = doubts
+        losses = torch.stack([objective(each, torch.tensor([label])) for each in logits])
+        assert doubts[losses.argmin()] < -0.5
+
+
+def test_a_mixed_image_costs_least_when_its_shares_are_the_answer() -> None:
+    shares = torch.tensor([[0.7, 0.2, 0.1]])
+    logits = shares.log().requires_grad_()
+    Objective(weights=class_weights(COUNTS))(logits, shares).backward()
+    torch.testing.assert_close(logits.grad, torch.zeros(1, 3))
 
 
 def test_labels_and_their_one_hot_shares_cost_the_same() -> None:
