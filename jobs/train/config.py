@@ -7,6 +7,7 @@ Unknown keys and contradictions are refused before anything is read or started.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -15,6 +16,7 @@ from jobs.data.config import DataConfig
 from jobs.data.transforms import AugmentConfig
 from jobs.train.embedding_config import EmbeddingConfig
 from jobs.train.learning_config import (
+    NO_FILES,
     LossConfig,
     NetworkConfig,
     OptimiserConfig,
@@ -24,6 +26,7 @@ from jobs.train.learning_config import (
 from jobs.train.workers_config import WorkersConfig
 from models.manifest import Name
 from models.preprocess import PreprocessSpec
+from models.storage import is_remote
 
 OF_CLASSES = ("accuracy", "balanced_accuracy", "loss")  # what a run of each kind can monitor
 OF_VECTORS = ("recall_at_1", "recall_at_5", "map_at_r")
@@ -237,3 +240,29 @@ def written_by(config: TrainConfig) -> dict[str, str]:
     if isinstance(tracking.sample_ids, str):
         places["tracking.sample_ids"] = tracking.sample_ids
     return places
+
+
+def with_absolute_paths(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Return it with every local path below `folder` where it is relative: Ray Train's workers have
+    a working directory of their own.
+    """
+
+    def placed(uri: str) -> str:
+        return uri if is_remote(uri) or uri.startswith("file://") else str(folder / uri)
+
+    weights, tracking = config.network.weights, config.tracking
+    if weights not in NO_FILES:
+        weights = placed(weights)
+    places: dict[str, object] = {}
+    if tracking.mlflow_uri is not None:
+        places["mlflow_uri"] = placed(tracking.mlflow_uri)
+    if isinstance(tracking.sample_ids, str):
+        places["sample_ids"] = placed(tracking.sample_ids)
+    return config.model_copy(
+        update={
+            "runs": placed(config.runs),
+            "store": placed(config.store),
+            "network": config.network.model_copy(update={"weights": weights}),
+            "tracking": tracking.model_copy(update=places),
+        }
+    )

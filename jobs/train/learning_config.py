@@ -16,6 +16,9 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+NO_FILES = ("package", "hub", "none")  # sources of weights that are no path
+
+
 class NetworkConfig(Section):
     """The backbone and what is put on top of it."""
 

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from jobs.causes import find_cause
@@ -13,7 +14,7 @@ from jobs.data.index import Index
 from jobs.room import await_room
 from jobs.train.board import Board, BoardWatcher, News, follow
 from jobs.train.borders import Notice, Place, Status, StoppedError, Watcher
-from jobs.train.config import TrainConfig
+from jobs.train.config import TrainConfig, with_absolute_paths
 from jobs.train.freed_memory import tunables
 from jobs.train.history import EpochRecord
 from jobs.train.memory import explained_shortage
@@ -123,7 +124,8 @@ def _make_trainer(config: TrainConfig, index: Any, run_id: str, board: Any) -> A
     return TorchTrainer(
         _worker_main,
         train_loop_config={
-            "config": config.model_dump(mode="json"),
+            # Ray Train changes the working directory of its workers
+            "config": with_absolute_paths(config, Path.cwd()).model_dump(mode="json"),
             "index": index,
             "run_id": run_id,
             "board": board,

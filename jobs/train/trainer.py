@@ -24,6 +24,7 @@ from jobs.train.worker import (
     prepare_network,
     run_worker,
 )
+from models.errors import StorageError
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,12 @@ def train(config: TrainConfig, index: Index, run_id: str, watcher: Watcher) -> T
 
         train_with_ray(config, index, run_id, watcher)
     best = checkpoints.load("best")
-    assert best is not None
+    if best is None:
+        raise StorageError(
+            f"the workers are done and left no checkpoint in {checkpoints.store.uri}; every node "
+            "has to see that place as this process does: set runs to a bucket, or to a folder that "
+            "all nodes share"
+        )
     network = configured_network(config.network, len(index.classes))
     network = fit_to_kind(network, config, len(index.classes))
     network.load_state_dict(best["served"])

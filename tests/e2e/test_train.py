@@ -347,10 +347,15 @@ def test_what_a_step_frees_is_kept_while_training_and_no_longer(
     assert is_mapped()
 
 
-def test_two_ray_train_workers_train_a_head_together(ray_session: Session, bucket: str) -> None:
+def test_two_ray_train_workers_train_a_head_together(
+    ray_session: Session, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below the working directory, which those workers do not share."""
+    monkeypatch.chdir(tmp_path)
     outcome = train(
         bucket,
         "pair",
+        runs="runs",
         workers={"num_workers": 2},
         network={"backbone": "mobilenetv3_small_050", "weights": "none", "freeze": "backbone"},
     )

@@ -15,8 +15,9 @@ from pydantic import BaseModel
 
 from jobs.config import load_config
 from jobs.submitted import refuse_lost_results
-from jobs.train.config import TrainConfig, written_by
+from jobs.train.config import TrainConfig, with_absolute_paths, written_by
 from models.errors import ConfigError
+from tests.jobs.train.test_loop import make_config
 
 ROOT = Path(__file__).parent.parent.parent.parent
 CONFIGS = sorted((ROOT / "configs" / "train").glob("*.yaml"))
@@ -129,3 +130,19 @@ def test_every_setting_of_the_recipe_is_documented() -> None:
     elsewhere = ("data.", "preprocess.", "export.", "workers.")
     missing = {n for n in leaves(TrainConfig) if not n.startswith(elsewhere)} - told
     assert missing == set()
+
+
+def test_workers_with_another_working_directory_are_told_absolute_paths(tmp_path: Path) -> None:
+    config = make_config(
+        runs="runs",
+        store="s3://factory/models",
+        network={"weights": "weights/caps.pth"},
+        tracking={"sample_ids": "samples", "mlflow_uri": "http://mlflow:5000"},
+    )
+    placed = with_absolute_paths(config, tmp_path)
+    assert placed.runs == str(tmp_path / "runs")
+    assert placed.store == "s3://factory/models"
+    assert placed.network.weights == str(tmp_path / "weights/caps.pth")
+    assert placed.tracking.sample_ids == str(tmp_path / "samples")
+    assert placed.tracking.mlflow_uri == "http://mlflow:5000"
+    assert with_absolute_paths(make_config(), tmp_path).network.weights == "package"
