@@ -26,7 +26,7 @@ from jobs.train.network import Network
 from jobs.train.objectives import build_objective
 from jobs.train.optimisers import decayed_apart, make_optimiser
 from jobs.train.schedules import build_schedule
-from jobs.train.steps import Autocast, train_step
+from jobs.train.steps import Autocast, Skips, train_step
 from models.errors import DataError
 
 # A feature that never moves carries nothing; dividing by its deviation would only amplify noise: of
@@ -84,7 +84,7 @@ def fit_head(
         optimiser, config.optimiser, epochs=config.epochs, updates_per_epoch=steps
     )
     objective = build_objective(config, _class_totals(train, len(class_names)))
-    autocast = Autocast("cpu", enabled=False)
+    autocast, skips = Autocast("cpu", enabled=False), Skips()
     history: list[EpochRecord] = []
     best: dict[str, Tensor] | None = None
     for epoch in range(config.epochs):
@@ -101,11 +101,12 @@ def fit_head(
                     schedule=schedule,
                     clip_norm=config.optimiser.clip_norm,
                     autocast=autocast,
+                    skips=skips,
                 )
                 losses.append(loss)
                 if on_step is not None:
                     on_step(float(loss))
-        check_finite(losses, epoch, config)
+        check_finite(losses, skips, epoch, config)
         record = _record(model, standard, validation, class_names, epoch, losses)
         if best is None or is_better(record, history, config.monitor):
             best = copy.deepcopy(model.state_dict())
@@ -122,14 +123,21 @@ def fit_head(
     return history
 
 
-def check_finite(losses: list[Tensor], epoch: int, config: TrainConfig) -> None:
-    """Raise `NotFiniteError` where the loss of a step of this epoch is no number any more."""
+def check_finite(losses: list[Tensor], skips: Skips, epoch: int, config: TrainConfig) -> None:
+    """Raise `NotFiniteError` where the loss of a step of this epoch is no number any more, or no
+    step of it has changed the weights.
+    """
     for step, loss in enumerate(losses, start=1):
         if not torch.isfinite(loss):
             raise NotFiniteError(
                 f"the loss is {float(loss)} in epoch {epoch + 1}, step {step}; lower optimiser.lr "
                 f"(now {config.optimiser.lr})"
             )
+    if skips.in_a_row >= len(losses):
+        raise NotFiniteError(
+            f"the gradient is no number in any step of epoch {epoch + 1}; lower optimiser.lr (now "
+            f"{config.optimiser.lr})"
+        )
 
 
 def _record(

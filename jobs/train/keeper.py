@@ -19,7 +19,6 @@ from jobs.train.learner import Learner
 from jobs.train.position import Cadence, Tally
 from jobs.train.sharding import first_says
 from jobs.train.snapshot import copy_to_cpu
-from models.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +72,10 @@ class Keeper:
     def withdraw(self) -> bool:
         """Remove the last checkpoints that have the weights of now; say whether there were any.
 
-        The first worker does, where it has all of the weights. What the store raises is a warning,
-        since the run ends for another reason.
+        Every worker does, since the first of them to raise ends the others; none where each holds a
+        part. What goes wrong is a warning: the run ends for another reason.
         """
-        if not self.place.is_first or self.learner.is_sharded:
+        if self.learner.is_sharded:
             return False
         checkpoints, is_done = self.writer.checkpoints, False
         try:
@@ -86,7 +85,7 @@ class Keeper:
             ):
                 checkpoints.withdraw(found[0])
                 is_done = True
-        except StorageError as error:
+        except Exception as error:  # of the store, or of a checkpoint that was being written
             logger.warning("the last checkpoint could not be looked at: %s", error)
         return is_done
 

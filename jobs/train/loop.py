@@ -36,7 +36,7 @@ from jobs.train.position import Cadence, Tally
 from jobs.train.retrieval import retrieve_shared
 from jobs.train.seeding import seed_step
 from jobs.train.sharding import in_step, share_buffers
-from jobs.train.steps import Autocast, eval_step, num_updates, part_of, train_step
+from jobs.train.steps import Autocast, Skips, eval_step, num_updates, part_of, train_step
 from jobs.train.wrapping import check_compiler, set_training, wrap
 from models.errors import DataError
 
@@ -126,6 +126,7 @@ class _Run:
         if self.steps < 1:
             raise DataError("there is not one full batch of training images; lower batch_size")
         self.learner = Learner(network, config, place, self.steps)
+        self.skips = Skips()
         self.objective = self._objective(class_counts).to(place.device)
         self.inputs = Inputs(config, len(class_counts))
         half = config.precision == "bf16" or (
@@ -171,13 +172,14 @@ class _Run:
                     clip_norm=self.config.optimiser.clip_norm,
                     autocast=self.autocast,
                     part=part,
+                    skips=self.skips,
                 )
             )
             if not math.isfinite(loss):
                 what = f"the loss is {loss} in epoch {tally.epoch + 1}, step {tally.step + 1}"
                 raise self.not_finite(what, keeper)
             if part.ends:
-                self.learner.follow()
+                self._follow(tally, keeper)
             tally.add(loss, len(labels), self.config.batch_size, source.waited)
             tally.seconds = before + time.perf_counter() - started
             watcher.step(len(labels), loss, source.waited)
@@ -185,6 +187,22 @@ class _Run:
             if part.ends:  # gradients that wait for others are in no checkpoint
                 keeper.update(history, tally, num_steps, watcher, is_due=is_due)
         tally.seconds = before + time.perf_counter() - started
+
+    def _follow(self, tally: Tally, keeper: Keeper) -> None:
+        """Have the average follow an update, if it was one."""
+        if not self.skips.in_a_row:
+            self.learner.follow()
+            return
+        where = f"epoch {tally.epoch + 1}, step {tally.step + 1}"
+        if self.skips.are_too_many:
+            what = f"the gradient is no number in {self.skips.most} updates in a row, until {where}"
+            raise self.not_finite(what, keeper)
+        if self.skips.in_a_row == 1:
+            logger.warning(
+                "%s: the gradient is no number, so the weights stay as they are (%d such so far)",
+                where,
+                self.skips.total,
+            )
 
     def not_finite(self, what: str, keeper: Keeper) -> NotFiniteError:
         """Return the error of weights that give no number. In float32 a checkpoint of them would
@@ -197,7 +215,8 @@ class _Run:
             advice += "; the last checkpoint had these weights, so it was removed"
         return NotFiniteError(
             f"{what}; {advice}. Run again with the same `run` to go on from the last checkpoint "
-            "that is left"
+            "that is left; if this comes again whatever the rate, delete that one in "
+            f"{keeper.writer.checkpoints.store.uri}"
         )
 
     def _begin(self, epoch: int) -> nn.Module:

@@ -27,7 +27,7 @@ from jobs.train.objectives import class_weights
 from jobs.train.optimisers import decayed_apart, make_optimiser
 from jobs.train.retrieval import Figures, retrieve_shared
 from jobs.train.schedules import build_schedule
-from jobs.train.steps import Autocast, train_step
+from jobs.train.steps import Autocast, Skips, train_step
 
 COMPONENT_ROWS = 20_000  # more would not turn the components
 CPU = torch.device("cpu")
@@ -82,7 +82,7 @@ def fit_projection(
     schedule = build_schedule(
         optimiser, config.optimiser, epochs=config.epochs, updates_per_epoch=steps
     )
-    autocast = Autocast("cpu", enabled=False)
+    autocast, skips = Autocast("cpu", enabled=False), Skips()
     history: list[EpochRecord] = []
     best: dict[str, Tensor] | None = None
     for epoch in range(config.epochs):
@@ -99,10 +99,11 @@ def fit_projection(
                     schedule=schedule,
                     clip_norm=config.optimiser.clip_norm,
                     autocast=autocast,
+                    skips=skips,
                 )
                 for ids in _batches(order, steps, config.images_per_class or 1)
             ]
-        check_finite(losses, epoch, config)
+        check_finite(losses, skips, epoch, config)
         figures = _figures(model, validation)
         record = EpochRecord(epoch, float(torch.stack(losses).mean()), figures)
         if best is None or is_better(record, history, config.monitor):

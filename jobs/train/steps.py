@@ -53,6 +53,27 @@ def num_updates(num_steps: int, accumulate: int) -> int:
     return -(-num_steps // accumulate)
 
 
+@dataclass
+class Skips:
+    """Counts the updates that were left out since their gradient was no number. One in a while is a
+    gradient whose norm was too large for a float; many in a row are a run that learns nothing.
+    """
+
+    most: int = 10  # in a row
+    in_a_row: int = 0
+    total: int = 0
+
+    @property
+    def are_too_many(self) -> bool:
+        """Say whether nothing has been learnt for too long."""
+        return self.in_a_row >= self.most
+
+    def count(self, *, is_skipped: bool) -> None:
+        """Count an update, done or left out."""
+        self.in_a_row = self.in_a_row + 1 if is_skipped else 0
+        self.total += is_skipped
+
+
 def train_step(
     model: nn.Module,
     images: Tensor,
@@ -64,11 +85,13 @@ def train_step(
     clip_norm: float,
     autocast: Autocast,
     part: Part = WHOLE,
+    skips: Skips | None = None,
 ) -> Tensor:
     """Add the gradient of one batch, and update the weights where it is the last part of an update:
     images (N, H, W, 3), targets that the objective takes. Returns the batch's loss, detached.
 
-    A gradient that is not finite updates nothing: the caller sees the loss and decides.
+    A gradient that is not finite updates nothing and is counted in `skips`; the schedule goes on.
+    It is so on all workers at once.
     """
     if part.begins:
         optimiser.zero_grad(set_to_none=True)
@@ -78,9 +101,12 @@ def train_step(
         (loss * part.share).backward()  # type: ignore[no-untyped-call]
     if part.ends:
         norm = whole(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
-        if torch.isfinite(norm):
+        is_sound = bool(torch.isfinite(norm))
+        if is_sound:
             optimiser.step()
-            schedule.step()
+        if skips is not None:
+            skips.count(is_skipped=not is_sound)
+        schedule.step()
     return loss.detach()
 
 

@@ -4,7 +4,7 @@ on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import jobs.train.loop
 from jobs.data.streams import Batch
@@ -277,6 +277,52 @@ def test_a_checkpoint_of_broken_weights_is_none_to_go_on_from(
     assert last is None or last.next_epoch * 6 + last.next_step < after
     _, history = run(make_config(**changes), tmp_path)
     assert len(history) == 4
+
+
+def fit_with_gradients(
+    folder: Path, change: Callable[[Tensor], Tensor]
+) -> tuple[list[EpochRecord], Checkpoints]:
+    """Train with the gradient of the head changed."""
+    network, checkpoints = make_network(), Checkpoints(open_store(folder))
+    network.head.weight.register_hook(change)
+    history = fit(
+        network,
+        Shades(),
+        make_config(),
+        class_names=NAMES,
+        class_counts=(48, 48),
+        checkpoints=checkpoints,
+        place=CPU,
+        watcher=Notes(),
+    )
+    return history, checkpoints
+
+
+def test_gradients_that_are_no_numbers_end_the_run(tmp_path: Path) -> None:
+    """With a loss that is one, they changed nothing until the last epoch, which was published."""
+    with pytest.raises(NotFiniteError, match=r"in 10 updates in a row, until epoch 2, step 4; low"):
+        fit_with_gradients(tmp_path, lambda gradient: gradient * float("nan"))
+
+
+def test_one_gradient_that_is_no_number_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = 0
+
+    def change(gradient: Tensor) -> Tensor:
+        nonlocal seen
+        seen += 1
+        return gradient * float("inf") if seen in (3, 9) else gradient
+
+    history, checkpoints = fit_with_gradients(tmp_path, change)
+    assert len(history) == 4
+    said = [record.getMessage() for record in caplog.records if "no number" in record.getMessage()]
+    assert [line.partition(":")[0] for line in said] == ["epoch 1, step 3", "epoch 2, step 3"]
+    assert said[1].endswith("(2 such so far)")
+    last = checkpoints.load("last")
+    assert last is not None
+    assert last["schedule"]["last_epoch"] == 24  # the rate follows its plan all the same
+    assert last["num_averaged"] in (0, 22)
 
 
 def test_too_few_images_for_a_batch_are_an_error(tmp_path: Path) -> None:
