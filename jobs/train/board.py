@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from jobs.train.borders import Notice, Status, StoppedError, Watcher
 from jobs.train.history import EpochRecord
@@ -21,7 +21,8 @@ from models.errors import SightlineError
 
 # Each report and look takes from the cores that a step needs: four of each about 20 ms of CPU.
 SECONDS_BETWEEN = 1.0
-SECONDS_TO_STOP = 60.0
+SECONDS_TO_STOP = 60.0  # until a worker has heard that it is to
+SECONDS_TO_WRITE = 240.0  # until its checkpoint is written: a store is tried for three minutes
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ class News:
     status: Status | None = None
     records: list[EpochRecord] = field(default_factory=list)
     failure: SightlineError | None = None
+    is_stopping: bool = False  # a worker has heard that it is to
+
+
+def _latest(waiting: Status | None, new: Status | None) -> Status | None:
+    """Return what is to be told: where a run began, before what it has done since."""
+    if waiting is not None and waiting.is_past and not (new is not None and new.is_past):
+        return waiting
+    return new or waiting
 
 
 class Board:
@@ -42,10 +51,14 @@ class Board:
         self._told: set[int] = set()
         self._notice: Notice | None = None
         self._failure: SightlineError | None = None
+        self._is_stopping = False
 
-    def report(self, status: Status | None, records: list[EpochRecord]) -> Notice | None:
+    def report(
+        self, status: Status | None, records: list[EpochRecord], *, is_stopping: bool = False
+    ) -> Notice | None:
         """Take what a worker tells; return what is asked of it."""
-        self._status = status or self._status
+        self._is_stopping = self._is_stopping or is_stopping
+        self._status = _latest(self._status, status)
         self._records |= {record.epoch: record for record in records}
         return self._notice
 
@@ -66,7 +79,15 @@ class Board:
         fresh = [self._records[epoch] for epoch in sorted(self._records.keys() - self._told)]
         self._told |= self._records.keys()
         status, self._status = self._status, None
-        return News(status, fresh, self._failure)
+        return News(status, fresh, self._failure, self._is_stopping)
+
+
+class Report(Protocol):
+    """Takes what a worker tells to the board, and returns what is asked of it."""
+
+    def __call__(
+        self, status: Status | None, records: list[EpochRecord], *, is_stopping: bool
+    ) -> Notice | None: ...
 
 
 class BoardWatcher(Watcher):
@@ -74,7 +95,7 @@ class BoardWatcher(Watcher):
 
     def __init__(
         self,
-        report: Callable[[Status | None, list[EpochRecord]], Notice | None],
+        report: Report,
         draining: Callable[[], str | None],
     ) -> None:
         self._report, self._draining = report, draining
@@ -84,13 +105,14 @@ class BoardWatcher(Watcher):
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._has_told = False
+        self._is_stopping = False
         self._thread = threading.Thread(target=self._work, name="board", daemon=True)
         self._thread.start()
 
     def show(self, status: Status) -> None:
         """Keep the latest for the next report."""
         with self._lock:
-            self._status = status
+            self._status = _latest(self._status, status)
 
     def epoch(self, record: EpochRecord) -> None:
         """Keep it for the next report."""
@@ -100,6 +122,7 @@ class BoardWatcher(Watcher):
     def notice(self) -> Notice | None:
         """Return what the starting process asks, else, once, that this run's machines go away."""
         if self._notice is not None:
+            self._is_stopping = self._notice.ends
             return self._notice
         reason = None if self._has_told else self._draining()
         if reason is None:
@@ -121,7 +144,7 @@ class BoardWatcher(Watcher):
         with self._lock:
             status, self._status = self._status, None
             records, self._records = self._records, []
-        self._notice = self._report(status, records)
+        self._notice = self._report(status, records, is_stopping=self._is_stopping)
 
 
 def follow(
@@ -133,8 +156,8 @@ def follow(
     """Show `watcher` what the workers report until they are done, and hand on what it asks.
 
     Raises what failed for good, without waiting for Ray Train's further attempts, and what the
-    watcher raises, after the workers were asked to end; `StoppedError` if they do not end by
-    themselves within a minute of being asked, as where none of them has begun.
+    watcher raises, after the workers were asked to end; `StoppedError` if none of them has heard
+    that within a minute, as where none has begun, or the checkpoint is not written in time.
     """
     try:
         _follow(look, ask, is_running, watcher)
@@ -166,9 +189,13 @@ def _follow(
         if notice is not None and asked is None:
             ask(notice)
             asked = time.monotonic()
-        if asked is not None and time.monotonic() - asked > SECONDS_TO_STOP:
+        limit = SECONDS_TO_WRITE if news.is_stopping else SECONDS_TO_STOP
+        if asked is not None and time.monotonic() - asked > limit:
+            what = "no worker has answered"
+            if news.is_stopping:
+                what = "its checkpoint was not written"
             raise StoppedError(
-                "stopped as it was asked, though no worker has answered that for "
-                f"{SECONDS_TO_STOP:g} s; the last checkpoint is from before"
+                f"stopped as it was asked, though {what} within {limit:g} s; the last checkpoint "
+                "is from before"
             )
         time.sleep(SECONDS_BETWEEN)

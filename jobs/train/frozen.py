@@ -48,7 +48,7 @@ def fit_frozen(
 
     Raises `StorageError` if the disk for temporary files is too small for the features.
     """
-    cache = FeatureCache(open_store(config.runs).child("features"))
+    cache = FeatureCache(open_store(config.runs, is_patient=True).child("features"))
     augmentation = Augmentation(config.augment)
     keys: dict[str, str] = {}
     parts: dict[str, Features] = {}

@@ -43,15 +43,18 @@ def best_epoch(history: Sequence[EpochRecord], monitor: str) -> int:
     return max(range(len(history)), key=lambda i: (score(history[i], monitor), -i))
 
 
+def growing_epochs(config: TrainConfig) -> int:
+    """Return how many epochs are on images below the full size; features are of the full size."""
+    is_frozen = config.network.freeze == "backbone"
+    return 0 if is_frozen or config.progressive is None else config.progressive.epochs
+
+
 def should_stop(history: Sequence[EpochRecord], config: TrainConfig) -> bool:
     """Say whether the last `early_stop_epochs` epochs all failed to beat the best before them.
 
     Epochs on images below the full size do not count: what is better there may be worse at first.
     """
-    patience = config.early_stop_epochs
-    is_frozen = config.network.freeze == "backbone"  # whose features are of the full size
-    growing = 0 if is_frozen or config.progressive is None else config.progressive.epochs
-    whole = history[growing:]
+    patience, whole = config.early_stop_epochs, history[growing_epochs(config) :]
     if patience is None or not whole:
         return False
     return len(whole) - 1 - best_epoch(whole, config.monitor) >= patience

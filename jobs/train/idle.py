@@ -16,6 +16,7 @@ from jobs.data.index import Index
 from jobs.data.transforms import AugmentConfig
 from jobs.train.config import TrainConfig
 from jobs.train.epoch_order import drawn_by
+from jobs.train.history import growing_epochs
 
 # what only steps through the whole network use
 OF_FINE_TUNING = (
@@ -48,6 +49,8 @@ def idle_settings(config: TrainConfig, *, is_trial: bool = False) -> list[str]:
     sweep, with what to do.
     """
     found = [*_of_the_mode(config), *_of_the_kind(config), *_strengths(config)]
+    if not is_trial:
+        found += _of_the_epochs(config)
     if not is_trial and not config.workers.most and _is_changed(config, "workers.cpus_per_worker"):
         found.append(
             f"workers.cpus_per_worker {config.workers.cpus_per_worker:g} does nothing with "
@@ -75,6 +78,15 @@ def idle_with_images(config: TrainConfig, index: Index) -> list[str]:
     return found
 
 
+def _of_the_epochs(config: TrainConfig) -> Iterator[str]:
+    patience, counted = config.early_stop_epochs, config.epochs - growing_epochs(config)
+    if patience is not None and patience > counted - 2:
+        yield (
+            f"early_stop_epochs {patience} does nothing with {counted} epochs at the full size, of "
+            f"which the first would have to be followed by more than {patience}; lower it"
+        )
+
+
 def _of_the_mode(config: TrainConfig) -> Iterator[str]:
     views = config.network.num_views
     if config.network.freeze == "none":
@@ -98,6 +110,11 @@ def _of_the_mode(config: TrainConfig) -> Iterator[str]:
         yield (
             "augment.* does nothing with network.freeze: backbone and network.num_views: 1, since "
             "the one view of an image is the image as it is; set network.num_views to 2 or more"
+        )
+    elif config.augment == AugmentConfig() and views > 1:
+        yield (
+            f"network.num_views {views} computes the same view {views} times, since augment.* is "
+            "off; set what leaves a label true, as augment.horizontal_flip: true"
         )
     elif config.augment.is_mixing:
         yield (

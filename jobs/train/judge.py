@@ -33,7 +33,7 @@ from jobs.train.metrics import Evaluation, Evaluator
 from jobs.train.network import Network
 from jobs.train.report import training_section
 from jobs.train.worker import open_images
-from models.errors import DataError, NotFoundError
+from models.errors import DataError, StorageError
 from models.label_map import first_reading
 from models.storage import open_store, split_uri
 from models.validation_outputs import ValidationOutputs
@@ -103,12 +103,12 @@ def _logits_of_kept_features(
     """
     if config.network.freeze != "backbone":
         return None
-    cache = FeatureCache(open_store(config.runs).child("features"))
+    cache = FeatureCache(open_store(config.runs, is_patient=True).child("features"))
     key = cache.key(config, network, index, "validation", 1, 0, 1)
     with scratch_folder() as scratch:
         try:
             features = cache.load(key, scratch / "validation")
-        except (DataError, NotFoundError):
+        except (DataError, StorageError):  # then they are computed anew
             return None
         with torch.inference_mode():
             logits = [network.logits(values).numpy() for values, _ in features.blocks()]

@@ -64,12 +64,9 @@ def fit(
     run = _Run(network, batches, config, class_counts, place)
     with CheckpointWriter(checkpoints) as writer:
         history, tally = run.resume(_last(checkpoints, place))
-        if len(history) >= config.epochs:
-            logger.warning(
-                "this run has its %d epochs already, so nothing is trained; raise epochs to go on, "
-                "or give another `run` to begin anew",
-                len(history),
-            )
+        _warn_of_the_end(history, config)
+        # where the best state is lost, the best of the epochs to come
+        since = 0 if checkpoints.find("best") else len(history)
         due = Cadence(config.checkpoint.every_steps, config.checkpoint.every_seconds)
         keeper = Keeper(run.learner, place, writer, due)
         run.begin(tally, watcher)
@@ -83,7 +80,7 @@ def fit(
                 what = f"the validation loss is no number after epoch {tally.epoch + 1}"
                 raise run.not_finite(what, keeper)
             record = tally.record(figures)
-            better = is_better(record, history, config.monitor)
+            better = is_better(record, history[since:], config.monitor)
             history.append(record)
             tally = Tally(len(history), world=place.world)
             keeper.save(history, tally, score=score(record, config.monitor), is_best=better)
@@ -93,6 +90,25 @@ def fit(
         assert best is not None
         network.load_state_dict(best["served"])
     return history
+
+
+def _warn_of_the_end(history: Sequence[EpochRecord], config: TrainConfig) -> None:
+    """Say so where a run that goes on has nothing left to do."""
+    anew = "or give another `run` to begin anew"
+    if len(history) >= config.epochs:
+        logger.warning(
+            "this run has its %d epochs already, so nothing is trained; raise epochs to go on, %s",
+            len(history),
+            anew,
+        )
+    elif should_stop(history, config):
+        logger.warning(
+            "this run was stopped early, by early_stop_epochs %d, after %d epochs, so nothing is "
+            "trained; raise that to go on, %s",
+            config.early_stop_epochs,
+            len(history),
+            anew,
+        )
 
 
 def _last(checkpoints: Checkpoints, place: Place) -> State | None:

@@ -35,6 +35,7 @@ class MetricsLog(Watcher):
         self._store, self._every, self._world = store, every_steps, world
         self._lines: list[bytes] = []
         self._epoch, self._step = 0, 0
+        self._has_begun = False  # before that the lines of an earlier run are not known
         self._since = _Since()
         self._written = time.monotonic()
         self._changed = threading.Condition()
@@ -46,6 +47,7 @@ class MetricsLog(Watcher):
     def begin(self, tally: Tally, done: int, total: int) -> None:
         """Take over the lines of an earlier run, as far as this one goes on from it."""
         self._epoch, self._step = tally.epoch, tally.step
+        self._has_begun = True
         self._lines = [_dump(line) for line in self._read() if _is_before(line, tally)]
         self._since = _Since()
 
@@ -78,7 +80,8 @@ class MetricsLog(Watcher):
 
     def close(self) -> None:
         """Write what is left, within a few seconds."""
-        self._write()
+        if self._has_begun or self._lines:
+            self._write()
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

@@ -12,7 +12,7 @@ from typing import Any
 from jobs.causes import find_cause
 from jobs.data.index import Index
 from jobs.room import await_room
-from jobs.train.board import Board, BoardWatcher, News, follow
+from jobs.train.board import Board, BoardWatcher, News, Report, follow
 from jobs.train.borders import Notice, Place, Status, StoppedError, Watcher
 from jobs.train.config import TrainConfig, with_absolute_paths
 from jobs.train.freed_memory import tunables
@@ -167,14 +167,15 @@ def _worker_main(payload: dict[str, Any]) -> None:
         run_worker(config, index, payload["run_id"], network, place, watcher)
 
 
-def _reporter(board: Any) -> Any:
+def _reporter(board: Any) -> Report:
     import ray
 
-    def report(status: Status | None, records: list[EpochRecord]) -> Notice | None:
+    def report(
+        status: Status | None, records: list[EpochRecord], *, is_stopping: bool
+    ) -> Notice | None:
         try:
-            notice: Notice | None = ray.get(
-                board.report.remote(status, records), timeout=BOARD_TIMEOUT_S
-            )
+            told = board.report.remote(status, records, is_stopping=is_stopping)
+            notice: Notice | None = ray.get(told, timeout=BOARD_TIMEOUT_S)
         except ray.exceptions.RayActorError:
             return Notice("the process that started it is gone", ends=True)
         except ray.exceptions.RayError as error:  # a busy machine; the next report comes soon

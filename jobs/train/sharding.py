@@ -119,9 +119,13 @@ def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     )
 
 
+# Of an optimiser's groups. Fused is not possible everywhere.
+CONFIGURED = ("fused", "momentum", "nesterov")
+
+
 def load_whole_optimiser(optimiser: Optimizer, state: Mapping[str, Any]) -> None:
-    """Load an optimiser's state of which every worker has the whole. Whether it is fused stays as
-    it is, since that is not everywhere possible.
+    """Load an optimiser's state of which every worker has the whole. What is `CONFIGURED` stays as
+    it is.
     """
     weights = [one for group in optimiser.param_groups for one in group["params"]]
     moments = {
@@ -129,7 +133,7 @@ def load_whole_optimiser(optimiser: Optimizer, state: Mapping[str, Any]) -> None
         for number, values in state["state"].items()
     }
     groups = [
-        {**saved, "fused": mine["fused"]}
+        {**saved, **{name: mine[name] for name in CONFIGURED if name in mine}}
         for saved, mine in zip(state["param_groups"], optimiser.param_groups, strict=True)
     ]
     optimiser.load_state_dict({"state": moments, "param_groups": groups})

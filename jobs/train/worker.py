@@ -6,14 +6,14 @@ The same whether the worker is this process or one of many that Ray Train starte
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from cluster.environment import data_cpus
 from jobs.data.index import Index
-from jobs.data.quarantine import keep_quarantine
+from jobs.data.quarantine import Broken, keep_quarantine
 from jobs.data.streams import Batch, IndexedImages, Order, StreamOptions
 from jobs.train.audience import Audience
 from jobs.train.borders import Place, Watcher
@@ -32,7 +32,7 @@ from jobs.train.ray_metrics import RayGauges
 from jobs.train.samples import check_recordable, recorded
 from jobs.train.sharding import check_divisible
 from jobs.train.weights import load_weights
-from models.errors import ConfigError
+from models.errors import ConfigError, StorageError
 from models.storage import Store, open_store
 
 logger = logging.getLogger(__name__)
@@ -104,16 +104,23 @@ def run_worker(
     finally:
         audience.close()
         if images.broken:
-            name = f"quarantine-training-{place.rank}.jsonl"
-            where = keep_quarantine(images.broken, config.runs, run_id, name)
-            logger.warning(
-                "%d images could not be read any more when training reached them, listed in %s; "
-                "the first: %s: %s",
-                len(images.broken),
-                where,
-                images.broken[0].path,
-                images.broken[0].reason,
-            )
+            _keep_broken(images.broken, config, run_id, place)
+
+
+def _keep_broken(broken: Sequence[Broken], config: TrainConfig, run_id: str, place: Place) -> None:
+    """Write down which images training could not read. A store that refuses that ends no run."""
+    name = f"quarantine-training-{place.rank}.jsonl"
+    try:
+        where = f"listed in {keep_quarantine(broken, config.runs, run_id, name)}"
+    except StorageError as error:
+        where = f"and could not be listed ({error})"
+    logger.warning(
+        "%d images could not be read any more when training reached them, %s; the first: %s: %s",
+        len(broken),
+        where,
+        broken[0].path,
+        broken[0].reason,
+    )
 
 
 def _fine_tune(

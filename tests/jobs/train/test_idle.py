@@ -30,6 +30,20 @@ def test_augmenting_the_one_view_of_a_frozen_backbone_is_said() -> None:
     assert idle_settings(make_config(augment={"hue": 0.1})) == []
 
 
+def test_views_that_are_all_the_same_are_said() -> None:
+    (note,) = idle_settings(make_config(network={**FROZEN, "num_views": 4}, **quiet()))
+    assert "computes the same view 4 times" in note
+
+
+def test_patience_that_outlasts_the_epochs_that_count_is_said() -> None:
+    size: dict[str, Any] = {"preprocess": {"height": 64, "width": 64}, "epochs": 10}
+    growing = {**size, "progressive": {"start_size": 32, "epochs": 6}}
+    for patience, settings, is_idle in ((3, growing, True), (2, growing, False), (9, size, True)):
+        notes = idle_settings(make_config(early_stop_epochs=patience, **settings))
+        assert bool(notes) == is_idle
+    assert notes[0].startswith("early_stop_epochs 9 does nothing with 10 epochs")
+
+
 def test_mixing_features_is_said() -> None:
     config = make_config(
         network={**FROZEN, "num_views": 2}, augment={"cutmix_alpha": 1.0}, **quiet()

@@ -4,6 +4,7 @@ on.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,6 +166,39 @@ def test_a_run_that_has_all_its_epochs_says_that_nothing_is_trained(
     assert "has its 4 epochs already, so nothing is trained" in caplog.text
 
 
+def test_a_run_that_was_stopped_early_says_what_to_raise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(epochs=30, early_stop_epochs=2)
+    _, history = run(config, tmp_path)
+    notes = Notes()
+    _, again = run(config, tmp_path, notes)
+    assert (notes.steps, len(again)) == (0, len(history))
+    assert f"by early_stop_epochs 2, after {len(history)} epochs" in caplog.text
+
+
+def test_momentum_is_the_one_that_is_given_now(tmp_path: Path) -> None:
+    learners = []
+    for momentum in (0.9, 0.5):
+        optimiser = {"kind": "sgd", "lr": 0.1, "momentum": momentum, "nesterov": momentum > 0.6}
+        learners.append(Learner(make_network(), make_config(optimiser=optimiser), CPU, steps=6))
+    learners[1].load(copy.deepcopy(learners[0].state()), None)
+    for group in learners[1].optimiser.param_groups:
+        assert (group["momentum"], group["nesterov"]) == (0.5, False)
+
+
+def test_where_the_best_state_is_lost_the_best_of_the_epochs_to_come_is_kept(
+    tmp_path: Path,
+) -> None:
+    _, history = run(make_config(epochs=2), tmp_path)
+    assert (history[-1].validation or {})["accuracy"] == 1.0  # which no later one can beat
+    (tmp_path / "best.json").unlink()
+    run(make_config(epochs=4), tmp_path)
+    best = Checkpoints(open_store(tmp_path)).find("best")
+    assert best is not None
+    assert best.next_epoch == 3
+
+
 def test_convolutions_are_laid_out_with_their_channels_last() -> None:
     network = make_network()
     learner = Learner(network, make_config(optimiser={"ema_decay": 0.9}), CPU, steps=6)
@@ -229,7 +263,7 @@ class Spoiler(Notes):
 
     network: Network = field(default_factory=make_network)
     after: int = 0
-    value: float = 1e30  # which is a number, and what it gives is none
+    num_validation: int = 40
     said: str = ""
 
     def step(self, num_images: int, loss: float, waited: float = 0.0) -> None:
@@ -238,7 +272,7 @@ class Spoiler(Notes):
         if self.steps == self.after:
             with torch.no_grad():
                 for weights in self.network.parameters():
-                    weights.fill_(self.value)
+                    weights.fill_(1e30)  # which is a number, and what it gives is none
 
     def fit(self, folder: Path, **changes: object) -> CheckpointInfo | None:
         """Train until the loss is no number; return the last checkpoint that is left."""
@@ -246,7 +280,7 @@ class Spoiler(Notes):
         with pytest.raises(NotFiniteError) as raised:
             fit(
                 self.network,
-                Shades(),
+                Shades(self.num_validation),
                 make_config(**changes),
                 class_names=NAMES,
                 class_counts=(48, 48),
@@ -273,7 +307,7 @@ def test_a_checkpoint_of_broken_weights_is_none_to_go_on_from(
 ) -> None:
     """It would give the same loss again, whatever the rate."""
     changes = {"checkpoint": {"every_steps": 1, "every_seconds": None}}
-    last = Spoiler(after=after).fit(tmp_path, **changes)
+    last = Spoiler(after=after, num_validation=num_validation).fit(tmp_path, **changes)
     assert last is None or last.next_epoch * 6 + last.next_step < after
     _, history = run(make_config(**changes), tmp_path)
     assert len(history) == 4
@@ -284,7 +318,7 @@ def fit_with_gradients(
 ) -> tuple[list[EpochRecord], Checkpoints]:
     """Train with the gradient of the head changed."""
     network, checkpoints = make_network(), Checkpoints(open_store(folder))
-    network.head.weight.register_hook(change)
+    network.head.weight.register_hook(change)  # type: ignore[no-untyped-call]
     history = fit(
         network,
         Shades(),

@@ -147,6 +147,16 @@ def test_metrics_of_a_run_that_was_killed_have_each_line_once(tmp_path: Path) ->
     assert len(places[0]) == 4 * 3 + 4
 
 
+def test_an_attempt_that_fails_before_its_first_step_keeps_the_lines_of_the_others(
+    tmp_path: Path,
+) -> None:
+    log = MetricsLog(open_store(tmp_path), every_steps=1, world=1)
+    log.step(8, 1.0)
+    log.close()
+    MetricsLog(open_store(tmp_path), every_steps=1, world=1).close()
+    assert len(read_lines(tmp_path)) == 1
+
+
 def test_a_store_that_refuses_metrics_ends_no_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,6 +215,41 @@ def test_workers_that_do_not_answer_are_not_waited_for(monkeypatch: pytest.Monke
         follow(board.look, board.ask, lambda: True, Shown(asked=Notice("SIGTERM", ends=True)))
 
 
+def test_workers_that_write_a_checkpoint_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store may be tried for minutes, and the driver's end is theirs."""
+    monkeypatch.setattr("jobs.train.board.SECONDS_BETWEEN", 0.01)
+    monkeypatch.setattr("jobs.train.board.SECONDS_TO_STOP", 0.1)
+    board, driver = Board(), Shown(asked=Notice("SIGTERM", ends=True))
+    worker = BoardWatcher(board.report, draining=lambda: None)
+    until: list[float] = []
+
+    def is_running() -> bool:
+        if not until and worker.notice() is not None:
+            until.append(time.monotonic() + 0.5)
+        return not until or time.monotonic() < until[0]
+
+    follow(board.look, board.ask, is_running, driver)
+    worker.close()
+    monkeypatch.setattr("jobs.train.board.SECONDS_TO_WRITE", 0.3)
+    with pytest.raises(StoppedError, match=r"its checkpoint was not written within 0\.3 s"):
+        follow(board.look, board.ask, lambda: True, driver)
+
+
+def test_where_a_run_began_is_told_before_what_it_has_done_since() -> None:
+    """Else what an earlier attempt did counts as speed, and the time left is far too short."""
+    past = Status(0, 400, 1000, float("nan"), 0.0, 0.0, is_past=True)
+    now, later = (Status(0, done, 1000, 0.4, 10.0, 0.0) for done in (408, 416))
+    board = Board()
+    worker = BoardWatcher(board.report, draining=lambda: None)
+    for status in (past, now):
+        worker.show(status)
+    worker.close()
+    board.report(later, [])
+    assert board.look().status == past
+    board.report(later, [])
+    assert board.look().status == later
+
+
 def test_a_watcher_that_raises_has_the_workers_end() -> None:
     class Lost(Watcher):
         def notice(self) -> Notice | None:
@@ -233,7 +278,7 @@ def test_whoever_ends_the_watching_ends_the_workers() -> None:
 
 
 def test_a_node_that_goes_away_is_told_once() -> None:
-    worker = BoardWatcher(lambda status, records: None, draining=lambda: "node 12 goes away")
+    worker = BoardWatcher(Board().report, draining=lambda: "node 12 goes away")
     assert worker.notice() == Notice("node 12 goes away", ends=False)
     assert worker.notice() is None
     worker.close()

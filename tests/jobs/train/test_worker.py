@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from jobs.data.index import SCHEMA, Index
+from jobs.data.quarantine import Broken
 from jobs.train.borders import Place
-from jobs.train.worker import Share, open_images
+from jobs.train.worker import Share, _keep_broken, open_images
 from models.storage import open_store
 from tests.jobs.train.test_loop import make_config
 
@@ -61,3 +62,12 @@ def test_workers_share_an_epoch_and_go_on_in_it(tmp_path: Path) -> None:
     assert seen(pair[0], 1)[:16] + seen(pair[1], 1)[:16] == whole[:32]
     assert seen(pair[1], 1, start=32) == whole[48:]
     assert pair[0].num_train_batches(start=64) == 0
+
+
+def test_a_list_of_broken_images_that_cannot_be_written_ends_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    config = make_config(runs=str(tmp_path / "file" / "runs"))
+    _keep_broken([Broken("a.png", "cut short")], config, "night", Place(torch.device("cpu")))
+    assert "when training reached them, and could not be listed (" in caplog.text
