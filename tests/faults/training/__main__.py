@@ -28,7 +28,6 @@ from tests.faults.training.interruptions import Interruption
 from tests.faults.training.kinds import KINDS, Kind, Plan, Site, train_alone
 from tests.faults.training.nodes import Nodes
 from tests.faults.training.runs import ROOT, STEPS, WORKERS, Photos
-from tests.faults.training.starving import guarding
 from tests.faults.training.table import HEAD, Row, save, table
 from tests.outages import Outage
 
@@ -80,13 +79,13 @@ def opened_site(folder: Path, outage_seconds: float, *, guarded: bool = False) -
             **s3_environment(outage.endpoint),
             "RAY_worker_niceness": "0",  # else whoever works beside this leaves them no time
             "RAY_TMPDIR": str(folder),
-            **(guarding() if guarded else {}),
+            "RAY_memory_monitor_refresh_ms": "0",
             # Ray's workers import the packages under test from here, installed or not.
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }
         os.environ.pop("RAY_ADDRESS", None)
         try:
-            with Nodes.opened(count=2, cpus=2, quiet=True) as nodes:
+            with Nodes.opened(count=2, cpus=2, quiet=True, guarded=guarded) as nodes:
                 yield Site(
                     nodes=nodes,
                     local=Photos.write(str(folder)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import psutil
+
+from tests.faults.training.starving import guarding
 
 STORE_BYTES = 100 << 20
 NOTICE_SECONDS = 600
@@ -24,9 +27,11 @@ class Nodes:
 
     @classmethod
     @contextmanager
-    def opened(cls, count: int, cpus: int, *, quiet: bool = False) -> Iterator[Nodes]:
+    def opened(
+        cls, count: int, cpus: int, *, quiet: bool = False, guarded: bool = False
+    ) -> Iterator[Nodes]:
         """Start a head and so many nodes, and connect to them; `quiet`: without what workers
-        print.
+        print; `guarded`: nodes other than the head end processes when memory runs out.
         """
         import ray
         from ray.cluster_utils import Cluster
@@ -36,6 +41,8 @@ class Nodes:
         try:
             nodes = cls(cluster, cpus)
             nodes.start(num_cpus=1, include_dashboard=False)
+            if guarded:  # not the head, which on a cluster has a memory of its own
+                os.environ |= guarding()
             for _ in range(count):
                 nodes.add()
             ray.init(address=cluster.address, log_to_driver=not quiet)
