@@ -141,10 +141,12 @@ def fit_temperature(logits: npt.NDArray[np.floating], truth: Numbers) -> Tempera
     before, after = loss(0.0), float(found.fun)
     value = float(np.exp(found.x))
     reason = ""
-    if np.abs(ends - found.x).min() < 0.02:
-        reason = f"no temperature from {COLDEST:g} to {HOTTEST:g} is best: the loss falls on"
-    elif not after < before:
+    if not after < before:
         reason = "1 is the best"
+    # Of a model that is right about all images and sure of it the loss is exactly 0 from some
+    # temperature down to the end: the search stops anywhere there.
+    elif np.abs(ends - found.x).min() < 0.02 or min(map(loss, ends)) <= after:
+        reason = f"no temperature from {COLDEST:g} to {HOTTEST:g} is best: the loss falls on"
     used = 1.0 if reason else value
     return Temperature(
         used,

@@ -87,6 +87,22 @@ def test_a_fit_that_runs_away_leaves_1() -> None:
     assert (broken.value, "not finite" in broken.reason) == (1.0, True)
 
 
+@pytest.mark.parametrize("margin", [2, 3, 5, 8, 12, 25])
+def test_a_model_that_is_right_about_all_images_keeps_1_however_sure_it_is(margin: float) -> None:
+    """At a low temperature its loss is exactly 0 in float64; the search stopped anywhere there."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 3, 200)
+    margins = margin + np.abs(random.normal(0, 0.3, (200, 1)))
+    fitted = fit_temperature(np.eye(3)[truth] * margins, truth)
+    assert fitted.value == 1.0
+    assert f"from {COLDEST:g}" in fitted.reason
+
+
+def test_a_model_that_says_the_same_of_all_images_keeps_1() -> None:
+    fitted = fit_temperature(np.zeros((200, 3)), np.arange(200) % 3)
+    assert (fitted.value, fitted.reason) == (1.0, "1 is the best")
+
+
 def test_a_temperature_can_be_undone_from_the_probabilities() -> None:
     logits, _ = draw(100)
     warm = softmax(logits / 1.7, axis=1).astype(np.float32)
