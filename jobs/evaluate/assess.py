@@ -15,6 +15,7 @@ from cluster.environment import usable_cores
 from jobs.data.config import DataConfig
 from jobs.data.leave_out import root_of
 from jobs.data.quarantine import Broken
+from jobs.data.split import SPLIT_ALIASES
 from jobs.evaluate import slices
 from jobs.evaluate.calibration import calibrate, calibration_error, undo_temperature
 from jobs.evaluate.compare import compare
@@ -117,25 +118,29 @@ def find_slices(
     height = rows["height"].to_numpy(zero_copy_only=False).astype(np.float64)
     found = slices.by_value("size", np.minimum(width, height), right, " pixels, shorter side")
     found += slices.by_value("brightness", brightness.astype(np.float64), right, " of 255")
-    found += slices.by_name("source", _sources(rows, seen.data, judged), right)
+    found += slices.by_name("source", _sources(rows, seen.data), right)
     groups = rows["group"].to_pylist()
     if any(groups):
         found += slices.by_name("group", groups, right)
     return slices.in_order(found)
 
 
-def _sources(rows: pa.Table, data: DataConfig, judged: Judged) -> list[str | None]:
+def _sources(rows: pa.Table, data: DataConfig) -> list[str | None]:
     """Return the container of each image, else its folder below the source, without the class."""
-    names: list[str | None] = []
-    paths = zip(rows["path"].to_pylist(), rows["container"].to_pylist(), strict=True)
-    for path, container in paths:
-        if container is not None:
-            names.append(below(container, data.uri))
-            continue
-        folder = below(path, data.uri).rpartition("/")[0]
-        above, _, last = folder.rpartition("/")
-        names.append(above if data.source == "folder" and last else folder)
-    return names
+    paths = [below(path, data.uri) for path in rows["path"].to_pylist()]
+    at = None if data.source != "folder" else 1 if _is_split_layout(paths) else 0
+    return [
+        "/".join(name for place, name in enumerate(path.split("/")[:-1]) if place != at)
+        if container is None
+        else below(container, data.uri)
+        for path, container in zip(paths, rows["container"].to_pylist(), strict=True)
+    ]
+
+
+def _is_split_layout(paths: Sequence[str]) -> bool:
+    """Say whether images lie in `<split>/<class>`, as `jobs.data.folder` reads them."""
+    parts = (path.split("/") for path in paths)
+    return all(len(names) > 2 and names[0].casefold() in SPLIT_ALIASES for names in parts)
 
 
 def below(path: str, uri: str) -> str:

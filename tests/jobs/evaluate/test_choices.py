@@ -8,7 +8,7 @@ from scipy.special import softmax
 from scipy.stats import binom
 
 from jobs.data.config import DataConfig
-from jobs.evaluate.assess import Seen, find_slices
+from jobs.evaluate.assess import Seen, _sources, find_slices
 from jobs.evaluate.card import _calibration
 from jobs.evaluate.compare import compare, mcnemar
 from jobs.evaluate.slices import by_name, by_value, in_order
@@ -133,9 +133,17 @@ def test_dark_images_that_are_missed_are_found_by_their_brightness() -> None:
     assert not by_value("size", np.full(400, 40.0), judge(logits, truth).is_right)
 
 
+def sources_of(paths: list[str], **data: object) -> list[str | None]:
+    config = DataConfig.model_validate({"uri": "/set", **data})
+    return _sources(index_rows(paths), config)
+
+
 def test_slices_by_folder_leave_the_class_out_and_groups_are_used_where_there_are_any() -> None:
     judged = judge(*draw(40))
-    paths = [f"/set/{'night' if n % 2 else 'day'}/good/{n}.jpg" for n in range(40)]
+    paths = [
+        f"/set/{'bad' if n % 4 > 1 else 'good'}/{'night' if n % 2 else 'day'}/{n}.jpg"
+        for n in range(40)
+    ]
     rows = index_rows(paths, group=[f"part {n % 2}" for n in range(40)])
     found = find_slices(
         judged, Seen(rows, DataConfig(uri="/set"), "test"), np.zeros(40, np.float32)
@@ -146,6 +154,18 @@ def test_slices_by_folder_leave_the_class_out_and_groups_are_used_where_there_ar
         ("group", "part 0"),
         ("group", "part 1"),
     }
+
+
+def test_the_folder_of_the_class_is_the_one_that_the_source_takes_it_from() -> None:
+    """The last folder was left out, so that images were sliced by their class."""
+    plain = ["/set/good/day/1.jpg", "/set/bad/day/line 2/2.jpg", "/set/bad/3.jpg"]
+    assert sources_of(plain) == ["day", "day/line 2", ""]
+    split = ["/set/test/good/1.jpg", "/set/test/good/monday/2.jpg", "/set/Val/bad/3.jpg"]
+    assert sources_of(split) == ["test", "test/monday", "Val"]
+    # A class that is called test, beside one that is no split; and folders that say no class.
+    assert sources_of(["/set/test/day/1.jpg", "/set/good/day/2.jpg"]) == ["day", "day"]
+    assert sources_of(["/set/test/1.jpg", "/set/test/day/2.jpg"]) == ["", "day"]
+    assert sources_of(split, source="manifest") == ["test/good", "test/good/monday", "Val/bad"]
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 0), (5, 1), (3, 12), (40, 40)])
