@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.evaluate.report import FEW, Report, overall
+from jobs.evaluate.report import FEW, Report, overall, unlike_the_map
 from jobs.evaluate.thresholds import threshold_text
 from jobs.markdown import plain
 from models.manifest import Manifest
@@ -87,6 +87,8 @@ def _calibration(report: Report) -> str:
                 f"- To be right in {one.target:.1%} of the answers: threshold "
                 f"{threshold_text(one.threshold)}, {one.coverage:.1%} of the images are answered."
             )
+    if told := unlike_the_map(report):
+        lines += ["", told]
     return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ class Judged:
     probabilities: npt.NDArray[np.float32]  # (N, L), rows sum to 1
     answers: Numbers  # (N,), the label that is answered, or `UNKNOWN`
     truth: Numbers  # (N,)
+    hidden: tuple[int, ...] = ()  # labels that are never answered: the label map hides them
 
     @classmethod
     def by_reading(
@@ -35,12 +36,14 @@ class Judged:
         """Return the outputs (N, C) of a model as a reading answers with them; `truth` are
         positions among the reading's living labels.
         """
-        names = tuple(label.name for label in reading.label_map.living)
+        living = reading.label_map.living
+        names = tuple(label.name for label in living)
+        hidden = tuple(at for at, label in enumerate(living) if label.status == "hidden")
         sums = np.zeros((len(probabilities), len(names)), np.float32)
         for output, owner in enumerate(reading.owners.tolist()):
             sums[:, owner] += probabilities[:, output]
         winners = reading.winners(probabilities) if len(probabilities) else np.zeros(0, np.int64)
-        return cls(names, sums, winners.astype(np.int64), truth.astype(np.int64))
+        return cls(names, sums, winners.astype(np.int64), truth.astype(np.int64), hidden)
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -68,6 +71,22 @@ class Judged:
         """Of which images the most probable label is theirs, (N,)."""
         right: Flags = self.best == self.truth
         return right
+
+    @cached_property
+    def is_hidden(self) -> Flags:
+        """Of which images the most probable label is hidden, (N,): no threshold answers them."""
+        hidden: Flags = np.isin(self.best, self.hidden)
+        return hidden
+
+    @cached_property
+    def num_hidden(self) -> int:
+        """How many images are answered `unknown` because their label is hidden."""
+        return int(self.is_hidden.sum())
+
+    @cached_property
+    def num_below_threshold(self) -> int:
+        """How many images are answered `unknown` though their label is not hidden."""
+        return int(((self.answers == UNKNOWN) & ~self.is_hidden).sum())
 
     @cached_property
     def num_unknown(self) -> int:

@@ -9,7 +9,7 @@ from jobs.evaluate import tables
 from jobs.evaluate.charts import interval_bar, reliability, threshold_curve
 from jobs.evaluate.intervals import DASH, Estimate
 from jobs.evaluate.mistakes import Mistake
-from jobs.evaluate.report import Report, overall
+from jobs.evaluate.report import Report, overall, unlike_the_map
 from jobs.html_page import SHARED, asset, render_document, text
 
 OWN = "jobs.evaluate"
@@ -136,14 +136,15 @@ def _thresholds(report: Report) -> str:
     now = (
         ("now-answered", "answered", f"{curve.coverage(0):.1%}"),
         ("now-right", "right among them", f"{curve.accuracy(0) or 0:.1%}"),
-        ("now-left", "left to a person", "0"),
+        ("now-left", "left to a person", f"{curve.num_images - curve.num_answered[0]:,}"),
         ("now-wrong", "wrong answers", f"{wrong:,}"),
     )
     facts = "".join(
         f'<div><dt>{name}</dt><dd id="{anchor}">{shown}</dd></div>' for anchor, name, shown in now
     )
     return f"""<p>Below the threshold an image is left to a person. Choose by what a wrong answer
-costs you beside a look; a threshold that was chosen on these very images flatters on them.</p>
+costs you beside a look; a threshold that was chosen on these very images flatters on them.
+{_of_the_map(report)}</p>
 <div class="explorer">
 <div>{threshold_curve(curve)}
 <ul class="legend"><li class="coverage">answered</li>
@@ -156,6 +157,16 @@ costs you beside a look; a threshold that was chosen on these very images flatte
 <p>{combined}</p>{tables.label_threshold_table(found)}"""
 
 
+def _of_the_map(report: Report) -> str:
+    told = unlike_the_map(report)
+    if report.judged.num_hidden:
+        told += (
+            f" {report.judged.num_hidden:,} images whose label is hidden are left to a person at "
+            "every threshold."
+        )
+    return told.strip()
+
+
 def _slices(report: Report, rows: int) -> str:
     return (
         "<p>Those first that are bad for certain: by the upper end of the interval.</p>"
@@ -165,11 +176,14 @@ def _slices(report: Report, rows: int) -> str:
 
 def _mistakes(report: Report) -> str:
     if not report.mistakes:
-        right = int(report.figures.confusion.diagonal().sum())
-        if right == report.figures.num_images:
-            return "<p>No answer was wrong.</p>"
-        wrong = report.figures.num_images - right
-        return f"<p>{wrong:,} answers were wrong; no pictures of them were asked for.</p>"
+        right, unknown = int(report.judged.is_right.sum()), report.judged.num_unknown
+        wrong = report.num_images - right - unknown
+        told = (
+            f"{wrong:,} answers were wrong; no pictures of them were asked for."
+            if wrong
+            else "No answer was wrong."
+        )
+        return f"<p>{told}{f' {unknown:,} images were left unanswered.' if unknown else ''}</p>"
     has_heat = any(one.heat for one in report.mistakes)
     seen = (
         "Beside the image stands what the answer depended on: red is where hiding a part made it "

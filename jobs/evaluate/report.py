@@ -102,6 +102,7 @@ class Report:
             "engine": self.engine,
             "label_names": list(self.judged.labels),
             "num_unknown": self.judged.num_unknown,
+            "num_hidden": self.judged.num_hidden,
             "figures": figures,
             "calibration": {
                 "temperature": self.temperature,
@@ -135,6 +136,19 @@ def curve_points(curve: Curve) -> list[dict[str, float | None]]:
         }
         for step in steps
     ]
+
+
+def unlike_the_map(report: Report) -> str:
+    """Return what a reader of the thresholds must know of those of the label map, "" where none of
+    them leaves an image unanswered.
+    """
+    below = report.judged.num_below_threshold
+    if not below:
+        return ""
+    return (
+        f"The label map's own thresholds leave {below:,} images unanswered. They are not applied "
+        "here: this is what others in their place would give."
+    )
 
 
 def overall(report: Report) -> Iterator[tuple[str, Estimate]]:

@@ -1,6 +1,9 @@
 """What a threshold on the confidence buys: how many images are still answered, and how many of the
 answers are right.
 
+A threshold here stands alone: those of a label map are not applied with it. An image whose best
+label the map hides is answered at none.
+
 Suggestions know no costs: only you know what a wrong answer costs beside an abstention. A threshold
 that was chosen on some images flatters itself on the same ones.
 """
@@ -62,7 +65,7 @@ class LabelSuggestion:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """One threshold for all, and one for each label."""
+    """One threshold for all, and one for each label that is ever answered."""
 
     curve: Curve
     suggestions: tuple[Suggestion, ...]
@@ -78,14 +81,18 @@ def explore(judged: Judged, precision: float) -> Thresholds:
     labels = []
     kept = np.zeros(len(judged), dtype=bool)
     for number, name in enumerate(judged.labels):
+        if number in judged.hidden:
+            continue
         mine = judged.best == number
         found = suggest(confidence[mine], is_right[mine], precision)
         labels.append(LabelSuggestion(name, _curve(confidence[mine], is_right[mine]), found))
         if found.threshold is not None:
             kept |= mine & (confidence >= found.threshold)
+    shown, count = ~judged.is_hidden, len(judged)
+    sure, right = confidence[shown], is_right[shown]
     return Thresholds(
-        _curve(confidence, is_right),
-        tuple(suggest(confidence, is_right, target) for target in TARGETS),
+        _curve(sure, right, count),
+        tuple(suggest(sure, right, target, count) for target in TARGETS),
         precision,
         tuple(labels),
         float(kept.mean()),
@@ -93,8 +100,12 @@ def explore(judged: Judged, precision: float) -> Thresholds:
     )
 
 
-def suggest(confidence: Floats, is_right: Flags, target: float) -> Suggestion:
-    """Return the lowest threshold at which the share of right ones among (N,) reaches a target."""
+def suggest(
+    confidence: Floats, is_right: Flags, target: float, num_images: int | None = None
+) -> Suggestion:
+    """Return the lowest threshold at which the share of right ones among (N,) reaches a target.
+    `num_images` counts those that are never answered, too.
+    """
     order = np.argsort(-confidence, kind="stable")
     falling = confidence[order]
     counts = np.arange(1, len(order) + 1)
@@ -107,7 +118,8 @@ def suggest(confidence: Floats, is_right: Flags, target: float) -> Suggestion:
     last = int(reaching[-1])
     below = float(falling[last + 1]) if last + 1 < len(order) else 0.0
     threshold = _shortened(float(falling[last]), below)
-    return Suggestion(target, threshold, float(shares[last]), float(counts[last] / len(order)))
+    coverage = float(counts[last] / (num_images or len(order)))
+    return Suggestion(target, threshold, float(shares[last]), coverage)
 
 
 def _shortened(confidence: float, below: float) -> float:
@@ -128,10 +140,11 @@ def threshold_text(threshold: float) -> str:
     return short if float(short) == threshold else f"{Decimal(repr(threshold)):f}"
 
 
-def _curve(confidence: Floats, is_right: Flags) -> Curve:
+def _curve(confidence: Floats, is_right: Flags, num_images: int | None = None) -> Curve:
     rising = np.sort(confidence)
     rising_right = np.sort(confidence[is_right])
     steps = np.arange(STEPS + 1) / STEPS
     answered = len(rising) - np.searchsorted(rising, steps, side="left")
     right = len(rising_right) - np.searchsorted(rising_right, steps, side="left")
-    return Curve(len(rising), tuple(answered.tolist()), tuple(right.tolist()))
+    count = len(rising) if num_images is None else num_images
+    return Curve(count, tuple(answered.tolist()), tuple(right.tolist()))

@@ -17,6 +17,8 @@ from jobs.evaluate.judged import Judged
 from jobs.evaluate.mistakes import Mistake
 from jobs.evaluate.report import Confused, Report
 from jobs.evaluate.thresholds import explore
+from models.label_map import Reading, identity_map
+from models.labels import OutputClass
 
 LABELS = ("good", "dented", "torn")
 Logits = npt.NDArray[np.float64]
@@ -41,6 +43,17 @@ def judge(logits: Logits, truth: Numbers, labels: tuple[str, ...] = ()) -> Judge
     probabilities = softmax(logits, axis=1).astype(np.float32)
     names = labels or tuple(f"label {k}" for k in range(logits.shape[1]))
     return Judged(names, probabilities, probabilities.argmax(axis=1).astype(np.int64), truth)
+
+
+def judge_with_a_map(
+    logits: Logits, truth: Numbers, changes: dict[str, dict[str, object]]
+) -> Judged:
+    """Return what a model of `LABELS` says through a label map with these changes to its labels."""
+    classes = [OutputClass(id=name, name=name) for name in LABELS]
+    first = identity_map(classes)
+    labels = tuple(each.model_copy(update=changes.get(each.id, {})) for each in first.labels)
+    reading = Reading(first.model_copy(update={"labels": labels}), classes, 2)
+    return Judged.by_reading(softmax(logits, axis=1).astype(np.float32), truth, reading)
 
 
 def index_rows(paths: list[str], **columns: list[object]) -> pa.Table:

@@ -13,8 +13,8 @@ from jobs.evaluate.card import _calibration
 from jobs.evaluate.compare import compare, mcnemar
 from jobs.evaluate.slices import by_name, by_value, in_order
 from jobs.evaluate.tables import suggestion_table
-from jobs.evaluate.thresholds import LEAST_ANSWERS, STEPS, explore, suggest, threshold_text
-from tests.jobs.evaluate.answers import draw, index_rows, judge, make_report
+from jobs.evaluate.thresholds import LEAST_ANSWERS, STEPS, TARGETS, explore, suggest, threshold_text
+from tests.jobs.evaluate.answers import draw, index_rows, judge, judge_with_a_map, make_report
 
 
 def test_the_curve_counts_what_is_answered_at_each_threshold() -> None:
@@ -107,6 +107,27 @@ def test_the_thresholds_of_all_labels_together_give_what_they_say() -> None:
     assert found.accuracy == pytest.approx(judged.is_best_right[kept].mean())
     assert found.accuracy is not None
     assert found.accuracy >= 0.9
+
+
+def test_no_threshold_answers_an_image_whose_label_is_hidden() -> None:
+    """It said 100 % answered and 100 % right, and suggested a threshold for the hidden label."""
+    truth = np.array([0] * 40 + [1] * 30 + [2] * 30)
+    judged = judge_with_a_map(np.eye(3)[truth] * 5, truth, {"torn": {"status": "hidden"}})
+    assert judged.num_hidden == judged.num_unknown == 30
+    found = explore(judged, 0.95)
+    assert found.curve.num_images == 100
+    assert (found.curve.num_answered[0], found.curve.num_right[0]) == (70, 70)
+    assert {one.coverage for one in found.suggestions} == {0.7}
+    assert [one.name for one in found.labels] == ["good", "dented"]
+    assert (found.coverage, found.accuracy) == (0.7, 1.0)
+
+
+def test_where_all_labels_that_win_are_hidden_no_threshold_is_suggested() -> None:
+    truth = np.full(40, 2)
+    judged = judge_with_a_map(np.eye(3)[truth] * 5, truth, {"torn": {"status": "hidden"}})
+    found = explore(judged, 0.95)
+    assert found.curve.coverage(0) == found.coverage == 0.0
+    assert [one.threshold for one in found.suggestions] == [None] * len(TARGETS)
 
 
 def test_a_slice_that_is_worse_comes_first_and_a_tiny_one_does_not() -> None:

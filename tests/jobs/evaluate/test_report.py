@@ -21,7 +21,7 @@ from jobs.evaluate.tables import LIVE_LABELS, MATRIX_LABELS
 from models.labels import OutputClass
 from models.manifest import Manifest, Outputs
 from models.preprocess import PreprocessSpec
-from tests.jobs.evaluate.answers import draw, judge, make_report
+from tests.jobs.evaluate.answers import draw, judge, judge_with_a_map, make_report
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;\u202e"
 
@@ -79,6 +79,30 @@ def test_the_page_says_when_pictures_were_not_asked_for() -> None:
     assert f"{wrong} answers were wrong; no pictures of them were asked for" in render_page(report)
     right = make_report(judge(np.eye(3).repeat(40, axis=0) * 9, np.arange(3).repeat(40)))
     assert "No answer was wrong." in render_page(replace(right, mistakes=()))
+
+
+def test_an_image_that_a_label_map_leaves_unanswered_is_not_called_wrong() -> None:
+    truth = np.arange(3).repeat(20)
+    logits = np.eye(3)[truth] * 5
+    logits[0] = [0, 5, 0]
+    changes: dict[str, dict[str, object]] = {
+        "torn": {"status": "hidden"},
+        "good": {"threshold": 0.999},
+    }
+    judged = judge_with_a_map(logits, truth, {"torn": changes["torn"]})
+    page = render_page(replace(make_report(judged), mistakes=()))
+    assert "1 answers were wrong; no pictures of them were asked for." in page
+    assert "20 images were left unanswered." in page
+    assert '<dd id="now-left">20</dd>' in page
+    assert "20 images whose label is hidden are left to a person at every threshold" in page
+    assert "own thresholds" not in page
+    report = make_report(judge_with_a_map(logits[1:], truth[1:], changes))
+    page = render_page(replace(report, mistakes=()))
+    assert "No answer was wrong. 39 images were left unanswered." in page
+    for told in (page, model_card(manifest(), report)):
+        assert "The label map's own thresholds leave 19 images unanswered." in told
+    assert (report.to_json()["num_unknown"], report.to_json()["num_hidden"]) == (39, 20)
+    assert "own thresholds" not in model_card(manifest(), report_of())
 
 
 def test_the_page_needs_no_other_file_and_allows_no_request() -> None:
