@@ -31,19 +31,32 @@ class Slice:
 
 
 def by_value(trait: str, values: Floats, is_right: Flags, unit: str = "") -> list[Slice]:
-    """Return slices of equally many images by a number (N,), in quarters."""
+    """Return slices by a number (N,): quarters of equally many images, and a value that fills a
+    quarter by itself. Of four values or fewer each is one.
+    """
     known = np.isfinite(values)
-    if known.sum() < QUARTERS * LEAST_IMAGES or np.ptp(values[known]) == 0:
+    if known.sum() < QUARTERS * LEAST_IMAGES:
         return []
-    edges = np.unique(np.quantile(values[known], np.linspace(0, 1, QUARTERS + 1)))
-    place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
-    found = []
-    for number in range(len(edges) - 1):
-        mine = known & (place == number)
-        if mine.any():
-            name = f"{edges[number]:.0f} to {edges[number + 1]:.0f}{unit}"
-            found.append(_slice(trait, name, mine, is_right))
+    quantiles = np.quantile(values[known], np.linspace(0, 1, QUARTERS + 1))
+    edges, times = np.unique(quantiles, return_counts=True)
+    distinct = np.unique(values[known])
+    alone = distinct if len(distinct) <= QUARTERS else edges[times > 1]
+    # From 1 on, and the last edge belongs to the quarter below it.
+    place = np.searchsorted(edges[:-1], values, side="right")
+    place[np.isin(values, alone)] = 0
+    parts = [known & (values == value) for value in alone]
+    parts += [known & (place == number) for number in range(1, len(edges))]
+    found = [
+        _slice(trait, _range(values[mine], unit), mine, is_right)
+        for mine in parts
+        if mine.sum() >= LEAST_IMAGES
+    ]
     return found if len(found) > 1 else []
+
+
+def _range(values: Floats, unit: str) -> str:
+    low, high = float(values.min()), float(values.max())
+    return f"{low:g}{unit}" if low == high else f"{low:.0f} to {high:.0f}{unit}"
 
 
 def by_name(trait: str, names: Sequence[str | None], is_right: Flags) -> list[Slice]:

@@ -154,6 +154,26 @@ def test_dark_images_that_are_missed_are_found_by_their_brightness() -> None:
     assert not by_value("size", np.full(400, 40.0), judge(logits, truth).is_right)
 
 
+def test_a_size_that_most_images_share_is_a_slice_by_itself() -> None:
+    """The edges of the quarters fell together, and there was no slice at all."""
+    is_right = np.arange(1000) % 10 > 0
+    is_right[600:] = np.arange(400) % 2 == 0
+    found = by_value("size", np.array([480.0] * 600 + [640.0] * 400), is_right, " pixels")
+    told = [(one.name, one.num_images, one.is_worse) for one in found]
+    assert told == [("480 pixels", 600, False), ("640 pixels", 400, True)]
+    # Another few sizes above it, below it, and on both sides; too few images are no slice.
+    above = np.array([480.0] * 850 + list(range(501, 651)))
+    assert [one.name for one in by_value("size", above, is_right)] == ["480", "501 to 650"]
+    below = np.array([480.0] * 600 + list(range(200, 400)) * 2)
+    sizes = [(one.name, one.num_images) for one in by_value("size", below, is_right)]
+    assert sizes == [("480", 600), ("200 to 324", 250), ("325 to 399", 150)]
+    both = np.array([480.0] * 900 + [100, 101] * 30 + [700, 701] * 18 + [800, 801, 802, 803])
+    sizes = [(one.name, one.num_images) for one in by_value("size", both, is_right)]
+    assert sizes == [("480", 900), ("100 to 101", 60), ("700 to 803", 40)]
+    few = np.array([480.0] * 995 + [640.0] * 5)
+    assert not by_value("size", few, is_right)
+
+
 def sources_of(paths: list[str], **data: object) -> list[str | None]:
     config = DataConfig.model_validate({"uri": "/set", **data})
     return _sources(index_rows(paths), config)
