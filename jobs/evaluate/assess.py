@@ -60,6 +60,7 @@ def assess(
     started = time.perf_counter()
     manifest = bundle.manifest
     judged = Judged.by_reading(outputs.probabilities, outputs.truth, reading)
+    found, left_off = slices.cut(find_slices(judged, seen, outputs.brightness))
     figures = compute_figures(judged, resamples=settings.resamples, seed=settings.seed)
     report = Report(
         model=manifest.label,
@@ -74,10 +75,10 @@ def assess(
         temperature=manifest.temperature,
         error_without=_error_without(outputs, reading, manifest.temperature),
         thresholds=explore(judged, settings.precision),
-        slices=find_slices(judged, seen, outputs.brightness),
+        slices=found,
         confused=_confused(judged, figures.confusion),
         broken=seen.broken,
-        notes=(*seen.notes, *_remarks(judged)),
+        notes=(*seen.notes, *_remarks(judged), *left_off),
         label_revision=reading.revision or None,
         settings=settings.model_dump(mode="json"),
     )

@@ -6,10 +6,12 @@ of the upper end of their interval: what comes first is bad for certain.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from jobs.evaluate.intervals import Estimate, wilson
 from jobs.evaluate.judged import Flags, Floats
@@ -61,17 +63,18 @@ def _range(values: Floats, unit: str) -> str:
 
 def by_name(trait: str, names: Sequence[str | None], is_right: Flags) -> list[Slice]:
     """Return a slice for each name that has enough images; nothing where there is but one name."""
-    given = np.array(["" if name is None else name for name in names], dtype=object)
-    found, counts = np.unique(given.astype(str), return_counts=True)
+    encoded = pa.array(names, pa.string()).fill_null("").dictionary_encode()
+    found = encoded.dictionary.to_pylist()
     if len(found) < 2:
         return []
-    large = [
-        str(name)
-        for name, count in sorted(zip(found, counts, strict=True), key=lambda pair: -pair[1])
-        if count >= LEAST_IMAGES
-    ]
+    place = encoded.indices.to_numpy(zero_copy_only=False)
+    counts = np.bincount(place)
+    right = np.bincount(place[is_right], minlength=len(found))
+    usual = float(is_right.mean())
     return [
-        _slice(trait, name or "(none)", given == name, is_right) for name in large[:MOST_PER_TRAIT]
+        _counted(trait, name or "(none)", int(right[at]), int(counts[at]), usual)
+        for at, name in enumerate(found)
+        if counts[at] >= LEAST_IMAGES
     ]
 
 
@@ -80,8 +83,26 @@ def in_order(slices: Sequence[Slice]) -> tuple[Slice, ...]:
     return tuple(sorted(slices, key=lambda one: (one.accuracy.high or 0.0, -one.num_images)))
 
 
+def cut(slices: Sequence[Slice]) -> tuple[tuple[Slice, ...], tuple[str, ...]]:
+    """Return the first slices of each trait, and a sentence on each trait that has more."""
+    shown, counts = [], Counter[str]()
+    for one in slices:
+        counts[one.trait] += 1
+        if counts[one.trait] <= MOST_PER_TRAIT:
+            shown.append(one)
+    left_off = tuple(
+        f"of {count:,} slices by {trait} the worst {MOST_PER_TRAIT} are listed and "
+        f"{count - MOST_PER_TRAIT:,} left off"
+        for trait, count in counts.items()
+        if count > MOST_PER_TRAIT
+    )
+    return tuple(shown), left_off
+
+
 def _slice(trait: str, name: str, mine: Flags, is_right: Flags) -> Slice:
-    count, right = int(mine.sum()), int(is_right[mine].sum())
+    return _counted(trait, name, int(is_right[mine].sum()), int(mine.sum()), float(is_right.mean()))
+
+
+def _counted(trait: str, name: str, right: int, count: int, usual: float) -> Slice:
     accuracy = wilson(right, count)
-    is_worse = accuracy.high is not None and accuracy.high < float(is_right.mean())
-    return Slice(trait, name, accuracy, count, is_worse)
+    return Slice(trait, name, accuracy, count, accuracy.high is not None and accuracy.high < usual)

@@ -11,7 +11,8 @@ from jobs.data.config import DataConfig
 from jobs.evaluate.assess import Seen, _sources, find_slices
 from jobs.evaluate.card import _calibration
 from jobs.evaluate.compare import compare, mcnemar
-from jobs.evaluate.slices import by_name, by_value, in_order
+from jobs.evaluate.intervals import wilson
+from jobs.evaluate.slices import MOST_PER_TRAIT, by_name, by_value, cut, in_order
 from jobs.evaluate.tables import suggestion_table
 from jobs.evaluate.thresholds import LEAST_ANSWERS, STEPS, TARGETS, explore, suggest, threshold_text
 from tests.jobs.evaluate.answers import draw, index_rows, judge, judge_with_a_map, make_report
@@ -152,6 +153,21 @@ def test_dark_images_that_are_missed_are_found_by_their_brightness() -> None:
     assert found[0].accuracy.value is not None
     assert found[0].accuracy.value < 0.2
     assert not by_value("size", np.full(400, 40.0), judge(logits, truth).is_right)
+
+
+def test_the_worst_of_many_lots_are_listed_however_small_they_are() -> None:
+    """The largest 50 were listed, before anyone looked which are bad."""
+    lots = np.arange(200).repeat(12)
+    names = [f"lot {lot}" for lot in lots]
+    is_right = np.arange(len(names)) % 12 > 0
+    is_right[lots == 173] = False
+    found = in_order(by_name("group", names, is_right))
+    assert (len(found), found[0].name, found[0].is_worse) == (200, "lot 173", True)
+    assert found[0].accuracy == wilson(0, 12)
+    shown, left_off = cut(found)
+    assert shown == found[:MOST_PER_TRAIT]
+    assert left_off == ("of 200 slices by group the worst 50 are listed and 150 left off",)
+    assert cut(found[:30]) == (found[:30], ())
 
 
 def test_a_size_that_most_images_share_is_a_slice_by_itself() -> None:
