@@ -73,7 +73,7 @@ def assess(
         figures=figures,
         calibration=calibrate(judged.confidence, judged.is_best_right, settings.bins),
         temperature=manifest.temperature,
-        error_without=_error_without(outputs, reading, manifest.temperature),
+        error_without=_error_without(outputs, reading, manifest.temperature, settings.bins),
         thresholds=explore(judged, settings.precision),
         slices=found,
         confused=_confused(judged, figures.confusion),
@@ -149,12 +149,14 @@ def below(path: str, uri: str) -> str:
     return path.removeprefix(root_of(uri).rstrip("/")).lstrip("/")
 
 
-def _error_without(outputs: Outputs, reading: Reading, temperature: float) -> float | None:
+def _error_without(
+    outputs: Outputs, reading: Reading, temperature: float, bins: int
+) -> float | None:
     if temperature == 1.0:
         return None
     cold = undo_temperature(outputs.probabilities, temperature)
     judged = Judged.by_reading(cold, outputs.truth, reading)
-    return calibration_error(judged.probabilities, judged.truth)
+    return calibration_error(judged.probabilities, judged.truth, bins)
 
 
 def _confused(judged: Judged, confusion: Numbers) -> tuple[Confused, ...]:

@@ -98,10 +98,12 @@ def calibrate(
     return Calibration(error, bins, float(chances.mean()), float(np.quantile(chances, 0.95)))
 
 
-def calibration_error(probabilities: npt.NDArray[np.floating], truth: Numbers) -> float:
+def calibration_error(
+    probabilities: npt.NDArray[np.floating], truth: Numbers, num_bins: int = BINS
+) -> float:
     """Return the ECE of probabilities (N, C)."""
     best = probabilities.argmax(axis=1)
-    return calibrate(probabilities.max(axis=1).astype(np.float64), best == truth).error
+    return calibrate(probabilities.max(axis=1).astype(np.float64), best == truth, num_bins).error
 
 
 def undo_temperature(
