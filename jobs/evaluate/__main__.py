@@ -14,9 +14,11 @@ evaluation could be made, 3 when the model is worse than --min-accuracy or
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from cluster.session import SessionOptions, open_session
 from jobs.command import run_command
@@ -58,13 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report, written = evaluate_set(
                 job, subject, store.patient(), console, split=given.split, other=other
             )
-        show(report, console)
-        console.print(f"written to {written['report']}", highlight=False)
-    failures = find_failures(report, given)
-    for failure in failures:
-        console.print(f"[bold red]{failure}[/]", highlight=False)
+        failures = find_failures(report, given)
+        show_outcome(report, written, failures, console)
     print_result({**written, **result_line(report), "failed": failures})
     return FAILED if failures else 0
+
+
+def show_outcome(
+    report: Report, written: Mapping[str, str], failures: Sequence[str], console: Console
+) -> None:
+    """Print what was found, where it is, and which bounds the model does not keep."""
+    show(report, console)
+    console.print(f"written to {written['report']}", highlight=False, markup=False)
+    for failure in failures:
+        console.print(failure, style="bold red", highlight=False, markup=False)
 
 
 def load_job(source: str, config: Path | None, overrides: Sequence[str]) -> EvaluateJob:

@@ -175,7 +175,8 @@ def show(report: Report, console: Console) -> None:
 
 
 def _label_table(report: Report) -> Table:
-    table = Table(title=f"{report.model} on {report.source} ({report.split})", title_justify="left")
+    title = escape(f"{report.model} on {report.source} ({report.split})")
+    table = Table(title=title, title_justify="left")
     for column in ("label", "precision", "recall", "F1 (95 %)", "AP", "images"):
         table.add_column(column, justify="left" if column == "label" else "right")
     for one in report.figures.labels[:SHOWN_LABELS]:

@@ -165,7 +165,7 @@ class Evaluation:
             subject.bundle.manifest.preprocess,
             StreamOptions.from_config(self.job.data, data_cpus()),
         )
-        with bar(self.console, f"asking {subject.label}", chosen.num_images()) as advance:
+        with bar(self.console, escape(f"asking {subject.label}"), chosen.num_images()) as advance:
             outputs = collect(subject.bundle, images, JUDGED, advance)
         return outputs, (*whole.quarantine, *images.broken)
 

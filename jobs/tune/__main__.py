@@ -66,6 +66,7 @@ def _lr_test(config: TuneConfig, training: TrainConfig, console: Console) -> dic
         console.print(
             f"train with optimiser.lr={found.rate:.2g} ({found.by}); picture in {folder}",
             highlight=False,
+            markup=False,
         )
     return {
         "suggestion": found.rate,
@@ -84,7 +85,9 @@ def _sweep(config: TuneConfig, training: TrainConfig, console: Console) -> dict[
     with open_session(SessionOptions()):
         outcome = sweep(config, training, trials, console)
     best, published = outcome.best, outcome.published
-    console.print(f"settings of trial {best.number}: {outcome.best_config}", highlight=False)
+    console.print(
+        f"settings of trial {best.number}: {outcome.best_config}", highlight=False, markup=False
+    )
     line = {
         "sweep": config.name,
         "trials": outcome.num_by_status,

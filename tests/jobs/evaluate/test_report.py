@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections import Counter
@@ -11,7 +12,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from jobs.evaluate.__main__ import show_outcome
 from jobs.evaluate.assess import beside
 from jobs.evaluate.card import model_card
 from jobs.evaluate.config import EvaluateConfig
@@ -70,6 +73,20 @@ def test_nothing_of_the_set_gets_into_the_page_as_markup() -> None:
     assert not [name for name in tags.attributes if name.startswith("on")]
     assert "\u202e" not in page
     assert "\\u202e" in page
+
+
+def test_nothing_of_the_set_is_markup_in_the_terminal() -> None:
+    """A path with [/b] ended the command when all files were written."""
+    evil = "[/b]"
+    labels = (evil, "b", "c")
+    report = make_report(judge(*draw(80), labels), evil=evil)
+    report = beside(report, judge(*draw(80, seed=1), labels), evil, [evil] * 80, EvaluateConfig())
+    console = Console(file=io.StringIO(), width=200)
+    show_outcome(report, {"report": f"/{evil}/report.html"}, [f"worse than {evil}"], console)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    for told in (f"caps/3 on {evil} (test)", f"written to /{evil}/", f"worse than {evil}"):
+        assert told in shown
 
 
 def test_the_page_says_when_pictures_were_not_asked_for() -> None:
