@@ -29,7 +29,7 @@ from jobs.data.split import SPLITS
 from jobs.evaluate.config import EvaluateConfig, EvaluateJob
 from jobs.evaluate.output import default_output
 from jobs.evaluate.report import Report, show
-from jobs.evaluate.run import ALL, evaluate_set, open_subject
+from jobs.evaluate.run import ALL, evaluate_set, open_subject, told_apart
 from jobs.submitted import refuse_lost_results, refuse_no_unicode
 from models.errors import ConfigError
 from models.storage import open_store
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         other = None
         if given.against is not None:
             other = open_subject(given.against, given.against_labels)
-        output = given.out or default_output(job.data.uri, subject.label)
+            subject, other = told_apart(subject, other)
+        output = given.out or default_output(job.data.uri, subject.bundle, subject.reading.revision)
         refuse_lost_results({"--out": output, "SOURCE": job.data.uri}, Path.cwd())
         store = open_store(output)
         store.check_writable()

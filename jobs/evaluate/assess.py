@@ -64,6 +64,7 @@ def assess(
     figures = compute_figures(judged, resamples=settings.resamples, seed=settings.seed)
     report = Report(
         model=manifest.label,
+        bundle=bundle.uri,
         kind=manifest.kind,
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         source=seen.data.uri,
@@ -89,16 +90,22 @@ def assess(
 
 
 def beside(
-    report: Report, other: Judged, other_name: str, paths: Sequence[str], settings: EvaluateConfig
+    report: Report,
+    other: Judged,
+    other_name: str,
+    paths: Sequence[str],
+    settings: EvaluateConfig,
+    *,
+    name: str = "",
 ) -> Report:
     """Return the report with a comparison to what another model said of the same N images, which
-    lie at `paths`.
+    lie at `paths`. `name` is that of the first in it, if not the report's.
     """
     judged = report.judged
     comparison = compare(
         judged,
         other,
-        name=report.model,
+        name=name or report.model,
         other_name=other_name,
         resamples=settings.resamples,
         seed=settings.seed,

@@ -5,6 +5,8 @@ of all images, and JSON for machines.
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -13,18 +15,43 @@ from jobs.evaluate.card import model_card
 from jobs.evaluate.judged import Judged
 from jobs.evaluate.page import render_page
 from jobs.evaluate.report import Report
+from models.bundle import Bundle
+from models.errors import ConfigError
 from models.manifest import Manifest
-from models.storage import Store, split_uri
+from models.storage import Store, is_remote, normalise_uri, split_uri
 
 PAGE, CARD, SUMMARY, TABLE = "report.html", "model_card.md", "report.json", "predictions.parquet"
 OWN_FOLDER = ".sightline/evaluate"
 KEPT = ("path", "sha256", "width", "height", "group")
 
 
-def default_output(uri: str, model: str) -> str:
-    """Return where an evaluation is written if nothing is said: by the set and the model."""
+def default_output(uri: str, bundle: Bundle, revision: int = 0) -> str:
+    """Return where an evaluation is written if nothing is said: a folder named like the set, the
+    model and its label revision.
+
+    Raises `ConfigError` where that folder holds the evaluation of another set or bundle.
+    """
     name = split_uri(uri)[1] or "set"
-    return f"{OWN_FOLDER}/{name}/{model.replace('/', '-')}"
+    folder = f"{OWN_FOLDER}/{name}/{bundle.manifest.label.replace('/', '-')}"
+    if revision:
+        folder += f"-labels-{revision}"
+    try:
+        before = json.loads(Path(folder, SUMMARY).read_bytes())
+        pairs = [(str(before["source"]), uri), (str(before["bundle"]), bundle.uri)]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or of a version that did not say
+        return folder
+    for other, this in pairs:
+        if _full(other) != _full(this):
+            raise ConfigError(
+                f"{folder} holds an evaluation with {other}, which has the same name as {this}; "
+                "give this one a place of its own with --out"
+            )
+    return folder
+
+
+def _full(uri: str) -> str:
+    full = normalise_uri(uri)
+    return full if is_remote(full) else os.path.normpath(full)
 
 
 def predictions(judged: Judged, rows: pa.Table, other: Judged | None = None) -> pa.Table:

@@ -56,6 +56,7 @@ class Report:
     """One evaluation."""
 
     model: str  # name and version
+    bundle: str  # its URI
     kind: str
     created: str
     source: str
@@ -94,6 +95,7 @@ class Report:
         thresholds["curve"] = curve_points(self.thresholds.curve)
         found = {
             "model": self.model,
+            "bundle": self.bundle,
             "kind": self.kind,
             "label_revision": self.label_revision,
             "created": self.created,

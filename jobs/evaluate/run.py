@@ -35,7 +35,7 @@ from models.bundle import Bundle, open_bundle
 from models.errors import ConfigError, DataError
 from models.kinds import find_kind
 from models.label_map import Reading
-from models.storage import Store
+from models.storage import Store, split_uri
 
 ALL = "all"
 JUDGED = "test"  # what the chosen images are called in the index that is streamed
@@ -43,15 +43,21 @@ JUDGED = "test"  # what the chosen images are called in the index that is stream
 
 @dataclass(frozen=True)
 class Subject:
-    """A bundle, and the labels that its answers are read with."""
+    """A bundle, and the labels that its answers are read with, from a label store if there is one.
+
+    `marks` tell it from another one of the same name and version.
+    """
 
     bundle: Bundle
     reading: Reading
+    labels: str | None = None
+    marks: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
-        """Its name and version."""
-        return self.bundle.manifest.label
+        """Its name and version, and what else it is told apart by."""
+        name = self.bundle.manifest.label
+        return f"{name} ({', '.join(self.marks)})" if self.marks else name
 
 
 def open_subject(uri: str, labels: str | None) -> Subject:
@@ -66,7 +72,32 @@ def open_subject(uri: str, labels: str | None) -> Subject:
             f"{bundle.manifest.label} is of kind {kind.name}, which has no classes to judge"
         )
     reading, _ = read_labels(bundle, Running(uri, labels=labels), None)
-    return Subject(bundle, reading)
+    return Subject(bundle, reading, labels)
+
+
+def told_apart(one: Subject, other: Subject) -> tuple[Subject, Subject]:
+    """Return two subjects with different labels: where name and version are the same, with the
+    store and the label revision, as far as those differ. One model with itself stays as it is.
+    """
+    if one.label != other.label:
+        return one, other
+    facts = [
+        (_store(one.bundle.uri), _store(other.bundle.uri)),
+        (_labels(one.reading), _labels(other.reading)),
+        (f"labels of {one.labels}", f"labels of {other.labels}"),
+    ]
+    marks = [pair for pair in facts[:2] if pair[0] != pair[1]]
+    marks = marks or [pair for pair in facts[2:] if pair[0] != pair[1]]
+    mine, theirs = tuple(pair[0] for pair in marks), tuple(pair[1] for pair in marks)
+    return replace(one, marks=mine), replace(other, marks=theirs)
+
+
+def _store(bundle: str) -> str:
+    return split_uri(split_uri(bundle)[0])[0]
+
+
+def _labels(reading: Reading) -> str:
+    return f"label revision {reading.revision}" if reading.revision else "its own labels"
 
 
 @dataclass
@@ -113,7 +144,14 @@ class Evaluation:
                 pair[1].probabilities, to_other[pair[0].truth], other.reading
             )
             paths = rows["path"].to_pylist()
-            report = beside(report, judged_other, other.label, paths, self.job.evaluate)
+            report = beside(
+                report,
+                judged_other,
+                other.label,
+                paths,
+                self.job.evaluate,
+                name=self.subject.label,
+            )
         report = replace(report, seconds={**self.seconds, **report.seconds})
         written = write_report(
             store,

@@ -86,6 +86,7 @@ def make_report(judged: Judged, *, evil: str = "x", **fields: object) -> Report:
     brightness = np.linspace(10, 200, len(judged)).astype(np.float32)
     values: dict[str, object] = {
         "model": "caps/3",
+        "bundle": "/store/caps/3",
         "kind": "generic",
         "created": "today",
         "source": evil,

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from jobs.data.index import Index
+from jobs.evaluate.output import SUMMARY, default_output
 from jobs.evaluate.outputs import Outputs
-from jobs.evaluate.run import choose_images, on_both
-from models.errors import DataError
+from jobs.evaluate.run import Subject, choose_images, on_both, told_apart
+from models.bundle import Bundle, open_bundle
+from models.errors import ConfigError, DataError
+from models.label_map import Reading, identity_map
+from models.storage import open_store
+from tests.bundles import tiny_bundle
 from tests.jobs.evaluate.answers import index_rows
 
 
@@ -29,6 +38,63 @@ def test_only_the_images_of_the_split_are_judged_or_all_of_them() -> None:
 def test_a_split_without_images_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(DataError, match=r"'validation'; it has 2 train, 0 validation, 1 test"):
         choose_images(index(["train", "train", "test"]), "validation", "/set")
+
+
+def subject(store: Path, *, revision: int = 0) -> Subject:
+    """Return the next version of a bundle."""
+    bundle = open_bundle(tiny_bundle(store, kind="dynamic", name="caps"), cache=store / "cache")
+    return Subject(bundle, reading(bundle, revision))
+
+
+def reading(bundle: Bundle, revision: int) -> Reading:
+    classes = bundle.manifest.classes
+    return Reading(identity_map(classes), classes, revision)
+
+
+def test_bundles_of_one_name_are_told_apart_by_their_stores(tmp_path: Path) -> None:
+    """A comparison said that caps/1 is better than caps/1."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    one, other = told_apart(subject(old), subject(new))
+    assert (one.label, other.label) == (f"caps/1 ({old})", f"caps/1 ({new})")
+    one, other = told_apart(subject(new), other)
+    assert one.label == "caps/2"
+
+
+def test_one_bundle_with_other_labels_is_told_apart_by_the_label_revision(tmp_path: Path) -> None:
+    plain = subject(tmp_path)
+    labelled = replace(plain, reading=reading(plain.bundle, 4))
+    one, other = told_apart(labelled, plain)
+    assert (one.label, other.label) == ("caps/1 (label revision 4)", "caps/1 (its own labels)")
+    stores = [replace(labelled, labels=f"s3://factory/{name}") for name in "ab"]
+    one, other = told_apart(*stores)
+    assert one.label == "caps/1 (labels of s3://factory/a)"
+    assert told_apart(plain, plain) == (plain, plain)
+
+
+def test_both_are_named_where_store_and_labels_differ(tmp_path: Path) -> None:
+    new = subject(tmp_path / "new", revision=4)
+    one, other = told_apart(new, subject(tmp_path / "old"))
+    assert one.label == f"caps/1 ({tmp_path / 'new'}, label revision 4)"
+    assert other.label == f"caps/1 ({tmp_path / 'old'}, its own labels)"
+
+
+def test_an_evaluation_of_another_bundle_of_the_same_name_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, other = subject(tmp_path / "old").bundle, subject(tmp_path / "new").bundle
+    folder = default_output("s3://factory/caps", one)
+    assert folder == ".sightline/evaluate/caps/caps-1"
+    assert default_output("s3://factory/caps", one, 4) == f"{folder}-labels-4"
+    summary = {"source": "s3://factory/caps", "bundle": one.uri}
+    open_store(folder).write(SUMMARY, json.dumps(summary).encode())
+    assert default_output("s3://factory/caps", one) == folder
+    with pytest.raises(ConfigError, match=r"holds an evaluation with .*old/caps/1.* with --out"):
+        default_output("s3://factory/caps", other)
+    with pytest.raises(ConfigError, match="with s3://factory/caps, which has the same name"):
+        default_output("s3://line-5/caps", one)
+    open_store(folder).write(SUMMARY, b"{}")
+    assert default_output("s3://factory/caps", other) == folder
 
 
 def test_images_that_only_one_of_two_models_could_read_are_left_out() -> None:
