@@ -45,7 +45,7 @@ from jobs.tune.space import Trial, draw_trials
 from jobs.tune.suggestion import RangeTest
 from jobs.tune.sweep import await_trial, num_at_once, run_name, run_sweep
 from models.errors import DataError, NotFoundError, SightlineError
-from models.storage import Store, open_store
+from models.storage import Store, is_remote, open_store
 
 BEST, LR_RESULT = "best.yaml", "lr_test.json"
 
@@ -131,6 +131,7 @@ def sweep(
         console.print(trials_table(records, training.monitor))
         best = best_of(records)
         _write_pictures(store, records, training.monitor, best)
+        _sweep_up(config, training, records, best)
         if best is None:
             raise NoTrialError(_all_failed(records))
         chosen = next(trial for trial in trials if trial.number == best.number)
@@ -214,12 +215,35 @@ def _drop_checkpoints(
     """
     leaders = best_of(before), best_of([*before, new])
     for record in (leaders[0], new):
-        if record is None or record is leaders[1] or record.status == "failed":
-            continue
-        store = open_checkpoints(training, run_name(config.name, record.number)).store
-        with suppress(NotFoundError):
-            for entry in list(store.list()):
-                store.delete(entry.key)
+        if record is not None and record is not leaders[1]:
+            _remove_checkpoints(config, training, record)
+
+
+def _sweep_up(
+    config: TuneConfig, training: TrainConfig, records: Sequence[Record], best: Record | None
+) -> None:
+    """Remove what trials have written after they had ended. Tune tells of an end before it stops
+    the trial, whose thread writes the checkpoint of its last epoch meanwhile.
+    """
+    for record in records:
+        if record is not best:
+            store = _remove_checkpoints(config, training, record)
+            if store is not None and not is_remote(store.uri):
+                for left in Path(store.uri).glob("*#*"):  # by a write that was killed
+                    left.unlink(missing_ok=True)
+
+
+def _remove_checkpoints(config: TuneConfig, training: TrainConfig, record: Record) -> Store | None:
+    """Remove the checkpoints of a trial; return where they were, None for one that failed: with
+    `retry_failed` it goes on from them.
+    """
+    if record.status == "failed":
+        return None
+    store = open_checkpoints(training, run_name(config.name, record.number)).store
+    with suppress(NotFoundError):
+        for entry in list(store.list()):
+            store.delete(entry.key)
+    return store
 
 
 def _write_pictures(

@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from jobs.data.index import Index
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
 from jobs.train.worker import open_checkpoints
+from jobs.tune import search
 from jobs.tune.board import Board, _short, trials_table
+from jobs.tune.config import TuneConfig
 from jobs.tune.records import (
     Record,
     best_of,
@@ -25,6 +29,7 @@ from jobs.tune.search import _say_if_anew
 from jobs.tune.space import Trial
 from models.errors import ConfigError, StorageError
 from models.storage import open_store
+from tests.jobs.evaluate.answers import index_rows
 
 CONFIG = TrainConfig.model_validate(
     {"name": "caps", "data": {"uri": "images"}, "epochs": 4, "monitor": "loss"}
@@ -63,6 +68,46 @@ def test_epochs_on_small_images_do_not_use_up_the_patience_of_a_trial() -> None:
     frozen = {**values, "epochs": 10, "network": {"freeze": "backbone"}}
     seen = TrainConfig.model_validate(frozen)  # the full size from the first epoch on
     assert make_record(1, {}, history(*losses[:3]), seen, seconds=1).status == "finished"
+
+
+def test_a_checkpoint_that_a_stopped_trial_still_had_to_write_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune tells that a trial has ended before it stops it; a thread of it may still be writing."""
+    base = {
+        **CONFIG.model_dump(mode="json"),
+        "runs": str(tmp_path / "runs"),
+        "store": str(tmp_path / "models"),
+        "network": {"backbone": "mobilenetv3_small_050", "weights": "none"},
+    }
+    training = TrainConfig.model_validate(base)
+    trials = [Trial(number, {}, training) for number in (1, 2, 3, 4)]
+    ended = [record(1, 0.5), record(2, 0.2), record(3, 0.9, failure="NaN"), record(4, 0.4)]
+
+    def run(*arguments: Any) -> None:
+        board = arguments[-1]
+        for one in ended:
+            checkpoints = open_checkpoints(training, f"night-{one.number:04}")
+            checkpoints.save({}, next_epoch=1, is_best=True)
+            board.ended(one)
+            checkpoints.save({}, next_epoch=2)
+            if one.status != "failed":  # as a process leaves it that is killed while it writes
+                Path(checkpoints.store.uri, "00003.pt#1").write_bytes(b"half")
+
+    rows = index_rows(["a.jpg", "b.jpg"], split=["train", "validation"], label=[0, 1])
+    index = Index(rows, ("good", "torn"))
+    monkeypatch.setattr(search, "read_index", lambda *arguments, **options: index)
+    monkeypatch.setattr(search, "await_trial", lambda *arguments: None)
+    monkeypatch.setattr(search, "num_at_once", lambda *arguments: 1)
+    monkeypatch.setattr(search, "run_sweep", run)
+    config = TuneConfig.model_validate(
+        {"name": "night", "base": "x.yaml", "trials": 4, "publish": False, "space": {"epochs": 4}}
+    )
+    search.sweep(config, training, trials, Console(file=io.StringIO()))
+    left = {
+        path.parts[-3] for path in (tmp_path / "runs").glob("*/checkpoints/*") if path.is_file()
+    }
+    assert left == {"night-0002", "night-0003"}, "the best one, and the one that failed"
 
 
 def test_a_best_trial_without_its_checkpoints_is_said_to_be_trained_again(tmp_path: Path) -> None:
