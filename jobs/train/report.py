@@ -6,6 +6,7 @@ Nothing of torch or Ray is loaded by it, so that jobs without them can show thei
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +74,13 @@ def draw_confusion(evaluation: Evaluation, split: str, path: Path) -> None:
             colour = "white" if shares[i][j] > 0.5 else "black"
             axes.text(j, i, str(count), ha="center", va="center", color=colour)
     places = range(0, len(names), -(-len(names) // MOST_NAMES))
-    shown = [names[place] for place in places]
+    fonts = fonts_for(names)
+    shown = [names[place] if fonts else str(place + 1) for place in places]
     # A name with two dollar signs is a name, and no formula.
-    axes.set_xticks(places, shown, rotation=45, ha="right", parse_math=False)
-    axes.set_yticks(places, shown, parse_math=False)
-    axes.set_xlabel("answer")
+    style = {"parse_math": False, "fontfamily": fonts}
+    axes.set_xticks(places, shown, rotation=45, ha="right", **style)
+    axes.set_yticks(places, shown, **style)
+    axes.set_xlabel("answer" if fonts else "answer (numbers as in the model card)")
     axes.set_ylabel("truth")
     axes.set_title(f"{evaluation.num_images} {split} images, top-1 {evaluation.accuracy:.3f}")
     figure.savefig(path, dpi=120, bbox_inches="tight")
@@ -106,9 +109,17 @@ def draw_curves(history: Sequence[EpochRecord], monitor: str, path: Path) -> Non
 
 def training_section(index: Index) -> str:
     """Return what the card of a model says of its training: images, and pictures in the bundle."""
+    fonts = fonts_for(list(index.counts))
     counts = "\n".join(
-        f"| {plain(name)} | {' | '.join(str(row[split]) for split in SPLITS)} |"
-        for name, row in index.counts.items()
+        f"| {'' if fonts else f'{number}: '}{plain(name)} | "
+        f"{' | '.join(str(row[split]) for split in SPLITS)} |"
+        for number, (name, row) in enumerate(index.counts.items(), start=1)
+    )
+    numbered = (
+        ""
+        if fonts
+        else "Where it was drawn no font has all letters of the names: classes stand by their "
+        "numbers in the confusion matrix.\n\n"
     )
     return f"""## Images
 
@@ -118,9 +129,43 @@ def training_section(index: Index) -> str:
 
 {len(index.quarantine)} images could not be read and were left out.
 
-![confusion matrix]({CONFUSION})
+{numbered}![confusion matrix]({CONFUSION})
 
 ![learning curves]({CURVES})"""
+
+
+def fonts_for(texts: Sequence[str]) -> list[str] | None:
+    """Return the families that texts are drawn with: the usual one, and where it lacks letters, as
+    those of Chinese, Japanese and Korean, others of this machine that have them. None where some
+    letter is in none of them: it would be drawn as an empty box.
+    """
+    from matplotlib import font_manager, rcParams
+
+    families = list(rcParams["font.family"])
+    odd = {ord(letter) for text in texts if not _is_plain(text) for letter in text}
+    if odd:
+        usual = font_manager.findfont(font_manager.FontProperties(family=families))
+        odd -= font_manager.get_font(usual).get_charmap().keys()
+    if not odd:
+        return families
+    having: dict[str, set[int]] = {}
+    for entry in font_manager.fontManager.ttflist:
+        if "lastresort" in entry.name.lower().replace(" ", ""):  # has boxes for all letters
+            continue
+        with suppress(OSError, RuntimeError):  # not every file that is found can be read
+            letters = font_manager.get_font(entry.fname).get_charmap().keys()
+            having.setdefault(entry.name, set()).update(odd & letters)
+    while odd and having:
+        most = max(sorted(having), key=lambda name: len(having[name] & odd))
+        if not having[most] & odd:
+            break
+        families.append(most)
+        odd -= having.pop(most)
+    return None if odd else families
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def _figure(size: int) -> tuple[Any, Any]:
