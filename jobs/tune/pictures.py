@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jobs.train.report import fonts_for
 from jobs.tune.records import Record
 from jobs.tune.suggestion import RangeTest
 
@@ -96,11 +97,15 @@ def draw_parallel(records: Sequence[Record], monitor: str, best: int | None, pat
             linewidth=3 if record.number == best else 1.2,
             alpha=1.0 if record.number == best else 0.7,
         )
+    fonts = fonts_for([text for column in columns for _, text in column.ticks])
+    paper = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
+    # A value with two dollar signs is a value, and no formula.
+    style = {"fontsize": 8, "fontfamily": fonts, "parse_math": False, "bbox": paper}
     for x, column in enumerate(columns):
         axes.axvline(x, color="black", linewidth=0.8)
         for place, text in column.ticks:
-            paper = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
-            axes.text(x + 0.03, place, text, fontsize=8, va="center", zorder=4, bbox=paper)
+            drawn = text if fonts else text.encode("ascii", "backslashreplace").decode()
+            axes.text(x + 0.03, place, drawn, va="center", zorder=4, **style)
     axes.set_xticks(
         range(len(columns)),
         [
@@ -121,9 +126,9 @@ class _Axis:
     def __init__(self, values: Sequence[Any]) -> None:
         numbers = [float(v) for v in values if isinstance(v, int | float) and type(v) is not bool]
         if len(numbers) < len(values) or not numbers:
-            texts = sorted({json.dumps(value) for value in values})
+            texts = sorted({_text(value) for value in values})
             places = {text: self._inner(i, 0, len(texts) - 1) for i, text in enumerate(texts)}
-            self.places = [places[json.dumps(value)] for value in values]
+            self.places = [places[_text(value)] for value in values]
             self.ticks = [(place, text.strip('"')) for text, place in places.items()]
             return
         low, high = min(numbers), max(numbers)
@@ -138,6 +143,10 @@ class _Axis:
     def _inner(value: float, low: float, high: float) -> float:
         share = (value - low) / (high - low) if high > low else 0.5
         return MARGIN + (1 - 2 * MARGIN) * share
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _distinct(records: Sequence[Record], name: str) -> set[str]:

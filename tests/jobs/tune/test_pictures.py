@@ -76,6 +76,19 @@ def test_a_range_test_is_drawn_with_what_it_suggests(tmp_path: Path) -> None:
     assert test.as_json()["losses"][-1] is None
 
 
+@pytest.mark.filterwarnings("error:Glyph")
+@pytest.mark.parametrize("value", ["weights/a$^$b.pth", "$$", "weights/良品.pth", "\U000fff00"])
+def test_a_value_is_drawn_as_it_is_whatever_its_letters(tmp_path: Path, value: str) -> None:
+    """What could be a formula raised ValueError; Chinese was drawn as \\u826f."""
+    found = [
+        Record(number, "finished", {"network.weights": weights}, [{"accuracy": 0.5}], 0.5, 1)
+        for number, weights in enumerate([value, "none"], start=1)
+    ]
+    draw_parallel(found, "accuracy", 1, tmp_path / "a.png")
+    assert colours(tmp_path / "a.png") > 1
+    assert [text for _, text in _Axis([value]).ticks] == [value]
+
+
 def test_axes_are_logarithmic_where_values_span_magnitudes() -> None:
     assert _Axis([1e-4, 1e-3, 1e-2]).places == pytest.approx([0.04, 0.5, 0.96])
     assert _Axis([1, 2, 3]).places == pytest.approx([0.04, 0.5, 0.96])
