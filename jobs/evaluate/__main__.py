@@ -59,7 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store.check_writable()
         with open_session(SessionOptions()):
             report, written = evaluate_set(
-                job, subject, store.patient(), console, split=given.split, other=other
+                job,
+                subject,
+                store.patient(),
+                console,
+                split=given.split,
+                other=other,
+                device=given.device,
             )
         failures = find_failures(report, given)
         show_outcome(report, written, failures, console)
@@ -155,6 +161,12 @@ def parser() -> argparse.ArgumentParser:
     add("--against", metavar="BUNDLE", help="another model, to be compared on the same images")
     add("--labels", metavar="URI", help="label store, of a model of kind dynamic")
     add("--against-labels", metavar="URI", help="label store of the other model")
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="whose engine is asked: that of a server without a GPU, or with one (cpu)",
+    )
     add("--config", type=Path, help="a training configuration, for its data section")
     add("--out", help="folder or bucket prefix (default .sightline/evaluate/<set>/<model>)")
     add("--min-accuracy", type=_share, help="exit status 3 below it")

@@ -1,4 +1,4 @@
-"""Put a bundle to the images of a split, through the engine that serves it."""
+"""Put a bundle to the images of a split, through an engine that serves it."""
 
 from __future__ import annotations
 

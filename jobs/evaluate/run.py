@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.environment import data_cpus
+from cluster.environment import data_cpus, usable_cores
 from jobs.console import bar
 from jobs.data.index import Index
 from jobs.data.quarantine import Broken
@@ -32,11 +33,13 @@ from jobs.evaluate.outputs import Outputs, collect
 from jobs.evaluate.report import Report
 from jobs.score.bundled import Running, read_labels
 from models.bundle import Bundle, open_bundle
+from models.engines.base import ENGINES, EngineOptions
 from models.errors import ConfigError, DataError
 from models.kinds import find_kind
 from models.label_map import Reading
 from models.storage import Store, split_uri
 
+Device = Literal["cpu", "cuda"]
 ALL = "all"
 JUDGED = "test"  # what the chosen images are called in the index that is streamed
 
@@ -108,6 +111,7 @@ class Evaluation:
     subject: Subject
     console: Console
     split: str | None = None  # None: test where the source has splits, else all images
+    options: EngineOptions | None = None  # None: those of a server without a GPU
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -137,7 +141,14 @@ class Evaluation:
             pair = (outputs, theirs)
         rows = chosen.table.take(pa.array(outputs.rows))
         seen = Seen(rows, self.job.data, split, broken, tuple(self.notes))
-        report = assess(self.subject.bundle, self.subject.reading, outputs, seen, self.job.evaluate)
+        report = assess(
+            self.subject.bundle,
+            self.subject.reading,
+            outputs,
+            seen,
+            self.job.evaluate,
+            self.options,
+        )
         judged_other = None
         if pair is not None and other is not None and to_other is not None:
             judged_other = Judged.by_reading(
@@ -204,7 +215,7 @@ class Evaluation:
             StreamOptions.from_config(self.job.data, data_cpus()),
         )
         with bar(self.console, escape(f"asking {subject.label}"), chosen.num_images()) as advance:
-            outputs = collect(subject.bundle, images, JUDGED, advance)
+            outputs = collect(subject.bundle, images, JUDGED, advance, self.options)
         return outputs, (*whole.quarantine, *images.broken)
 
     def _truths(self, matcher: LabelMatcher, other: Subject) -> npt.NDArray[np.int64]:
@@ -256,6 +267,16 @@ def on_both(one: Outputs, other: Outputs) -> tuple[Outputs, Outputs]:
     return one.at(mine), other.at(theirs)
 
 
+def engine_options(device: Device) -> EngineOptions:
+    """Return what an engine is opened with on the processor or the GPU of this machine, as a server
+    would.
+    """
+    engines = EngineOptions().engines
+    if device == "cuda":
+        engines = tuple(name for name in ENGINES if name != "openvino")
+    return EngineOptions(engines=engines, device=device, threads=usable_cores())
+
+
 def _hint(bundle: Bundle) -> str:
     if not find_kind(bundle.manifest.kind).has_label_map:
         return ""
@@ -270,6 +291,7 @@ def evaluate_set(
     *,
     split: str | None = None,
     other: Subject | None = None,
+    device: Device = "cpu",
 ) -> tuple[Report, dict[str, str]]:
     """Judge a bundle on a source and write what was found to `store`. Needs a running Ray."""
-    return Evaluation(job, subject, console, split).run(store, other)
+    return Evaluation(job, subject, console, split, engine_options(device)).run(store, other)

@@ -1,7 +1,7 @@
 """What an answer depends on: parts of the image are hidden one after the other, and where the
 answer loses most, it depended most (occlusion, Zeiler and Fergus 2014, arXiv 1311.2901).
 
-A bundle holds no gradients, so this asks the engine that serves. A coarse map: it tells the part
+A bundle holds no gradients, so this asks an engine that serves. A coarse map: it tells the part
 from the background, not one edge from the next.
 """
 

@@ -8,13 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 
 from jobs.data.index import Index
+from jobs.evaluate.config import EvaluateJob
 from jobs.evaluate.output import SUMMARY, default_output
 from jobs.evaluate.outputs import Outputs
-from jobs.evaluate.run import Subject, choose_images, on_both, told_apart
+from jobs.evaluate.run import (
+    Evaluation,
+    Subject,
+    choose_images,
+    engine_options,
+    on_both,
+    told_apart,
+)
 from models.bundle import Bundle, open_bundle
-from models.errors import ConfigError, DataError
+from models.engines.base import EngineOptions
+from models.errors import ConfigError, DataError, EngineError
 from models.label_map import Reading, identity_map
 from models.storage import open_store
 from tests.bundles import tiny_bundle
@@ -76,6 +87,18 @@ def test_both_are_named_where_store_and_labels_differ(tmp_path: Path) -> None:
     one, other = told_apart(new, subject(tmp_path / "old"))
     assert one.label == f"caps/1 ({tmp_path / 'new'}, label revision 4)"
     assert other.label == f"caps/1 ({tmp_path / 'old'}, its own labels)"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_the_engine_of_a_server_with_a_gpu_is_asked_where_that_is_wanted(tmp_path: Path) -> None:
+    job = EvaluateJob.model_validate({"data": {"uri": str(tmp_path)}})
+    asked = subject(tmp_path)
+    chosen = index(["test"])
+    on_gpu = Evaluation(job, asked, Console(quiet=True), options=engine_options("cuda"))
+    with pytest.raises(EngineError, match="torch finds no CUDA device") as raised:
+        on_gpu._ask(asked, chosen, chosen)
+    assert "openvino" not in str(raised.value)
+    assert engine_options("cpu").engines == EngineOptions().engines
 
 
 def test_an_evaluation_of_another_bundle_of_the_same_name_is_not_written_over(
