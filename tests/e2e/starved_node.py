@@ -34,7 +34,7 @@ def main() -> None:
     ended = threading.Event()
     with open_session(SessionOptions(home=settings.parent, num_cpus=5, connect=False)):
         index = build_index(config.data, config.preprocess)
-        with at_step(Path(config.runs) / "starved", 10, partial(starve, ended)):
+        with at_step(Path(config.runs) / "starved", 10, partial(starve, ended.wait)):
             try:
                 train(config, index, "starved", Seen())
                 line = {"error": "", "message": ""}

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from rich.console import Console
 
 from jobs.train.config import TrainConfig
 from jobs.train.history import EpochRecord
-from jobs.train.memory import OutOfMemoryError
 from jobs.train.stages import opened_run, train_in_sight
 from jobs.train.trainer import train
 from tests.faults.training.interruptions import POLL_SECONDS, Interruption, at_steps
@@ -84,6 +84,7 @@ class Site:
         return self.samples / run if kind.is_in_bucket else self.local.run(run)
 
 
+Process = subprocess.Popen[str]
 Done = tuple[Sequence[EpochRecord], Sequence[Interruption]]
 
 
@@ -150,7 +151,7 @@ def fail_bucket(site: Site, kind: Kind, plan: Plan) -> Done:
 
 def kill_driver(site: Site, kind: Kind, plan: Plan) -> Done:
     """Kill the process that started the run, and give the run again at once."""
-    return _submitted(site, kind, plan, signal.SIGKILL, -signal.SIGKILL)
+    return _submitted(site, kind, plan, Process.kill, -signal.SIGKILL)
 
 
 def break_weights(site: Site, kind: Kind, plan: Plan) -> Done:
@@ -168,33 +169,30 @@ def break_weights(site: Site, kind: Kind, plan: Plan) -> Done:
         if process.returncode != 1 or not re.search("loss is (nan|no number)", said):
             raise RuntimeError(f"at a rate of {BREAKING_RATE:g} it said {said[-3000:]}")
 
-    return _submitted(site, kind, plan, signal.SIGKILL, -signal.SIGKILL, go_on_broken)
+    return _submitted(site, kind, plan, Process.kill, -signal.SIGKILL, then=go_on_broken)
 
 
 def use_up_memory(site: Site, kind: Kind, plan: Plan) -> Done:
-    """Use up the machine's memory until the run has ended, and give it again."""
-    over = [threading.Event() for _ in plan.steps]
-    folder = site.folder(kind, plan.run)
-    with at_steps(folder, plan.steps, lambda number: starve(over[number])) as seen:
-        for each in over:
-            try:
-                train_alone(site, kind, plan.run)
-            except OutOfMemoryError as error:
-                if "batch_size (now" not in str(error):
-                    raise RuntimeError("it does not say which settings to lower") from error
-            else:
-                raise RuntimeError("it ended well, with the memory used up")
-            finally:
-                each.set()
-        history = train_alone(site, kind, plan.run)
-    return history, seen
+    """Use up the machine's memory until the process that started the run has ended, and give the
+    run again.
+    """
+
+    def act(process: Process) -> None:
+        def is_over(seconds: float) -> bool:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+            return process.poll() is not None
+
+        starve(is_over)
+
+    return _submitted(site, kind, plan, act, 1, said=r"(?s)OutOfMemoryError.*batch_size \(now 4\)")
 
 
 def ask_driver_to_end(site: Site, kind: Kind, plan: Plan) -> Done:
     """Send SIGTERM to the process that started the run, and give the run again when it has
     ended.
     """
-    return _submitted(site, kind, plan, signal.SIGTERM, 1)
+    return _submitted(site, kind, plan, Process.terminate, 1)
 
 
 KINDS = {
@@ -238,25 +236,26 @@ def _submitted(
     site: Site,
     kind: Kind,
     plan: Plan,
-    number: int,
+    act: Callable[[Process], None],
     status: int,
+    said: str = "",
     then: Callable[[], None] = lambda: None,
 ) -> Done:
-    """Train in processes of their own, each of which gets a signal at its step, with something
-    done after each, then in this one.
+    """Train in processes of their own, with each of which something is done at its step, so that it
+    ends with a status and says something; `then` is called after each. At last train in this one.
     """
     config, photos = site.config(kind, plan.run), site.photos(kind)
     file = _write(config, site, kind, "whole")
-    started: list[subprocess.Popen[str]] = []
+    started: list[Process] = []
     try:
         with at_steps(
-            site.folder(kind, plan.run), plan.steps, lambda i: started[i].send_signal(number)
+            site.folder(kind, plan.run), plan.steps, lambda number: act(started[number])
         ) as seen:
             for _ in plan.steps:
                 started.append(_start(file, site.nodes.address))
-                said = started[-1].communicate()[1]
-                if started[-1].returncode != status:
-                    raise RuntimeError(f"it ended with {started[-1].returncode}: {said[-3000:]}")
+                words = started[-1].communicate()[1]
+                if started[-1].returncode != status or not re.search(said, words):
+                    raise RuntimeError(f"it ended with {started[-1].returncode}: {words[-3000:]}")
                 then()
             console = Console(quiet=True)
             with opened_run(config, console) as (run_id, lease):
@@ -274,8 +273,8 @@ def _write(config: TrainConfig, site: Site, kind: Kind, name: str) -> Path:
     return file
 
 
-def _start(file: Path, address: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def _start(file: Path, address: str) -> Process:
+    return Process(
         [sys.executable, "-m", "jobs.train", str(file)],
         cwd=ROOT,
         env={**os.environ, "RAY_ADDRESS": address},

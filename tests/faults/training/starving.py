@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 
 import numpy as np
 import psutil
@@ -10,7 +10,7 @@ import psutil
 ROOM = 6 << 30  # for the run itself, and others on the machine
 KEPT = 1 << 30  # of the machine's memory, for everybody
 PART = 256 << 20
-SECONDS_BETWEEN = 0.5
+SECONDS_BETWEEN = 0.1
 
 
 def has_room() -> bool:
@@ -30,9 +30,11 @@ def guarding() -> dict[str, str]:
     }
 
 
-def starve(ended: threading.Event) -> None:
-    """Take all memory but `KEPT`, and give it back when that is over."""
+def starve(is_over: Callable[[float], object]) -> None:
+    """Take all memory but `KEPT`, and give it back when that is over, for which `is_over` waits so
+    many seconds.
+    """
     taken = []
-    while not ended.wait(SECONDS_BETWEEN):
+    while not is_over(SECONDS_BETWEEN):
         if psutil.virtual_memory().available > KEPT + PART:
             taken.append(np.ones(PART // 8))
