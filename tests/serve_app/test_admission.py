@@ -177,13 +177,19 @@ def test_a_burst_may_queue_and_under_overload_the_queue_is_short(
     assert num_let_in(gate, 6) == 6
     assert num_let_in(gate, 7) == 6  # more than the longest queue
     assert num_let_in(gate, 7) == 2  # so the short one counts
+    clock.now += 0.2
+    assert num_let_in(gate, 7) == 2
+    clock.now += 0.2  # for a while, whoever is refused meanwhile
+    assert num_let_in(gate, 4) == 4
+    assert num_let_in(gate, 5) == 4  # a trial, in which twice as many are too many
     for _ in range(2):
-        clock.now += 0.2
-        assert num_let_in(gate, 7) == 2  # as long as somebody is refused
-    clock.now += 0.2
-    assert num_let_in(gate, 2) == 2
-    clock.now += 0.2
+        clock.now += 0.29  # and this time it is twice as long
+        assert num_let_in(gate, 7) == 2
+    clock.now += serve_app.admission.TRIAL_SECONDS + 0.1
     assert num_let_in(gate, 6) == 6
+    assert num_let_in(gate, 7) == 6
+    clock.now += 0.31  # after a while as short as at first
+    assert num_let_in(gate, 4) == 4
 
 
 def test_under_overload_every_image_of_a_request_counts_until_it_is_scored(
