@@ -58,19 +58,20 @@ TRIAL_TURNS = 2  # of `busy_requests`
 BUSY_TURNS = 6
 
 
+def busy_requests(options: ServeOptions, feeding: Feeding) -> int:
+    """Return how many requests are inside at most while more comes than can be answered."""
+    # An engine that takes batches needs one that runs and one that gathers.
+    at_once = feeding.parallel * BUSY_TURNS if feeding.mode == "streams" else feeding.max_batch * 2
+    return min(options.max_requests, options.max_queued_images, options.busy_requests or at_once)
+
+
 class Gate:
     """Lets a bounded number of scoring requests in, and counts what becomes of them."""
 
     def __init__(self, options: ServeOptions, feeding: Feeding, statistics: Statistics) -> None:
         self._max_requests = options.max_requests
         self._max_images = options.max_queued_images
-        # An engine that takes batches needs one that runs and one that gathers.
-        at_once = (
-            feeding.parallel * BUSY_TURNS if feeding.mode == "streams" else feeding.max_batch * 2
-        )
-        self._busy_requests = min(
-            options.max_requests, options.max_queued_images, options.busy_requests or at_once
-        )
+        self._busy_requests = busy_requests(options, feeding)
         self._trial_requests = min(options.max_requests, self._busy_requests * TRIAL_TURNS)
         self._busy_until = -math.inf
         self._busy_seconds = BUSY_SECONDS

@@ -14,7 +14,10 @@ from ray import serve
 from ray._private.state import available_resources_per_node
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
+from models.engines.base import Feeding
+from models.engines.torch_engine import MAX_BATCH
 from models.errors import ConfigError
+from serve_app.admission import busy_requests
 from serve_app.config import ServeOptions, parse_options
 from serve_app.directory import DEPLOYMENT
 from serve_app.replica import Replica
@@ -37,13 +40,16 @@ SECONDS_REACHABLE = 35.0
 # New replicas that may stand beside the old ones. With none, an update to a bundle that fails its
 # proof would take the last replica first.
 SURGE_PERCENT = 20
+# Of the requests that a replica has at most under overload: what it may be meant to have. Close to
+# all of them, a replica would look idle just when it refuses.
+MAX_TARGET_SHARE = 2 / 3
 
 
 def build(args: dict[str, Any]) -> serve.Application:
     """Return the application. Raises `ConfigError` naming what is wrong in `args`."""
     options = _laid_out(parse_options(ServeOptions, args, "serve_app.app:build"))
     scale: dict[str, Any] = (
-        {"autoscaling_config": _autoscaling(options.autoscaling)}
+        {"autoscaling_config": scaling_of(options, options.autoscaling)}
         if options.autoscaling is not None
         else {"num_replicas": options.replicas}
     )
@@ -71,13 +77,35 @@ def seconds_to_leave(options: ServeOptions) -> float:
     return SECONDS_REACHABLE + options.limits.upload_seconds + options.deadline_seconds
 
 
-def _autoscaling(settings: dict[str, Any]) -> AutoscalingConfig:
+def scaling_of(options: ServeOptions, settings: dict[str, Any]) -> AutoscalingConfig:
+    """Return how a deployment scales. Raises `ConfigError` for settings that Serve does not know,
+    and for a target that no overload would reach.
+    """
     try:
-        return AutoscalingConfig(**settings)
+        scaling = AutoscalingConfig(**settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"args of serve_app.app:build: autoscaling = {settings}: {error}"
         ) from error
+    target = float(scaling.get_target_ongoing_requests())
+    bound = _num_inside_under_overload(options)
+    if target > bound * MAX_TARGET_SHARE:
+        raise ConfigError(
+            f"args of serve_app.app:build: autoscaling: target_ongoing_requests = {target:g}, but "
+            f"a replica has no more than {bound} requests at a time when it refuses others, so "
+            f"that Serve would never start another one; set it to {bound * MAX_TARGET_SHARE:.3g} "
+            "or less, or raise busy_requests, or threads with num_cpus"
+        )
+    return scaling
+
+
+def _num_inside_under_overload(options: ServeOptions) -> int:
+    """Return it for the engine that lets in the fewest, of those that may be opened."""
+    engine = options.engine_options
+    if engine.device == "cpu" and "openvino" in engine.engines:
+        return busy_requests(options, Feeding("streams", engine.num_threads, 1))
+    batches = Feeding("batches", 1, MAX_BATCH[engine.device])
+    return busy_requests(options, batches)
 
 
 def _surge_percent(options: ServeOptions) -> int:

@@ -13,6 +13,7 @@ that only Serve does (traces, a timeout of its own), requests go the long way, a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable
@@ -33,6 +34,10 @@ from serve_app.watch import NS_PER_MS, SCORING
 logger = logging.getLogger(OURS)
 
 TIMEOUT_HEADER = SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER.encode()
+REFUSED = 429
+# Refused requests that Serve counts at a time: more than the target of any deployment (`app`), and
+# few enough for clients that ask again at once.
+MAX_TURNED_AWAY = 100
 DECODED = (TIMEOUT_HEADER, b"x-request-id")
 # The two facts of a request by which Serve counts it; the same for all of ours.
 METADATA = RequestMetadata(
@@ -98,6 +103,8 @@ class _Entrance:
             "deployment_name": replica._deployment_id.name,
         }
         self._timeout = replica._http_options.request_timeout_s
+        self._retry_after = float(api.retry_after)
+        self._num_turned_away = 0
         self._is_leaving()
         api.is_leaving = self._is_leaving
         self._prefix()
@@ -138,7 +145,10 @@ class _Entrance:
                 connection=cycle if hasattr(cycle, "disconnected") else None,
             )
         finally:
-            self._count_out(METADATA)
+            if status == REFUSED:
+                self._turn_away()
+            else:
+                self._count_out(METADATA)
             spent_ms = (time.perf_counter_ns() - started) / NS_PER_MS
             self._note(route=prefix, latency_ms=spent_ms, is_error=False)
             self._note_ingress(
@@ -150,6 +160,21 @@ class _Entrance:
                 status_code=str(status),
                 **self._names,
             )
+
+    def _turn_away(self) -> None:
+        """Count a refused request until it may come again: it stands in no queue of ours, and Serve
+        would see the least to do where there is too much of it. Nobody waits so for a replica that
+        leaves.
+        """
+        if self._num_turned_away < MAX_TURNED_AWAY and not self._is_leaving():
+            self._num_turned_away += 1
+            asyncio.get_running_loop().call_later(self._retry_after, self._forget)
+        else:
+            self._count_out(METADATA)
+
+    def _forget(self) -> None:
+        self._num_turned_away -= 1
+        self._count_out(METADATA)
 
     def _is_leaving(self) -> bool:
         return bool(self._replica._shutting_down)

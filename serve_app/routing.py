@@ -60,7 +60,7 @@ class Api:
         self.routes = routes
         self._watch = watch or Watch()
         self._names = {path: name_call(path) for path in routes}
-        self._retry_after = retry_after
+        self.retry_after = retry_after
         self._has_stars = any("*" in path for path in routes)
         self._rewrite = rewrite
 
@@ -111,7 +111,7 @@ class Api:
         except Exception as error:
             reply = error_reply(error)
         if reply.status in TRY_AGAIN:
-            reply = replace(reply, headers={"Retry-After": self._retry_after, **reply.headers})
+            reply = replace(reply, headers={"Retry-After": self.retry_after, **reply.headers})
         if has_much_to_come(request):
             # Nobody limits or times any more what comes after an answer.
             return replace(reply, headers={**reply.headers, **CLOSE})

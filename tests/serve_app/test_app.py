@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
-from serve_app.app import cores_of, filling, has_room, seconds_to_leave, spread_over
+from models.errors import ConfigError
+from serve_app.app import cores_of, filling, has_room, scaling_of, seconds_to_leave, spread_over
 from serve_app.config import ServeOptions
 
 
@@ -93,3 +95,41 @@ def test_the_threads_of_all_replicas_fill_the_cores_and_no_more(
 ) -> None:
     options = filling(ServeOptions.model_validate({"bundle": "x", **said}), nodes)
     assert (options.replicas, options.engine_options.num_threads) == (replicas, threads)
+
+
+@pytest.mark.parametrize(
+    ("said", "target", "bound"),
+    [
+        ({}, 8, 6),  # as the guide once had it
+        ({}, 4.5, 6),
+        ({}, 4, None),
+        ({"threads": 2}, 8, None),
+        ({"num_cpus": 2}, 8, None),
+        ({"busy_requests": 12}, 8, None),
+        ({"busy_requests": 2}, 2, 2),
+        ({"max_requests": 4}, 3, 4),
+        ({"engines": ["torch"]}, 22, 32),
+        ({"engines": ["torch"]}, 21, None),
+        ({"num_gpus": 1}, 64, None),
+        ({"num_gpus": 1}, 65, 96),
+    ],
+)
+def test_a_target_that_no_overload_reaches_is_refused(
+    said: dict[str, Any], target: float, bound: int | None
+) -> None:
+    """Eight replicas that refused had six requests each: Serve scaled them down to three."""
+    options = ServeOptions.model_validate({"bundle": "x", **said})
+    settings = {"max_replicas": 8, "target_ongoing_requests": target}
+    if bound is None:
+        assert scaling_of(options, settings).get_target_ongoing_requests() == target
+        return
+    with pytest.raises(ConfigError) as refused:
+        scaling_of(options, settings)
+    message = str(refused.value)
+    assert f"target_ongoing_requests = {target:g}" in message
+    assert f"no more than {bound} requests" in message
+    assert f"set it to {bound * 2 / 3:.3g} or less" in message
+
+
+def test_serves_own_target_suits_a_replica_as_it_comes() -> None:
+    assert scaling_of(ServeOptions(bundle="x"), {}).get_target_ongoing_requests() == 2

@@ -6,13 +6,19 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+import serve_app.fast_path
+from serve_app.errors import RequestError
 from serve_app.fast_path import TIMEOUT_HEADER, FastPath, read_on, send_at_once
+from serve_app.replies import Reply
+from serve_app.request import Request
+from serve_app.routing import Api
 
 HEAD = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 SMALL, LARGE = 1_000, 300_000  # uvicorn stops reading with 64 KiB at hand
@@ -151,3 +157,74 @@ def test_a_header_that_serve_could_not_decode_is_not_handed_on(name: bytes) -> N
     scope["headers"] = [*kept, (name, b"\xe9")]
     asyncio.run(FastPath(inner)(scope, receive, send))
     assert seen == kept
+
+
+class FakeReplica:
+    """What our way past Serve knows of a replica."""
+
+    def __init__(self, api: Api) -> None:
+        self.num_ongoing = 0
+        self._metrics_manager = SimpleNamespace(
+            inc_num_ongoing_requests=lambda _: self._count(1),
+            dec_num_ongoing_requests=lambda _: self._count(-1),
+            record_request_metrics=lambda **_: None,
+            record_ingress_request_metrics=lambda **_: None,
+        )
+        self._deployment_id = SimpleNamespace(app_name="caps", name="model")
+        self._http_options = SimpleNamespace(request_timeout_s=None)
+        self._user_callable_wrapper = SimpleNamespace(_run_user_code_in_separate_thread=False)
+        self._user_callable_asgi_app = api
+        self._shutting_down = False
+        self._route_prefix = "/v2/models/caps"
+
+    def _count(self, more: int) -> None:
+        self.num_ongoing += more
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stand in for what Serve answers."""
+        raise AssertionError("the long way")
+
+
+def test_a_refused_request_counts_for_serve_until_it_may_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Serve saw no more than what was let in, and ended replicas that refused."""
+    monkeypatch.setattr(serve_app.fast_path, "MAX_TURNED_AWAY", 3)
+    has_room = False
+
+    async def score(request: Request) -> Reply:
+        if has_room:
+            return Reply(b"scored")
+        raise RequestError(429, "queue_full", "full")
+
+    async def run() -> None:
+        nonlocal has_room
+        replica = FakeReplica(Api({"/infer": {"POST": score}}, retry_after="0.2"))
+        app = FastPath(SimpleNamespace(_app=replica.answer))  # type: ignore[arg-type]
+
+        async def ask() -> None:
+            path = "/v2/models/caps/infer"
+            scope = {"type": "http", "method": "POST", "path": path, "root_path": ""}
+
+            async def receive() -> Message:
+                return {"type": "http.request"}
+
+            async def send(message: Message) -> None: ...
+
+            await app({**scope, "query_string": b"", "headers": []}, receive, send)
+
+        for most in (1, 2, 3, 3):
+            await ask()
+            assert replica.num_ongoing == most
+        await asyncio.sleep(0.3)
+        assert replica.num_ongoing == 0
+        await ask()
+        assert replica.num_ongoing == 1
+        has_room = True
+        await ask()
+        assert replica.num_ongoing == 1
+        has_room, replica._shutting_down = False, True
+        await ask()  # a replica that leaves waits for nobody that it refuses
+        assert replica.num_ongoing == 1
+
+    asyncio.run(run())
