@@ -8,6 +8,7 @@ hears of no status behind the last answer.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -25,10 +26,16 @@ async def requests_of(
     stream: AsyncIterator[Any], is_leaving: Callable[[], bool]
 ) -> AsyncIterator[Any]:
     """Yield the requests. Raises `RequestError` where none came for `IDLE_SECONDS` (408), or since
-    the replica leaves (503).
+    the replica leaves (503): between two requests, however soon one follows the other.
     """
+    closes_at = math.inf
     while (request := await _next(stream, is_leaving)) is not END:
         yield request
+        if is_leaving():
+            now = time.monotonic()
+            closes_at = min(closes_at, now + LOOK_SECONDS)
+            if now >= closes_at:
+                raise _closed()
 
 
 async def _next(stream: AsyncIterator[Any], is_leaving: Callable[[], bool]) -> Any:
@@ -37,7 +44,7 @@ async def _next(stream: AsyncIterator[Any], is_leaving: Callable[[], bool]) -> A
     try:
         while not (await asyncio.wait([coming], timeout=LOOK_SECONDS))[0]:
             if is_leaving():
-                raise RequestError(503, "closed", "this replica leaves; open another stream")
+                raise _closed()
             if time.monotonic() > end:
                 raise RequestError(
                     408,
@@ -51,3 +58,7 @@ async def _next(stream: AsyncIterator[Any], is_leaving: Callable[[], bool]) -> A
 
 async def _next_or_end(stream: AsyncIterator[Any]) -> Any:
     return await anext(stream, END)
+
+
+def _closed() -> RequestError:
+    return RequestError(503, "closed", "this replica leaves; open another stream")

@@ -64,6 +64,40 @@ def test_a_stream_on_which_nothing_comes_is_ended(
     assert [each.infer_response.id for each in triton.stream([image_request(encode(1), id="b")])]
 
 
+def test_a_stream_on_which_much_comes_is_ended_as_well_when_its_replica_leaves(
+    triton: GrpcClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It kept the replica until Serve killed it, and lost the request that was under way."""
+    monkeypatch.setattr(serve_app.oip.grpc_streams, "LOOK_SECONDS", 0.3)
+    leaves = threading.Event()
+    monkeypatch.setattr(Calls, "is_leaving", lambda _: leaves.is_set())
+    until = time.monotonic() + 5
+
+    def requests() -> Iterator[Any]:
+        while time.monotonic() < until:
+            yield image_request(encode(1), id="a")
+            time.sleep(0.02)
+
+    answers = []
+    left = float("inf")
+
+    def ask() -> None:
+        nonlocal left
+        for answer in triton.stream_on(requests()):
+            answers.append(answer)
+            if len(answers) == 3:
+                left = time.monotonic()
+                leaves.set()
+
+    with pytest.raises(grpc.RpcError) as ended:
+        ask()
+    assert 0.3 <= time.monotonic() - left < 3
+    assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert dict(ended.value.trailing_metadata())["sightline-code"] == "closed"
+    assert len(answers) > 5  # it goes on for a while
+    assert {each.error_message for each in answers} == {""}
+
+
 def test_a_stream_is_ended_before_haproxy_cuts_it_off() -> None:
     cut_off = float(resilience_environment()["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"])
     streams = serve_app.oip.grpc_streams
