@@ -32,6 +32,8 @@ MAX_AGE_SECONDS = 1.0
 # For the whole list, longer than the 2.4 s after which a controller that was killed answers again;
 # and for a replica to say what it holds.
 PATIENCE_SECONDS, DESCRIBE_SECONDS = 5.0, 2.0
+# What a replica said that it holds is believed for so long.
+MAX_TOLD_SECONDS = 10.0
 LOADING = ("DEPLOYING", "NOT_STARTED")
 
 
@@ -46,13 +48,22 @@ class Entry:
     reason: str
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What a replica said it holds."""
+
+    deployed: float
+    until: float
+    model: dict[str, str]
+
+
 class Directory:
     """Reads the list of models when asked for it."""
 
     def __init__(self, asking: Asking | None = None) -> None:
         """Asks on a thread of its own if `asking` is None."""
         self._asking = asking or Asking()
-        self._described: dict[str, tuple[float, dict[str, str]]] = {}
+        self._described: dict[str, _Told] = {}
         self._entries: Sequence[Entry] = ()
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
@@ -103,37 +114,46 @@ class Directory:
                 part for part in (details["message"], deployment.get("message", "")) if part
             )
             return Entry(application, application, "", state, reason)
-        model = await self._describe(application, details["last_deployed_time_s"])
+        model = await self._describe(application, details)
         return Entry(application, model["name"], model["version"], "READY", "")
 
     def _known(self, application: str, details: dict[str, Any]) -> dict[str, str]:
         """Return what is known of a model that has no replica to ask."""
-        deployed, model = self._described.get(application, (None, {}))
-        if deployed == details["last_deployed_time_s"]:
-            return model
+        known = self._described.get(application)
+        if known is not None and known.deployed == details["last_deployed_time_s"]:
+            return known.model
         route = details["route_prefix"] or ""
         name, _, version = route.removeprefix(MODELS).partition("/versions/")
         return {"name": name if route.startswith(MODELS) else application, "version": version}
 
-    async def _describe(self, application: str, deployed: float) -> dict[str, str]:
-        """Ask a replica which model it holds; the answer holds until the next deployment."""
+    async def _describe(self, application: str, details: dict[str, Any]) -> dict[str, str]:
+        """Ask a replica which model it holds.
+
+        The answer is kept for a while, but for one of a deployment that is under way: that may be
+        an old replica's.
+        """
+        deployed = details["last_deployed_time_s"]
         known = self._described.get(application)
-        if known is None or known[0] != deployed:
-            described: DeploymentResponse[dict[str, str]] | None = None
-            try:
-                async with asyncio.timeout(DESCRIBE_SECONDS):
-                    handle = await self._asking.answer(serve.get_app_handle, application)
-                    described = handle.describe.remote()
-                    answer = await described
-            # a busy or dying replica must not take the list down with it
-            except Exception as error:
-                if described is not None:
-                    described.cancel()
-                logger.warning("application %r does not say what it holds: %s", application, error)
-                return {"name": application, "version": ""}
-            known = (deployed, answer)
-            self._described[application] = known
-        return known[1]
+        if known is not None and known.deployed != deployed:
+            known = None
+        if known is not None and time.monotonic() < known.until:
+            return known.model
+        described: DeploymentResponse[dict[str, str]] | None = None
+        try:
+            async with asyncio.timeout(DESCRIBE_SECONDS):
+                handle = await self._asking.answer(serve.get_app_handle, application)
+                described = handle.describe.remote()
+                model: dict[str, str] = await described
+        # a busy or dying replica must not take the list down with it
+        except Exception as error:
+            if described is not None:
+                described.cancel()
+            logger.warning("application %r does not say what it holds: %s", application, error)
+            return {"name": application, "version": ""} if known is None else known.model
+        if details["status"] == "RUNNING":
+            until = time.monotonic() + MAX_TOLD_SECONDS
+            self._described[application] = _Told(deployed, until, model)
+        return model
 
 
 def check_route(application: str, manifest: Manifest) -> None:
