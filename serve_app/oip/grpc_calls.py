@@ -17,7 +17,7 @@ from serve_app.errors import RequestError, bad_request
 from serve_app.keys import ADMIN, INFER, Keys
 from serve_app.model import ServedModel
 from serve_app.oip.grpc_service import Unreadable
-from serve_app.oip.grpc_streams import requests_of
+from serve_app.oip.grpc_streams import Streams, requests_of
 from serve_app.oip.grpc_watch import Watched
 from serve_app.oip.identity import declared, server_metadata
 from serve_app.oip.infer import infer, parse_aside
@@ -154,8 +154,9 @@ class GrpcCalls(NotOffered):
         """
         try:
             _require(self._keys, grpc_context, INFER)
-            async for request in requests_of(aiter(request_stream), self.is_leaving):
-                yield await self._answer_streamed(request, grpc_context)
+            with self._streams.opened():
+                async for request in requests_of(aiter(request_stream), self.is_leaving):
+                    yield await self._answer_streamed(request, grpc_context)
         except RequestError as error:
             with Watched(self.watch, STREAM, grpc_context) as watched:
                 watched.refused(error)
@@ -216,6 +217,10 @@ class GrpcCalls(NotOffered):
             asked,
             lambda answered: infer_response(request.model_name, version, answered),
         )
+
+    @cached_property
+    def _streams(self) -> Streams:
+        return Streams()
 
     @cached_property
     def _views(self) -> dict[str, View]:

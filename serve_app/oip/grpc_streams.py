@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from serve_app.errors import RequestError
@@ -19,7 +20,33 @@ from serve_app.errors import RequestError
 # soon after (`cluster.resilience`).
 IDLE_SECONDS = 300.0
 LOOK_SECONDS = 5.0  # between two looks whether the replica leaves
+# Open at a time: half of the room that Serve has beside scoring requests (`serve_app.app.ROOM`), so
+# that streams on which nothing comes keep nobody from asking whether the replica is ready.
+MAX_STREAMS = 500
 END = object()
+
+
+class Streams:
+    """How many streams one replica has open."""
+
+    def __init__(self) -> None:
+        self._num_open = 0
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold a place for one. Raises `RequestError` (429)."""
+        if self._num_open >= MAX_STREAMS:
+            raise RequestError(
+                429,
+                "queue_full",
+                f"this replica has {MAX_STREAMS} streams open already; close one, or send requests "
+                "by ModelInfer",
+            )
+        self._num_open += 1
+        try:
+            yield
+        finally:
+            self._num_open -= 1
 
 
 async def requests_of(

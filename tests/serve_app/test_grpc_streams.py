@@ -13,6 +13,7 @@ import pytest
 
 import serve_app.oip.grpc_streams
 from cluster.resilience import resilience_environment
+from serve_app.app import ROOM
 from serve_app.model import ServedModel
 from tests.serve_app.conftest import encode
 from tests.serve_app.grpc_client import GrpcClient, image_request
@@ -96,6 +97,32 @@ def test_a_stream_on_which_much_comes_is_ended_as_well_when_its_replica_leaves(
     assert dict(ended.value.trailing_metadata())["sightline-code"] == "closed"
     assert len(answers) > 5  # it goes on for a while
     assert {each.error_message for each in answers} == {""}
+
+
+def test_no_more_streams_are_open_than_leave_room_for_other_calls(
+    triton: GrpcClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,096 streams on which nothing came kept readiness and metadata waiting for minutes."""
+    monkeypatch.setattr(serve_app.oip.grpc_streams, "MAX_STREAMS", 2)
+    queues = [queue.SimpleQueue[Any]() for _ in range(2)]
+    streams = [triton.stream_on(iter(each.get, None)) for each in queues]
+    for requests, answers in zip(queues, streams, strict=True):
+        requests.put(image_request(encode(1), id="a"))
+        assert next(answers).infer_response.id == "a"
+    (refused,) = open_stream(triton, queue.SimpleQueue())
+    assert refused.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert dict(refused.trailing_metadata())["sightline-code"] == "queue_full"
+    assert refused.details().startswith("this replica has 2 streams open already")
+    assert triton.call("ServerReady").ready
+    queues[0].put(None)
+    assert not list(streams[0])
+    assert [each.infer_response.id for each in triton.stream([image_request(encode(1), id="b")])]
+    queues[1].put(None)
+    assert not list(streams[1])
+
+
+def test_streams_take_half_of_what_serve_has_room_for() -> None:
+    assert serve_app.oip.grpc_streams.MAX_STREAMS * 2 <= ROOM
 
 
 def test_a_stream_is_ended_before_haproxy_cuts_it_off() -> None:
