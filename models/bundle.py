@@ -13,7 +13,9 @@ import hashlib
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 CHUNK = 1 << 20
 MAX_VERSION_RACES = 100
+KNOWN_SECONDS = 5.0  # for the store to send a manifest that is in the cache
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,13 @@ def open_bundle(uri: str | Path, cache: Path | None = None) -> Bundle:
     for a manifest that cannot be read.
 
     A bucket that does not answer is no obstacle where the manifest was read before: it never
-    changes, and the artifacts in the cache are those that it names, or are fetched.
+    changes, and the artifacts in the cache are those that it names, or are fetched. One that takes
+    connections and says nothing is then waited for `KNOWN_SECONDS`.
     """
     store, cache = open_store(uri), cache or default_cache()
     known = cache / "manifests" / hashlib.sha256(store.uri.encode()).hexdigest()
     try:
-        data = store.read(MANIFEST)
+        data = _read_soon(store) if known.is_file() else store.read(MANIFEST)
     except NotFoundError as error:
         raise NotFoundError(_explain_missing(store)) from error
     except AccessError:
@@ -167,6 +171,26 @@ def newest_model(store_uri: str | Path) -> str:
     if not published:
         raise NotFoundError(f"no published model in {store.uri}; train one first")
     return max(published)[1]
+
+
+def _read_soon(store: Store) -> bytes:
+    """Return the manifest, or raise `StorageError` when it does not come soon."""
+    reading: Future[bytes] = Future()
+
+    def read() -> None:
+        try:
+            reading.set_result(store.read(MANIFEST))
+        except Exception as error:  # for who waits
+            reading.set_exception(error)
+
+    # Not in a pool, for which the process would wait when it ends.
+    threading.Thread(target=read, name="manifest", daemon=True).start()
+    try:
+        return reading.result(KNOWN_SECONDS)
+    except TimeoutError as error:
+        raise StorageError(
+            f"cannot read {store.uri}/{MANIFEST}: no answer within {KNOWN_SECONDS:g} s"
+        ) from error
 
 
 def _remember(data: bytes, path: Path) -> None:

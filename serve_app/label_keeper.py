@@ -31,6 +31,7 @@ LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 # (when, reading) by rising revision; the last one whose time has come counts.
 Schedule = tuple[tuple[float, Reading], ...]
 PATIENCE_SECONDS = 5.0  # of a request that waits for a revision
+FIRST_SECONDS = 5.0  # of a replica that starts and waits for what is there
 
 
 class Labels(Protocol):
@@ -104,7 +105,9 @@ class LabelKeeper:
     """
 
     def __init__(self, log: LabelLog, poll_seconds: float) -> None:
-        """Load what is there; a log that cannot be read leaves the model's own classes."""
+        """Load what is there; a log that cannot be read, or not soon, leaves the model's own
+        classes.
+        """
         self.log = log
         self._head = 0
         self.num_failures = 0
@@ -118,11 +121,15 @@ class LabelKeeper:
         self._looker = ThreadPoolExecutor(1, thread_name_prefix="labels")
         self._looking = asyncio.Lock()
         self._next_look: asyncio.Task[int] | None = None
-        self.refresh()
+        self._has_looked = threading.Event()
         self._thread = threading.Thread(
             target=self._follow, args=(poll_seconds,), name="labels", daemon=True
         )
         self._thread.start()
+        if not self._has_looked.wait(FIRST_SECONDS):
+            self.num_failures += 1
+            self._unreachable = f"{log.store.uri} has not answered for {FIRST_SECONDS:g} s"
+            logger.warning("labels of %s: %s", log.model, self._unreachable)
 
     def current(self) -> Reading:
         """Return the newest reading whose time has come."""
@@ -272,17 +279,22 @@ class LabelKeeper:
         return self._unreachable or self._broken
 
     def _follow(self, poll_seconds: float) -> None:
+        self._look_on()
+        self._has_looked.set()
         try:
             self.check_writes()
         except StorageError as error:
             logger.warning("labels of %s cannot be changed here: %s", self.log.model, error)
         while not self._ended.wait(poll_seconds):
-            try:
-                self.refresh()
-            # this thread has to live as long as the replica; the labels stay as they are
-            except Exception:
-                self.num_failures += 1
-                logger.exception("labels of %s: looking for a new revision failed", self.log.model)
+            self._look_on()
+
+    def _look_on(self) -> None:
+        try:
+            self.refresh()
+        # this thread has to live as long as the replica; the labels stay as they are
+        except Exception:
+            self.num_failures += 1
+            logger.exception("labels of %s: looking for a new revision failed", self.log.model)
 
 
 def _when(revision: Revision) -> float:

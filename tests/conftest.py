@@ -5,6 +5,7 @@ asked for.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -153,3 +154,12 @@ def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
             continue
         return
     raise RuntimeError(f"no S3 server answers at {url} after {SECONDS_TO_START} s")
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that takes connections and says nothing."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import models.bundle
 from cluster.environment import free_port
 from models.bundle import (
     MANIFEST,
@@ -92,6 +93,20 @@ def test_a_bucket_that_does_not_answer_opens_as_it_was_read_before(
         open_bundle(known, cache).path("card.md")  # which was not fetched in time
     with pytest.raises(StorageError):
         open_bundle(other, cache)
+
+
+def test_a_bucket_that_hangs_is_not_waited_for_where_it_was_read_before(
+    s3_server: S3Server, silent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that took connections and said nothing held up every start for a minute."""
+    monkeypatch.setattr(models.bundle, "KNOWN_SECONDS", 0.5)
+    store, cache = s3_server.make_bucket("hangs") + "/models", tmp_path / "cache"
+    known = publish_draft(store, tmp_path / "draft", b"one").uri
+    open_bundle(known, cache).path("model.onnx")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", silent)
+    began = time.monotonic()
+    assert open_bundle(known, cache).path("model.onnx").read_bytes() == b"one"
+    assert time.monotonic() - began < 5
 
 
 def test_versions_count_up_and_the_newest_is_found(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+import serve_app.label_keeper
 from models.errors import ConfigError
 from models.label_edits import Edit, Hide, Merge, Rename, SetThreshold
 from models.label_log import LabelLog, open_log
@@ -211,6 +212,47 @@ def test_a_broken_or_unreachable_log_never_stops_scoring(
     assert dead.current().revision == 0
     assert dead.status()["problem"]
     dead.close()
+
+
+def test_a_replica_that_starts_does_not_wait_for_a_store_that_hangs(
+    model: ServedModel, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took a minute more to start, where a store that was away took none."""
+    monkeypatch.setattr(serve_app.label_keeper, "FIRST_SECONDS", 0.5)
+    for name, value in (("ENDPOINT_URL", silent), ("ACCESS_KEY_ID", "k"), ("REGION", "r")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    began = time.monotonic()
+    keeper = LabelKeeper(open_log("s3://hangs/labels", "caps", model.manifest.classes), 3600)
+    assert time.monotonic() - began < 5
+    assert keeper.current().revision == 0
+    assert "has not answered for 0.5 s" in keeper.status()["problem"]
+    assert keeper.num_failures == 1
+    keeper.close()
+
+
+def test_labels_that_come_late_at_a_start_are_taken_up(
+    log: LabelLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(log, Rename(label="good", name="fine"))
+    monkeypatch.setattr(serve_app.label_keeper, "FIRST_SECONDS", 0.1)
+    answers = threading.Event()
+    head = LabelLog.head
+
+    def late(log: LabelLog) -> int:
+        answers.wait(20)
+        return head(log)
+
+    monkeypatch.setattr(LabelLog, "head", late)
+    keeper = LabelKeeper(log, 0.02)
+    assert (keeper.current().revision, bool(keeper.status()["problem"])) == (0, True)
+    answers.set()
+    deadline = time.monotonic() + 20
+    while keeper.current().revision == 0 or keeper.status()["problem"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert keeper.current().label_map.find("good").name == "fine"
+    keeper.close()
 
 
 def test_a_replica_that_starts_reads_what_counts_now(model: ServedModel, log: LabelLog) -> None:
