@@ -6,6 +6,7 @@ a call answers is the same JSON value that HTTP sends, put into a message.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cached_property
 from reprlib import repr as shown
@@ -21,7 +22,12 @@ from serve_app.oip.grpc_streams import Streams, requests_of
 from serve_app.oip.grpc_watch import Watched
 from serve_app.oip.identity import declared, server_metadata
 from serve_app.oip.infer import infer, parse_aside
-from serve_app.oip.infer_messages import infer_response, parse_request
+from serve_app.oip.infer_messages import (
+    check_numbers,
+    infer_response,
+    num_bytes_held,
+    parse_request,
+)
 from serve_app.oip.messages import CALLS, message
 from serve_app.oip.routes import VIEWS, statistics_of
 from serve_app.oip.signature import View, config_of, metadata_of, views_of
@@ -202,15 +208,15 @@ class GrpcCalls(NotOffered):
         return response
 
     async def _infer(self, request: Any) -> Any:
-        return await self._model.gate.answered_whole(
-            lambda: self._answer(request), request.ByteSize()
-        )
+        check_numbers(request, self._max_numbers)
+        num_bytes = request.ByteSize()
+        # One that is alone has room, however little there is.
+        held = min(num_bytes_held(request, num_bytes), self._model.limits.max_queued_bytes)
+        return await self._model.gate.answered_whole(lambda: self._answer(request, num_bytes), held)
 
-    async def _answer(self, request: Any) -> Any:
+    async def _answer(self, request: Any, num_bytes: int) -> Any:
         view = self._view(request.model_name, request.model_version)
-        asked = await parse_aside(
-            request.ByteSize(), parse_request, request, view, self._model.limits
-        )
+        asked = await parse_aside(num_bytes, parse_request, request, view, self._model.limits)
         version = self._model.manifest.version
         return await infer(
             self._model,
@@ -230,6 +236,12 @@ class GrpcCalls(NotOffered):
         name = self._model.manifest.name
         views = views_of(self._model.manifest, self._model.kind)
         return {f"{name}{VIEWS}/{view}" if view else name: views[view] for view in views}
+
+    @cached_property
+    def _max_numbers(self) -> int:
+        return self._model.limits.max_images * max(
+            math.prod(spec.dims) for view in self._views.values() for spec in view.inputs.values()
+        )
 
     def _view(self, name: str, version: str) -> View:
         manifest = self._model.manifest

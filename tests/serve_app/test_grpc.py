@@ -386,6 +386,42 @@ def test_beyond_the_gate_a_call_is_told_to_come_again(
     assert said.startswith("queue_full: ")
 
 
+def test_a_message_weighs_what_it_takes_until_it_is_answered(
+    triton: GrpcClient, model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It weighed as much as on the wire, though its images lie there twice, and each number in a
+    list takes eleven times its byte.
+    """
+    weights: list[int] = []
+    hold = model.gate.hold
+
+    def noting(num_bytes: int) -> None:
+        weights.append(num_bytes)
+        hold(num_bytes)
+
+    monkeypatch.setattr(model.gate, "hold", noting)
+    raw = image_request(encode(1))
+    typed = infer_request({**PIXELS, "contents": {"uint_contents": [1] * (SIZE * SIZE * 3)}})
+    for request in (raw, typed):
+        triton.call("ModelInfer", request)
+    assert weights == [2 * raw.ByteSize(), 2 * typed.ByteSize() + 12 * SIZE * SIZE * 3]
+    narrow = model.limits.model_copy(update={"max_queued_bytes": 5000})
+    monkeypatch.setattr(model, "limits", narrow)
+    triton.call("ModelInfer", typed)
+    assert weights[-1] == 5000  # who comes alone is let in
+
+
+def test_more_numbers_than_any_request_has_are_refused(
+    triton: GrpcClient, model: ServedModel
+) -> None:
+    most = model.limits.max_images * SIZE * SIZE * 3
+    ones = framed(5, framed(5, framed(4, b"\x01" * (most + 1))))
+    assert triton.refused("INVALID_ARGUMENT", "ModelInfer", Raw(ones)) == (
+        f"bad_message: the message has {most + 1:,} numbers in its contents; the most images that "
+        f"a request may hold have {most:,}"
+    )
+
+
 def test_a_defect_of_ours_is_told_without_its_reason(
     triton: GrpcClient, model: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
