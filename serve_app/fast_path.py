@@ -29,6 +29,7 @@ from serve_app.limits import CLIENT_GONE
 from serve_app.logs import OURS
 from serve_app.long_way import answer_bounded
 from serve_app.routing import Api
+from serve_app.unread import watch_reading
 from serve_app.watch import NS_PER_MS, SCORING
 
 logger = logging.getLogger(OURS)
@@ -221,6 +222,7 @@ def send_at_once(send: Send, cycle: Any) -> Send:
         is_last = not is_head and not message.get("more_body", False)
         if is_last and isinstance(cycle.transport, _Held):
             cycle.transport = cycle.transport.release()
+            watch_reading(cycle)
 
     return send_whole
 

@@ -17,6 +17,7 @@ from serve_app.errors import error_reply
 from serve_app.limits import parse_whole, too_large
 from serve_app.replies import send_reply
 from serve_app.routing import Api
+from serve_app.unread import watch_reading
 from serve_app.watch import SCORING
 
 UNREAD_BYTES = 1 << 16  # of bodies that no call reads: of a GET, say
@@ -65,6 +66,8 @@ class _Bounded:
         if not self.is_refused or self._is_begun:
             self._is_begun = True
             await self._send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                watch_reading(getattr(self._receive, "__self__", None))
         elif message["type"] == "http.response.start":
             size = f"more than {self._max_bytes:,}"
             await send_reply(error_reply(too_large(size, self._max_bytes)), self._send)

@@ -1,0 +1,90 @@
+"""Answers that are not read, behind uvicorn and a real connection."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import uvloop
+from starlette.types import Receive, Scope, Send
+
+import serve_app.unread
+from serve_app.fast_path import send_at_once
+from serve_app.long_way import answer_bounded
+from serve_app.replies import Reply, send_reply
+from serve_app.routing import Api
+from tests.serve_app.test_fast_path import served
+
+LARGE = 16 << 20  # more than the system's buffers take
+LOOK_SECONDS = 0.5
+
+
+class Teller:
+    """An application with a large answer, by the short way or the long one."""
+
+    def __init__(self, *, is_long: bool) -> None:
+        self.cycle: Any = None
+        self._is_long = is_long
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.cycle = receive.__self__  # type: ignore[attr-defined]
+        if self._is_long:
+            await answer_bounded(_answer, Api({}), scope, receive, send)
+        else:
+            await _answer(scope, receive, send_at_once(send, self.cycle))
+
+
+async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
+    close = {"Connection": "close"} if scope["path"] == "/close" else {}
+    await send_reply(Reply(bytes(LARGE), headers=close), send)
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop])
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """How loops are made: Ray has uvloop's where it is installed."""
+    monkeypatch.setattr(serve_app.unread, "LOOK_SECONDS", LOOK_SECONDS)
+    return request.param
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+@pytest.mark.parametrize("path", [b"/", b"/close"])
+def test_an_answer_that_is_not_read_is_given_up(
+    loop: Callable[[], asyncio.AbstractEventLoop], is_long: bool, path: bytes
+) -> None:
+    async def run() -> None:
+        teller = Teller(is_long=is_long)
+        async with served(teller) as (reader, writer):
+            writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            began = time.monotonic()
+            while teller.cycle.flow.write_paused:
+                assert time.monotonic() - began < 3 * LOOK_SECONDS
+                await asyncio.sleep(0.02)
+            assert time.monotonic() - began > LOOK_SECONDS / 2
+            assert teller.cycle.transport.get_write_buffer_size() == 0
+            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                await reader.readexactly(LARGE)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(run(), 20))
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_who_reads_slowly_gets_everything(
+    loop: Callable[[], asyncio.AbstractEventLoop], is_long: bool
+) -> None:
+    async def run() -> float:
+        async with served(Teller(is_long=is_long)) as (reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            began = time.monotonic()
+            for _ in range(16):
+                await reader.readexactly(LARGE // 16)
+                await asyncio.sleep(0.15)
+            return time.monotonic() - began
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(asyncio.wait_for(run(), 20)) > 4 * LOOK_SECONDS
