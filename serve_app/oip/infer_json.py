@@ -45,6 +45,12 @@ from serve_app.uploads import MAX_JSON_VALUES, decode_base64, parse_json
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 MAX_DIMENSIONS = 4  # [B, H, W, 3]
+# What JSON takes while it is taken apart, the body included: its text four times, and for each of
+# these so many bytes beside it. `tests.serve_app.json_memory` measures both.
+COPIES = 4
+WEIGHTS: Mapping[bytes, int] = {b",": 52, b'"': 14, b":": 72, b"[": 88, b"{": 88}
+CHUNK = 1 << 20  # of a count, during which nothing else runs
+WIDEST = 4  # bytes of a number that was read, for each of its text: "1," becomes a float64
 
 
 def parse_infer(body: bytes, header_length: str | None, view: View, limits: Limits) -> Asked:
@@ -60,6 +66,20 @@ def parse_infer(body: bytes, header_length: str | None, view: View, limits: Limi
     wanted = read_wanted(_listed(request.get("outputs"), view), view, is_binary=is_binary)
     images = read_images(_given(request, view, memoryview(body)[length:]), view, limits)
     return Asked(_id(request), images, wanted, read_min_revision(parameters))
+
+
+def json_weight(body: bytes, length: int) -> int:
+    """Return what a body whose JSON has that length takes in memory while it is read."""
+    weight = len(body) + (COPIES - 1) * length
+    for start in range(0, length, CHUNK):
+        end = min(start + CHUNK, length)
+        weight += sum(each * body.count(sign, start, end) for sign, each in WEIGHTS.items())
+    return weight
+
+
+def num_bytes_read(body: bytes, asked: Asked) -> int:
+    """Return what is left of such a body when it was read."""
+    return len(body) * (WIDEST if asked.images.unready else 1)
 
 
 def infer_reply(name: str, version: int, wanted: Sequence[Wanted], answered: Answered) -> Reply:

@@ -9,6 +9,7 @@ with this model in that view.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +18,15 @@ from serve_app.errors import RequestError
 from serve_app.limits import read_body
 from serve_app.model import ServedModel
 from serve_app.oip.identity import server_metadata
-from serve_app.oip.infer import infer, parse_aside
-from serve_app.oip.infer_json import LENGTH_HEADER, infer_reply, json_length, parse_infer
+from serve_app.oip.infer import BYTES_ASIDE, infer, parse_aside
+from serve_app.oip.infer_json import (
+    LENGTH_HEADER,
+    infer_reply,
+    json_length,
+    json_weight,
+    num_bytes_read,
+    parse_infer,
+)
 from serve_app.oip.signature import WHOLE, View, config_of, metadata_of, views_of
 from serve_app.oip.tensors import Answered
 from serve_app.peers import Peers
@@ -85,9 +93,15 @@ def _infer(model: ServedModel, view: View) -> Handler:
             request, limits.max_body_bytes, limits.upload_seconds, may_be_compressed=True
         )
         header = request.headers.get(LENGTH_HEADER.lower())
-        asked = await parse_aside(
-            json_length(header, len(body)), parse_infer, body, header, view, limits
-        )
+        length = json_length(header, len(body))
+        note_size = request.note_size if length > BYTES_ASIDE else None
+        if note_size is not None:
+            weight = await asyncio.to_thread(json_weight, body, length)
+            # One that is alone has room, however little there is.
+            note_size(min(weight, limits.max_queued_bytes))
+        asked = await parse_aside(length, parse_infer, body, header, view, limits)
+        if note_size is not None:
+            note_size(min(num_bytes_read(body, asked), limits.max_queued_bytes))
 
         # Files are views of it; what was read out of JSON would be kept twice.
         del body

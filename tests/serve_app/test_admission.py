@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import math
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack
@@ -26,9 +27,10 @@ from serve_app.asgi import build_asgi
 from serve_app.config import Limits, ServeOptions
 from serve_app.errors import RequestError
 from serve_app.model import ServedModel
+from serve_app.oip.infer import BYTES_ASIDE
 from serve_app.statistics import Statistics
 from tests.clock import Clock
-from tests.serve_app.conftest import ROOT, encode, refused
+from tests.serve_app.conftest import ROOT, SIZE, encode, refused
 
 PATIENCE = 20.0
 IMAGE = encode()
@@ -392,6 +394,32 @@ def test_a_body_that_was_compressed_counts_as_what_it_unpacks_to(
             assert "bytes" in refusal
         # It is too large for an image, as is found out when it is looked at.
         refused(client.post("/infer", content=packed, headers=headers), 413, "image_too_large")
+    assert (model.gate.num_inside, model.gate.num_bytes) == (0, 0)
+
+
+def numbers(count: int) -> bytes:
+    """Return the body of a request for so many images as a list of numbers."""
+    shape = [count, SIZE, SIZE, 3]
+    data = [200] * math.prod(shape)
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": shape, "data": data}
+    return orjson.dumps({"inputs": [tensor]})
+
+
+def test_a_body_of_json_counts_as_what_it_is_taken_apart_into(
+    narrow: Change, options: ServeOptions
+) -> None:
+    """It counted as its bytes, and takes 7 to 40 times as much while it is read."""
+    body = numbers(8)
+    most = 7_000_000
+    assert BYTES_ASIDE < len(body) < most / 10
+    limits = options.limits.model_copy(update={"max_queued_bytes": most, "max_images": 8})
+    model = narrow(limits=limits, max_requests=8)
+    with TestClient(build_asgi(model), base_url=f"http://test{ROOT}", root_path=ROOT) as client:
+        with model.gate.admitted(1_000_000):
+            refusal = refused(client.post("/infer", content=body), 429, "queue_full")
+            assert f"of {most:,} bytes" in refusal
+            assert client.post("/infer", content=numbers(1)).status_code == 200
+        assert client.post("/infer", content=body).status_code == 200  # alone there is room
     assert (model.gate.num_inside, model.gate.num_bytes) == (0, 0)
 
 
