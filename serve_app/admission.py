@@ -74,8 +74,8 @@ class Gate:
     def __init__(self, options: ServeOptions, feeding: Feeding, statistics: Statistics) -> None:
         self._max_requests = options.max_requests
         self._max_images = options.max_queued_images
-        self._busy_requests = busy_requests(options, feeding)
-        self._trial_requests = min(options.max_requests, self._busy_requests * TRIAL_TURNS)
+        self.busy_requests = busy_requests(options, feeding)
+        self._trial_requests = min(options.max_requests, self.busy_requests * TRIAL_TURNS)
         self._trial_images = options.max_queued_images // 2
         self._busy_until = -math.inf
         self._busy_seconds = BUSY_SECONDS
@@ -169,7 +169,7 @@ class Gate:
 
     def _check_room(self) -> None:
         num_images = self.num_inside + self.num_more_images
-        if num_images < self._busy_requests:
+        if num_images < self.busy_requests:
             return
         now = time.monotonic()
         if now >= self._busy_until and self._is_full(now, num_images):

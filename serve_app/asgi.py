@@ -74,6 +74,7 @@ def build_asgi(model: ServedModel, keys: Keys | None = None, peers: Peers | None
         watch=model.watch,
         name_call=call_name,
         retry_after=model.gate.retry_after,
+        num_turned_away=model.gate.busy_requests,
         max_scoring_bytes=model.limits.max_body_bytes,
     )
 

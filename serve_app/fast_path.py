@@ -36,9 +36,6 @@ logger = logging.getLogger(OURS)
 
 TIMEOUT_HEADER = SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER.encode()
 REFUSED = 429
-# Refused requests that Serve counts at a time: more than the target of any deployment (`app`), and
-# few enough for clients that ask again at once.
-MAX_TURNED_AWAY = 100
 DECODED = (TIMEOUT_HEADER, b"x-request-id")
 # The two facts of a request by which Serve counts it; the same for all of ours.
 METADATA = RequestMetadata(
@@ -164,10 +161,11 @@ class _Entrance:
 
     def _turn_away(self) -> None:
         """Count a refused request until it may come again: it stands in no queue of ours, and Serve
-        would see the least to do where there is too much of it. Nobody waits so for a replica that
-        leaves.
+        would see the least to do where there is too much of it. At most as many count as may be
+        inside, so that Serve wants a few times the replicas, and looks again. Nobody waits so for a
+        replica that leaves.
         """
-        if self._num_turned_away < MAX_TURNED_AWAY and not self._is_leaving():
+        if self._num_turned_away < self._api.num_turned_away and not self._is_leaving():
             self._num_turned_away += 1
             asyncio.get_running_loop().call_later(self._retry_after, self._forget)
         else:

@@ -46,13 +46,14 @@ class Api:
         watch: Watch | None = None,
         name_call: Callable[[str], str] = str,
         retry_after: str = "1",
+        num_turned_away: int = 0,
         max_body_bytes: int = MAX_BODY_BYTES,
         max_scoring_bytes: int = 0,
     ) -> None:
         """`rewrite` may change a path before it is looked up, or refuse it with an error;
         `name_call` makes the name that a route has in metrics. Who may try again is told to after
-        `retry_after` seconds. No handler takes a larger body than `max_body_bytes`, or
-        `max_scoring_bytes` if it scores.
+        `retry_after` seconds, for which at most `num_turned_away` count for Serve. No handler takes
+        a larger body than `max_body_bytes`, or `max_scoring_bytes` if it scores.
         """
         # Whether whoever answers by this application takes its leave; who knows puts it here.
         self.is_leaving: Callable[[], bool] = bool
@@ -60,7 +61,7 @@ class Api:
         self.routes = routes
         self._watch = watch or Watch()
         self._names = {path: name_call(path) for path in routes}
-        self.retry_after = retry_after
+        self.retry_after, self.num_turned_away = retry_after, num_turned_away
         self._has_stars = any("*" in path for path in routes)
         self._rewrite = rewrite
 

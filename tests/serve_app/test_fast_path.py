@@ -13,7 +13,6 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import serve_app.fast_path
 from serve_app.errors import RequestError
 from serve_app.fast_path import TIMEOUT_HEADER, FastPath, read_on, send_at_once
 from serve_app.replies import Reply
@@ -185,11 +184,8 @@ class FakeReplica:
         raise AssertionError("the long way")
 
 
-def test_a_refused_request_counts_for_serve_until_it_may_come_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_refused_request_counts_for_serve_until_it_may_come_again() -> None:
     """Serve saw no more than what was let in, and ended replicas that refused."""
-    monkeypatch.setattr(serve_app.fast_path, "MAX_TURNED_AWAY", 3)
     has_room = False
 
     async def score(request: Request) -> Reply:
@@ -199,7 +195,8 @@ def test_a_refused_request_counts_for_serve_until_it_may_come_again(
 
     async def run() -> None:
         nonlocal has_room
-        replica = FakeReplica(Api({"/infer": {"POST": score}}, retry_after="0.2"))
+        routes = {"/infer": {"POST": score}}
+        replica = FakeReplica(Api(routes, retry_after="0.2", num_turned_away=3))
         app = FastPath(SimpleNamespace(_app=replica.answer))  # type: ignore[arg-type]
 
         async def ask() -> None:

@@ -381,7 +381,7 @@ def test_beyond_the_gate_a_call_is_told_to_come_again(
     triton: GrpcClient, model: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model.gate, "_max_requests", 0)
-    monkeypatch.setattr(model.gate, "_busy_requests", 0)
+    monkeypatch.setattr(model.gate, "busy_requests", 0)
     said = triton.refused("RESOURCE_EXHAUSTED", "ModelInfer", image_request(encode()))
     assert said.startswith("queue_full: ")
 
