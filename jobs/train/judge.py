@@ -153,10 +153,10 @@ def report_on(
         f"{made.calibration.chance:.3f} on so many",
         highlight=False,
     )
-    # Which version it will be shows when it is published. Where the images lie on this machine is
-    # nobody's business who gets the bundle.
+    # Which version it will be shows when it is published. Where images and draft lie on this
+    # machine is nobody's business who gets the bundle.
     source = split_uri(config.data.uri)[1] or "the images"
-    return replace(made, model=draft.manifest.name, source=source)
+    return replace(made, model=draft.manifest.name, bundle="", source=source)
 
 
 def calibration_figures(judged: Report, temperature: Temperature) -> dict[str, float]:
