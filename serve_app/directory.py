@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ class Directory:
     def _known(self, application: str, details: dict[str, Any]) -> dict[str, str]:
         """Return what is known of a model that has no replica to ask."""
         known = self._described.get(application)
-        if known is not None and known.deployed == details["last_deployed_time_s"]:
+        is_same = known is not None and known.deployed == details["last_deployed_time_s"]
+        if known is not None and is_same and known.until > -math.inf:
             return known.model
         route = details["route_prefix"] or ""
         name, _, version = route.removeprefix(MODELS).partition("/versions/")
@@ -129,14 +131,13 @@ class Directory:
     async def _describe(self, application: str, details: dict[str, Any]) -> dict[str, str]:
         """Ask a replica which model it holds.
 
-        The answer is kept for a while, but for one of a deployment that is under way: that may be
-        an old replica's.
+        The answer is kept for a while, but for one of a deployment that is under way, which may be
+        an old replica's. Where nobody answers, the one before counts.
         """
         deployed = details["last_deployed_time_s"]
         known = self._described.get(application)
-        if known is not None and known.deployed != deployed:
-            known = None
-        if known is not None and time.monotonic() < known.until:
+        is_same = known is not None and known.deployed == deployed
+        if known is not None and is_same and time.monotonic() < known.until:
             return known.model
         described: DeploymentResponse[dict[str, str]] | None = None
         try:
@@ -150,9 +151,9 @@ class Directory:
                 described.cancel()
             logger.warning("application %r does not say what it holds: %s", application, error)
             return {"name": application, "version": ""} if known is None else known.model
-        if details["status"] == "RUNNING":
-            until = time.monotonic() + MAX_TOLD_SECONDS
-            self._described[application] = _Told(deployed, until, model)
+        is_running = details["status"] == "RUNNING"
+        until = time.monotonic() + MAX_TOLD_SECONDS if is_running else -math.inf
+        self._described[application] = _Told(deployed, until, model)
         return model
 
 

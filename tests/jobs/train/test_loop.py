@@ -197,6 +197,9 @@ def test_where_the_best_state_is_lost_the_best_of_the_epochs_to_come_is_kept(
     best = Checkpoints(open_store(tmp_path)).find("best")
     assert best is not None
     assert best.next_epoch == 3
+    (tmp_path / "best.json").unlink()
+    with pytest.raises(StorageError, match=r"has no best epoch any more.*raise epochs"):
+        run(make_config(epochs=4), tmp_path)
 
 
 def test_convolutions_are_laid_out_with_their_channels_last() -> None:
@@ -314,7 +317,7 @@ def test_a_checkpoint_of_broken_weights_is_none_to_go_on_from(
 
 
 def fit_with_gradients(
-    folder: Path, change: Callable[[Tensor], Tensor]
+    folder: Path, change: Callable[[Tensor], Tensor], **changes: object
 ) -> tuple[list[EpochRecord], Checkpoints]:
     """Train with the gradient of the head changed."""
     network, checkpoints = make_network(), Checkpoints(open_store(folder))
@@ -322,7 +325,7 @@ def fit_with_gradients(
     history = fit(
         network,
         Shades(),
-        make_config(),
+        make_config(**changes),
         class_names=NAMES,
         class_counts=(48, 48),
         checkpoints=checkpoints,
@@ -336,6 +339,22 @@ def test_gradients_that_are_no_numbers_end_the_run(tmp_path: Path) -> None:
     """With a loss that is one, they changed nothing until the last epoch, which was published."""
     with pytest.raises(NotFiniteError, match=r"in 10 updates in a row, until epoch 2, step 4; low"):
         fit_with_gradients(tmp_path, lambda gradient: gradient * float("nan"))
+
+
+def test_checkpoints_from_before_gradients_that_are_no_numbers_stay(tmp_path: Path) -> None:
+    """Those of the same weights, written meanwhile, pushed them out and were then withdrawn."""
+    seen = 0
+
+    def change(gradient: Tensor) -> Tensor:
+        nonlocal seen
+        seen += 1
+        return gradient * float("nan") if seen > 14 else gradient
+
+    with pytest.raises(NotFiniteError, match="until epoch 4, step 6"):
+        fit_with_gradients(tmp_path, change, checkpoint={"every_steps": 1, "every_seconds": None})
+    last = Checkpoints(open_store(tmp_path)).find("last")
+    assert last is not None
+    assert last.next_epoch >= 2
 
 
 def test_one_gradient_that_is_no_number_is_left_out_with_a_warning(

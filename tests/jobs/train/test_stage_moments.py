@@ -103,7 +103,7 @@ def test_a_head_with_a_hidden_layer_is_built_by_its_name_and_not_for_an_embeddin
 
 def test_a_backbone_that_is_trained_is_read_at_its_end() -> None:
     path = ROOT / "configs" / "train" / "fast.yaml"
-    overrides = ["network.backbone=resnet10t", "network.weights=none"]
+    overrides = ["network.backbone=resnet10t", "network.weights=none", "network.hidden_units=0"]
     frozen = load_config(TrainConfig, path, overrides)
     trained = load_config(TrainConfig, path, [*overrides, "network.freeze=none"])
     assert prepare_network(frozen, 2).head.in_features > 512

@@ -145,4 +145,8 @@ def test_workers_with_another_working_directory_are_told_absolute_paths(tmp_path
     assert placed.network.weights == str(tmp_path / "weights/caps.pth")
     assert placed.tracking.sample_ids == str(tmp_path / "samples")
     assert placed.tracking.mlflow_uri == "http://mlflow:5000"
-    assert with_absolute_paths(make_config(), tmp_path).network.weights == "package"
+    at_home = make_config(runs="~/runs", tracking={"mlflow_uri": "databricks"})
+    placed = with_absolute_paths(at_home, tmp_path)
+    assert placed.runs == str(Path.home() / "runs")
+    assert placed.network.weights == "package"
+    assert placed.tracking.mlflow_uri == "databricks"

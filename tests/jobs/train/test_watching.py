@@ -215,17 +215,18 @@ def test_workers_that_do_not_answer_are_not_waited_for(monkeypatch: pytest.Monke
         follow(board.look, board.ask, lambda: True, Shown(asked=Notice("SIGTERM", ends=True)))
 
 
+@pytest.mark.slow
 def test_workers_that_write_a_checkpoint_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store may be tried for minutes, and the driver's end is theirs."""
     monkeypatch.setattr("jobs.train.board.SECONDS_BETWEEN", 0.01)
-    monkeypatch.setattr("jobs.train.board.SECONDS_TO_STOP", 0.1)
+    monkeypatch.setattr("jobs.train.board.SECONDS_TO_STOP", 2.0)
     board, driver = Board(), Shown(asked=Notice("SIGTERM", ends=True))
     worker = BoardWatcher(board.report, draining=lambda: None)
     until: list[float] = []
 
     def is_running() -> bool:
         if not until and worker.notice() is not None:
-            until.append(time.monotonic() + 0.5)
+            until.append(time.monotonic() + 3.0)
         return not until or time.monotonic() < until[0]
 
     follow(board.look, board.ask, is_running, driver)
