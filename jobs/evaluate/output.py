@@ -5,8 +5,6 @@ of all images, and JSON for machines.
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -15,10 +13,10 @@ from jobs.evaluate.card import model_card
 from jobs.evaluate.judged import Judged
 from jobs.evaluate.page import render_page
 from jobs.evaluate.report import Report
+from jobs.own_folder import check_own
 from models.bundle import Bundle
-from models.errors import ConfigError
 from models.manifest import Manifest
-from models.storage import Store, is_remote, normalise_uri, split_uri
+from models.storage import Store, split_uri
 
 PAGE, CARD, SUMMARY, TABLE = "report.html", "model_card.md", "report.json", "predictions.parquet"
 OWN_FOLDER = ".sightline/evaluate"
@@ -35,23 +33,9 @@ def default_output(uri: str, bundle: Bundle, revision: int = 0) -> str:
     folder = f"{OWN_FOLDER}/{name}/{bundle.manifest.label.replace('/', '-')}"
     if revision:
         folder += f"-labels-{revision}"
-    try:
-        before = json.loads(Path(folder, SUMMARY).read_bytes())
-        pairs = [(str(before["source"]), uri), (str(before["bundle"]), bundle.uri)]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or of a version that did not say
-        return folder
-    for other, this in pairs:
-        if _full(other) != _full(this):
-            raise ConfigError(
-                f"{folder} holds an evaluation with {other}, which has the same name as {this}; "
-                "give this one a place of its own with --out"
-            )
+    about = {"source": uri, "bundle": bundle.uri}
+    check_own(folder, SUMMARY, about, "an evaluation with", "--out")
     return folder
-
-
-def _full(uri: str) -> str:
-    full = normalise_uri(uri)
-    return full if is_remote(full) else os.path.normpath(full)
 
 
 def predictions(judged: Judged, rows: pa.Table, other: Judged | None = None) -> pa.Table:

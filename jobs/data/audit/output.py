@@ -5,8 +5,6 @@ and JSON for machines.
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -14,8 +12,8 @@ import pyarrow.parquet
 from jobs.data.audit.findings import to_table
 from jobs.data.audit.report import Report
 from jobs.data.leave_out import root_of
-from models.errors import ConfigError
-from models.storage import Store, is_remote, normalise_uri
+from jobs.own_folder import check_own, full_uri
+from models.storage import Store
 
 PAGE, TABLE, SUMMARY = "report.html", "findings.parquet", "audit.json"
 OWN_FOLDER = ".sightline/audit"
@@ -26,24 +24,10 @@ def default_output(uri: str) -> str:
 
     Raises `ConfigError` where that folder holds the audit of another set.
     """
-    full = _full(uri)
-    name = full.rpartition("/")[2]
+    name = full_uri(uri).rpartition("/")[2]
     folder = f"{OWN_FOLDER}/{'set' if name in ('', '.', '..') else name}"
-    try:
-        before = str(json.loads(Path(folder, SUMMARY).read_bytes())["uri"])
-    except (OSError, ValueError, KeyError, TypeError):  # none, or none that was written whole
-        return folder
-    if _full(before) != full:
-        raise ConfigError(
-            f"{folder} holds the audit of {before}, a set of the same name as {uri}; give this one "
-            "a place of its own with --output"
-        )
+    check_own(folder, SUMMARY, {"uri": uri}, "the audit of", "--output")
     return folder
-
-
-def _full(uri: str) -> str:
-    full = normalise_uri(uri)
-    return full if is_remote(full) else os.path.normpath(full)
 
 
 def write_report(store: Store, report: Report, page: str) -> dict[str, str]:
