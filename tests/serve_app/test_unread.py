@@ -62,10 +62,10 @@ def test_an_answer_that_is_not_read_is_given_up(
             writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")
             began = time.monotonic()
-            while teller.cycle.flow.write_paused:
+            transport = teller.cycle.transport
+            while teller.cycle.flow.write_paused or transport.get_write_buffer_size():
                 assert time.monotonic() - began < 10 * LOOK_SECONDS
                 await asyncio.sleep(0.02)
-            assert teller.cycle.transport.get_write_buffer_size() == 0
             with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
                 await reader.readexactly(LARGE)
 
