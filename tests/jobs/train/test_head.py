@@ -13,9 +13,10 @@ from torch import Tensor
 from jobs.train.borders import NotFiniteError
 from jobs.train.feature_cache import FeatureCache
 from jobs.train.features import Features, FeatureWriter, scratch_folder
-from jobs.train.head import Standardiser, fit_head
+from jobs.train.head import Standardiser, check_finite, fit_head
 from jobs.train.history import EpochRecord
 from jobs.train.network import Network
+from jobs.train.steps import Skips
 from models.errors import NotFoundError, StorageError
 from models.storage import open_store
 from tests.jobs.train.test_loop import make_config, make_network
@@ -283,6 +284,15 @@ def test_features_that_never_moved_in_training_do_not_count_when_they_do(tmp_pat
     with torch.inference_mode():
         answers = network.eval().logits(torch.cat([unseen, moved], dim=1)).argmax(dim=1)
     assert float((answers == truth).float().mean()) > 0.9
+
+
+def test_an_epoch_without_one_sound_gradient_ends_the_fit() -> None:
+    losses, config = [torch.tensor(0.5)] * 3, make_config()
+    check_finite(losses, Skips(in_a_row=2), 0, config)
+    with pytest.raises(
+        NotFiniteError, match="no number in any step of epoch 1; lower optimiser.lr"
+    ):
+        check_finite(losses, Skips(in_a_row=3), 0, config)
 
 
 def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
