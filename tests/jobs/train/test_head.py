@@ -289,9 +289,7 @@ def test_features_that_never_moved_in_training_do_not_count_when_they_do(tmp_pat
 def test_an_epoch_without_one_sound_gradient_ends_the_fit() -> None:
     losses, config = [torch.tensor(0.5)] * 3, make_config()
     check_finite(losses, Skips(in_a_row=2), 0, config)
-    with pytest.raises(
-        NotFiniteError, match="no number in any step of epoch 1; lower optimiser.lr"
-    ):
+    with pytest.raises(NotFiniteError, match=r"in any step of epoch 1; lower optimiser\.lr"):
         check_finite(losses, Skips(in_a_row=3), 0, config)
 
 
